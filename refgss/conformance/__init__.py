@@ -1,0 +1,1 @@
+"""The conformance kit: clauses, vectors, budgets, candidates, diagnosis and reports."""

@@ -1,0 +1,146 @@
+"""The op contract as data: what each op takes, in which order, and what it returns.
+
+One table drives everything that calls an op it did not write: the vectors, the candidates in other
+languages, the C ABI and the mutants.  A case is an op, tensors by name, and JSON-able options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from refgss.config import DSSConfig, GSSConfig, KernelForm, LMConfig
+
+
+@dataclass(frozen=True)
+class Op:
+    """Argument names in order, keyword names, and output names.
+
+    `params` and `dparams` are mappings: their tensors travel as `params.NAME`.
+    Arguments named in SCALARS are options, all others are tensors.
+    """
+
+    arguments: tuple[str, ...]
+    keywords: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+SCALARS = frozenset({"length", "n", "init", "imag", "eps", "form", "config"})
+OPTIONAL = frozenset({"state", "bias"})  # tensors that may be None
+
+
+def _op(arguments: str, keywords: str, outputs: str) -> Op:
+    return Op(tuple(arguments.split()), tuple(keywords.split()), tuple(outputs.split()))
+
+
+OPS: dict[str, Op] = {
+    "s4d_lambda": _op("n", "init", "lam"),
+    "gss_lambda": _op("a b", "imag", "lam"),
+    "gss_lambda_vjp": _op("a b dlam", "imag", "da db"),
+    "discretize": _op("lam delta", "form", "abar bbar"),
+    "discretize_vjp": _op("lam delta dabar dbbar", "form", "dlam ddelta"),
+    "ssm_kernel": _op("lam c length", "delta form", "k"),
+    "ssm_kernel_vjp": _op("lam c length dk", "delta form", "dlam dc ddelta"),
+    "causal_conv": _op("u k", "", "y"),
+    "causal_conv_vjp": _op("u k dy", "", "du dk"),
+    "ssm_scan": _op("u lam c state", "delta form", "y state"),
+    "ssm_scan_vjp": _op("u lam c state dy dstate", "delta form", "du dlam dc dstate0 ddelta"),
+    "ssm_step": _op("u lam c state", "delta form", "y state"),
+    "ssm_step_vjp": _op("u lam c state dy dstate", "delta form", "du dlam dc dstate0 ddelta"),
+    "layer_norm": _op("x weight bias", "eps", "y"),
+    "layer_norm_vjp": _op("x weight bias dy", "eps", "dx dweight dbias"),
+    "gelu": _op("x", "", "y"),
+    "gelu_vjp": _op("x dy", "", "dx"),
+    "dense": _op("x weight bias", "", "y"),
+    "dense_vjp": _op("x weight bias dy", "", "dx dweight dbias"),
+    "gss_layer": _op("params x state", "config", "y state"),
+    "gss_layer_vjp": _op("params x state dout dstate", "config", "dparams dx dstate0"),
+    "dss_layer": _op("params x state", "config", "y state"),
+    "dss_layer_vjp": _op("params x state dout dstate", "config", "dparams dx dstate0"),
+    "lm_logits": _op("params tokens state", "config", "logits state"),
+    "lm_logits_vjp": _op("params tokens state dlogits dstate", "config", "dparams dstate0"),
+    "lm_loss": _op("params tokens targets state", "config", "loss"),
+    "lm_loss_vjp": _op("params tokens targets state dloss", "config", "dparams dstate0"),
+}
+
+LAYERS = {"gss_layer": GSSConfig, "dss_layer": DSSConfig}
+
+
+def decode_option(op: str, name: str, value: Any) -> Any:
+    """A JSON value as the object that the op takes: KernelForm, GSSConfig, DSSConfig or LMConfig."""
+    if name == "form":
+        return KernelForm(**value)
+    if name != "config":
+        return value
+    value = dict(value)
+    if op.startswith("lm"):
+        kind = "dss_layer" if "form" in value["layer"] else "gss_layer"
+        return LMConfig(**{**value, "layer": decode_option(kind, "config", value["layer"])})
+    if op.startswith("dss"):
+        return DSSConfig(**{**value, "form": KernelForm(**value["form"])})
+    return GSSConfig(**value)
+
+
+def encode_option(value: Any) -> Any:
+    """The inverse of `decode_option`."""
+    return (
+        asdict(value) if isinstance(value, KernelForm | GSSConfig | DSSConfig | LMConfig) else value
+    )
+
+
+def call(module: Any, op: str, tensors: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    """module.op(...) on a case; returns {output name: array} as the op gave them."""
+    contract = OPS[op]
+
+    def argument(name: str) -> Any:
+        if name in SCALARS:
+            return decode_option(op, name, options[name])
+        if name == "params":
+            prefix = "params."
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        return tensors.get(name) if name in OPTIONAL else tensors[name]
+
+    result = getattr(module, op)(
+        *(argument(n) for n in contract.arguments), **{n: argument(n) for n in contract.keywords}
+    )
+    return named_outputs(op, result)
+
+
+def named_outputs(op: str, result: Any) -> dict[str, Any]:
+    """What an op returned, by name; `dparams` is spread out, a None gradient left out."""
+    names = OPS[op].outputs
+    if len(names) == 1:
+        result = (result,)
+    if not isinstance(result, tuple | list) or len(result) != len(names):
+        raise TypeError(f"{op} must return ({', '.join(names)})")
+    outputs: dict[str, Any] = {}
+    for name, value in zip(names, result, strict=True):
+        if name == "dparams":
+            if not isinstance(value, Mapping):
+                raise TypeError(f"{op} must return dparams as a mapping of names to arrays")
+            outputs |= {f"dparams.{k}": v for k, v in value.items()}
+        elif value is not None:
+            outputs[name] = value
+    return outputs
+
+
+def to_real(x: Any) -> np.ndarray:
+    """An array as files hold it: complex numbers as a trailing axis of two."""
+    x = np.asarray(x)
+    return np.stack([x.real, x.imag], -1) if np.iscomplexobj(x) else x
+
+
+COMPLEX = frozenset("lam c state dlam dc dstate dstate0 abar bbar dabar dbbar".split())
+
+
+def is_complex(name: str) -> bool:
+    """Whether the tensor of this name is complex: known from the name alone."""
+    return name in COMPLEX or name.endswith("ssm.c")
+
+
+def from_real(name: str, x: np.ndarray) -> np.ndarray:
+    """The inverse of `to_real`, the name telling which tensors are complex."""
+    return x[..., 0] + 1j * x[..., 1] if is_complex(name) else x

@@ -1,0 +1,233 @@
+"""What every op asks of its arguments: one sentence that says what to do, before any work.
+
+Shared by the backends, so that the same mistake reads the same everywhere.  Shapes and dtypes are
+checked for anything that has `shape` and `dtype`; values (Re Λ <= 0) only where they are concrete.
+Wrong types raise TypeError, wrong shapes and values ValueError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from refgss.config import DSSConfig, GSSConfig, KernelForm, LMConfig
+
+MAX_LENGTH = 2**31 - 1
+KINDS = {
+    "f": ("float32 or float64", ("float32", "float64")),
+    "c": ("complex64 or complex128", ("complex64", "complex128")),
+    "i": ("an integer type", ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32")),
+}
+
+
+def check_kind(op: str, name: str, x: Any, kind: str) -> None:
+    if not hasattr(x, "shape") or not hasattr(x, "dtype"):
+        raise TypeError(f"{op}: {name} must be an array, not {type(x).__name__}")
+    wanted, names = KINDS[kind]
+    if str(x.dtype) not in names:
+        raise TypeError(f"{op}: {name} must be {wanted}, not {x.dtype}")
+
+
+def check_shape(op: str, name: str, x: Any, shape: tuple[int, ...], kind: str) -> None:
+    check_kind(op, name, x, kind)
+    if tuple(x.shape) != tuple(shape):
+        raise ValueError(f"{op}: {name} must have shape {tuple(shape)}, not {tuple(x.shape)}")
+
+
+def check_rank(op: str, name: str, x: Any, axes: str, kind: str) -> None:
+    check_kind(op, name, x, kind)
+    if len(x.shape) != len(axes.split(",")):
+        raise ValueError(f"{op}: {name} must have axes ({axes}), not shape {tuple(x.shape)}")
+
+
+def check_real(op: str, name: str, x: Any) -> None:
+    check_kind(op, name, x, "f")
+
+
+def check_lambda_parameters(a: Any, b: Any, imag: str) -> None:
+    check_rank("gss_lambda", "a", a, "N", "f")
+    check_shape("gss_lambda", "b", b, a.shape, "f")
+    if imag not in ("exp", "identity"):
+        raise ValueError(f"gss_lambda: imag must be 'exp' or 'identity', not {imag!r}")
+
+
+def concrete(x: Any) -> bool:
+    """Values can be looked at: not a tracer of a compiler."""
+    return isinstance(x, np.ndarray | np.generic) or getattr(x, "concrete", False)
+
+
+def check_modes(
+    op: str, lam: Any, delta: Any, form: KernelForm, channels: int | None = None
+) -> Any:
+    """Λ and Δ; returns Δ as an array of Λ's real dtype if it was a number."""
+    check_rank(op, "lam", lam, "N", "c")
+    if not hasattr(delta, "shape"):
+        delta = np.asarray(delta, np.dtype(str(lam.dtype)).type(0).real.dtype)
+    check_kind(op, "delta", delta, "f")
+    separate = len(delta.shape) == 2 and delta.shape[1] == 2
+    if len(delta.shape) > 1 and not separate:
+        raise ValueError(f"{op}: delta must be a scalar, (H,) or (H,2), not {tuple(delta.shape)}")
+    if separate and not form.method.startswith("dss"):
+        raise ValueError(f"{op}: steps of their own for Re and Im belong to the dss methods only")
+    if channels is not None and len(delta.shape) and delta.shape[0] != channels:
+        raise ValueError(f"{op}: delta has {delta.shape[0]} channels where c has {channels}")
+    if concrete(delta) and not np.all(delta > 0):
+        raise ValueError(f"{op}: every step delta must be positive")
+    if concrete(lam):
+        allowed = form.method == "dss-softmax" and op.startswith("ssm_kernel")
+        if not np.all(np.isfinite(lam)) or (not allowed and not np.all(lam.real <= 0)):
+            raise ValueError(f"{op}: Re lam must be finite and not positive (GSS-DIS-6)")
+        if form.method == "dss-softmax" and np.any(lam == 0):
+            raise ValueError(f"{op}: lam must not be 0 under dss-softmax (GSS-DIS-5)")
+    return delta
+
+
+def check_kernel(op: str, lam: Any, c: Any, length: int, delta: Any, form: KernelForm) -> Any:
+    check_rank(op, "c", c, "H,N", "c")
+    delta = check_modes(op, lam, delta, form, c.shape[0])
+    if c.shape[1] != lam.shape[0]:
+        raise ValueError(f"{op}: c has {c.shape[1]} states where lam has {lam.shape[0]}")
+    if not isinstance(length, int | np.integer) or isinstance(length, bool):
+        raise TypeError(f"{op}: length must be an integer, not {type(length).__name__}")
+    if not 0 <= length <= MAX_LENGTH:
+        raise ValueError(f"{op}: length must be between 0 and {MAX_LENGTH}, not {length}")
+    if form.length is not None and length > form.length:
+        raise ValueError(f"{op}: length {length} exceeds the softmax's declared {form.length}")
+    return delta
+
+
+def check_convolution(op: str, u: Any, k: Any) -> None:
+    check_rank(op, "u", u, "B,L,H", "f")
+    check_rank(op, "k", k, "H,Lk", "f")
+    if u.shape[2] != k.shape[0]:
+        raise ValueError(f"{op}: u has {u.shape[2]} channels where k has {k.shape[0]}")
+
+
+def check_state(op: str, state: Any, c: Any, batch: int) -> Any:
+    """The state (B,H,N); None becomes zeros."""
+    shape = (batch, c.shape[0], c.shape[1])
+    if state is None:
+        return np.zeros(shape, str(c.dtype))
+    check_shape(op, "state", state, shape, "c")
+    return state
+
+
+def check_scan(
+    op: str, u: Any, lam: Any, c: Any, state: Any, delta: Any, form: KernelForm
+) -> tuple[Any, Any]:
+    check_rank(op, "u", u, "B,L,H", "f")
+    delta = check_kernel(op, lam, c, u.shape[1], delta, form)
+    if u.shape[2] != c.shape[0]:
+        raise ValueError(f"{op}: u has {u.shape[2]} channels where c has {c.shape[0]}")
+    return delta, check_state(op, state, c, u.shape[0])
+
+
+def check_step(
+    op: str, u: Any, lam: Any, c: Any, state: Any, delta: Any, form: KernelForm
+) -> tuple[Any, Any]:
+    check_rank(op, "u", u, "B,H", "f")
+    delta = check_kernel(op, lam, c, 1, delta, form)
+    if u.shape[1] != c.shape[0]:
+        raise ValueError(f"{op}: u has {u.shape[1]} channels where c has {c.shape[0]}")
+    return delta, check_state(op, state, c, u.shape[0])
+
+
+def check_layer_norm(op: str, x: Any, weight: Any, bias: Any, eps: float) -> None:
+    check_kind(op, "x", x, "f")
+    if not x.shape or not x.shape[-1]:
+        raise ValueError(f"{op}: x must have a last axis that is not empty")
+    check_shape(op, "weight", weight, x.shape[-1:], "f")
+    check_shape(op, "bias", bias, x.shape[-1:], "f")
+    if not eps > 0:
+        raise ValueError(f"{op}: eps must be positive, not {eps}")
+
+
+def check_dense(op: str, x: Any, weight: Any, bias: Any) -> None:
+    check_kind(op, "x", x, "f")
+    check_rank(op, "weight", weight, "I,O", "f")
+    if not x.shape or x.shape[-1] != weight.shape[0]:
+        raise ValueError(
+            f"{op}: x {tuple(x.shape)} does not end in the {weight.shape[0]} rows of weight"
+        )
+    if bias is not None:
+        check_shape(op, "bias", bias, weight.shape[1:], "f")
+
+
+def layer_shapes(
+    params: Mapping[str, Any], config: GSSConfig | DSSConfig
+) -> dict[str, tuple[int, ...]]:
+    """What shapes the other parameters must have, given norm.weight, ssm.c and w_v."""
+    E = params["norm.weight"].shape[0]
+    H, N = params["ssm.c"].shape
+    shapes = {"norm.weight": (E,), "norm.bias": (E,), "ssm.a": (N,), "ssm.b": (N,)}
+    shapes |= {"ssm.c": (H, N), "ssm.d": (H,)}
+    if isinstance(config, GSSConfig):
+        F = params["w_v"].shape[-1]
+        shapes |= {"w_v": (E, F), "w_u": (E, H), "w_uc": (H, F), "w_o": (F, E)}
+        if config.ssm_norm:
+            shapes |= {"ssm.norm.weight": (H,), "ssm.norm.bias": (H,)}
+    else:
+        steps = params["ssm.log_delta"].shape
+        shapes |= {"ssm.c": (E, N), "ssm.d": (E,), "w_o": (E, E)}
+        shapes |= {"ssm.log_delta": (E, 2) if len(steps) == 2 else (E,)}
+    if config.out_bias:
+        shapes |= {"b_o": (E,)}
+    return shapes
+
+
+def check_layer(
+    op: str, params: Mapping[str, Any], x: Any, state: Any, config: GSSConfig | DSSConfig
+) -> None:
+    for name in (
+        "norm.weight",
+        "ssm.c",
+        "w_v" if isinstance(config, GSSConfig) else "ssm.log_delta",
+    ):
+        if name not in params:
+            raise ValueError(f"{op}: the parameter {name} is missing")
+    check_rank(op, "norm.weight", params["norm.weight"], "E", "f")
+    check_rank(op, "ssm.c", params["ssm.c"], "H,N", "c")
+    shapes = layer_shapes(params, config)
+    if missing := shapes.keys() - params.keys():
+        raise ValueError(f"{op}: the parameter {min(missing)} is missing")
+    if unknown := params.keys() - shapes.keys():
+        raise ValueError(f"{op}: the parameter {min(unknown)} has no meaning under {config}")
+    for name, shape in shapes.items():
+        check_shape(op, name, params[name], shape, "c" if name == "ssm.c" else "f")
+    check_rank(op, "x", x, "B,L,E", "f")
+    if x.shape[2] != shapes["norm.weight"][0]:
+        raise ValueError(
+            f"{op}: x has width {x.shape[2]} where the layer has {shapes['norm.weight'][0]}"
+        )
+    check_state(op, state, params["ssm.c"], x.shape[0])
+
+
+def check_language_model(
+    op: str, params: Mapping[str, Any], tokens: Any, state: Any, config: LMConfig
+) -> None:
+    check_tokens(op, "tokens", tokens, params)
+    for wanted, name in [(config.final_norm, "norm.weight"), (not config.tied, "head.weight")]:
+        if wanted != (name in params):
+            raise ValueError(f"{op}: {name} is {'missing' if wanted else 'not used by the config'}")
+    if state is not None and (len(state.shape) != 4 or state.shape[0] != config.depth):
+        raise ValueError(f"{op}: state must be ({config.depth},B,H,N), not {tuple(state.shape)}")
+
+
+def check_targets(op: str, params: Mapping[str, Any], tokens: Any, targets: Any) -> None:
+    check_tokens(op, "tokens", tokens, params)
+    check_tokens(op, "targets", targets, params)
+    check_shape(op, "targets", targets, tokens.shape, "i")
+    if not targets.shape[0] or not targets.shape[1]:
+        raise ValueError(f"{op}: the mean over no tokens is undefined: give at least one")
+
+
+def check_tokens(op: str, name: str, tokens: Any, params: Mapping[str, Any]) -> None:
+    if "embedding.weight" not in params:
+        raise ValueError(f"{op}: the parameter embedding.weight is missing")
+    check_rank(op, "embedding.weight", params["embedding.weight"], "V,E", "f")
+    check_rank(op, name, tokens, "B,L", "i")
+    V = params["embedding.weight"].shape[0]
+    if concrete(tokens) and tokens.size and not (0 <= tokens.min() and tokens.max() < V):
+        raise ValueError(f"{op}: {name} must be between 0 and {V - 1}")

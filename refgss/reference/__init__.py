@@ -1,0 +1,69 @@
+"""The ground truth: every op of the standard, forward and gradient, in plain NumPy.
+
+Read in this order: discretization, kernel, convolution, recurrence, pointwise, layers,
+language_model.  These are the definitions, not the fast algorithms.
+"""
+
+from refgss import __version__
+from refgss.reference.convolution import causal_conv, causal_conv_vjp
+from refgss.reference.discretization import (
+    discretize,
+    discretize_vjp,
+    gss_lambda,
+    gss_lambda_vjp,
+)
+from refgss.reference.initialization import s4d_lambda
+from refgss.reference.kernel import ssm_kernel, ssm_kernel_vjp
+from refgss.reference.language_model import lm_logits, lm_logits_vjp, lm_loss, lm_loss_vjp
+from refgss.reference.layers import dss_layer, dss_layer_vjp, gss_layer, gss_layer_vjp
+from refgss.reference.pointwise import (
+    dense,
+    dense_vjp,
+    gelu,
+    gelu_vjp,
+    layer_norm,
+    layer_norm_vjp,
+)
+from refgss.reference.recurrence import ssm_scan, ssm_scan_vjp, ssm_step, ssm_step_vjp
+
+OPS = (
+    "s4d_lambda",
+    "gss_lambda",
+    "gss_lambda_vjp",
+    "discretize",
+    "discretize_vjp",
+    "ssm_kernel",
+    "ssm_kernel_vjp",
+    "causal_conv",
+    "causal_conv_vjp",
+    "ssm_scan",
+    "ssm_scan_vjp",
+    "ssm_step",
+    "ssm_step_vjp",
+    "layer_norm",
+    "layer_norm_vjp",
+    "gelu",
+    "gelu_vjp",
+    "dense",
+    "dense_vjp",
+    "gss_layer",
+    "gss_layer_vjp",
+    "dss_layer",
+    "dss_layer_vjp",
+    "lm_logits",
+    "lm_logits_vjp",
+    "lm_loss",
+    "lm_loss_vjp",
+)
+
+__all__ = ["OPS", "capabilities", *OPS]
+
+
+def capabilities() -> dict:
+    """What this backend claims (GSS-CNF-1): its name, version, ops and profiles."""
+    return {
+        "name": "refgss.reference",
+        "version": __version__,
+        "ops": list(OPS),
+        "profiles": ["f32", "f64", "paper", "gss-pytorch"],
+    }

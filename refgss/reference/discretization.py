@@ -1,0 +1,155 @@
+"""Chapter 2: parameters and discretisation.  (a, b) -> Λ;  (Λ, Δ) -> z = ΔΛ -> Ā, B̄.
+
+Shapes: N states, H channels.  Δ is a scalar, (H,), or (H,2) with steps of its own for Re and Im;
+what depends on it has shape (N,) for a scalar Δ and (H,N) otherwise, written (·,N) below.
+Cotangents of complex arrays are ∂ℓ/∂Re + i ∂ℓ/∂Im (GSS-GRD-1).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refgss import contract
+from refgss.config import Imag, KernelForm
+from refgss.reference.elementary import (
+    Array,
+    narrow,
+    phi,
+    phi_derivative,
+    rounded_powers,
+    to_complex,
+    wide,
+)
+
+
+def gss_lambda(a: Array, b: Array, *, imag: Imag) -> Array:
+    """Λ = -e^a + i e^b, or -e^a + i b.  Clauses: GSS-PAR-1, GSS-PAR-2.
+
+    a, b (N,) real -> Λ (N,) complex, Re Λ < 0.
+    """
+    contract.check_lambda_parameters(a, b, imag)
+    return to_complex(-np.exp(a), np.exp(b) if imag == "exp" else b)
+
+
+def gss_lambda_vjp(a: Array, b: Array, dlam: Array, *, imag: Imag) -> tuple[Array, Array]:
+    """dΛ (N,) -> da, db (N,).  Clauses: GSS-GRD-1, GSS-GRD-2."""
+    contract.check_lambda_parameters(a, b, imag)
+    contract.check_shape("gss_lambda_vjp", "dlam", dlam, a.shape, "c")
+    return -np.exp(a) * dlam.real, np.exp(b) * dlam.imag if imag == "exp" else dlam.imag
+
+
+def step_exponent(lam: Array, delta: Array) -> Array:
+    """z = ΔΛ (·,N), or Δ_re Re Λ + i Δ_im Im Λ, in binary64.  Clauses: GSS-DIS-1, GSS-ACC-2."""
+    lam, delta = wide(lam), wide(delta)
+    if delta.ndim == 2:
+        return to_complex(delta[:, :1] * lam.real, delta[:, 1:] * lam.imag)  # (H,N)
+    return delta[..., None] * lam  # (N,) or (H,N)
+
+
+def step_exponent_vjp(lam: Array, delta: Array, dz: Array) -> tuple[Array, Array]:
+    """dz (·,N) -> dΛ (N,), dΔ of Δ's shape."""
+    if delta.ndim == 2:
+        dlam = to_complex(np.sum(delta[:, :1] * dz.real, 0), np.sum(delta[:, 1:] * dz.imag, 0))
+        return dlam, np.stack([dz.real @ lam.real, dz.imag @ lam.imag], 1)
+    dlam = delta[..., None] * dz  # (·,N)
+    return dlam.sum(0) if delta.ndim else dlam, (np.conj(lam) * dz).real.sum(-1)
+
+
+def transition(z: Array, form: KernelForm) -> Array:
+    """Ā (·,N): e^z, or (1 + z/2)/(1 - z/2).  Clauses: GSS-DIS-2, GSS-DIS-3."""
+    return (1 + z / 2) / (1 - z / 2) if form.method == "bilinear" else np.exp(z)
+
+
+def powers(z: Array, l: Array, form: KernelForm, like: Array, stepwise: bool = False) -> Array:
+    """Ā^l (·,N,|l|), its exponent in binary64, rounded as `like`.  Clauses: GSS-KER-3, GSS-ACC-2."""
+    z = z[..., None]
+    p = transition(z, form) ** l if form.method == "bilinear" else np.exp(z * l)
+    return rounded_powers(p, l, like, stepwise)
+
+
+def powers_derivative(z: Array, l: Array, form: KernelForm, like: Array, stepwise: bool) -> Array:
+    """∂Ā^l/∂z (·,N,|l|): l e^{zl}, or l Ā^{l-1} ∂Ā/∂z."""
+    if form.method != "bilinear":
+        return l * powers(z, l, form, like, stepwise)
+    slope = narrow(1 / (1 - z / 2) ** 2, like)  # ∂Ā/∂z, (·,N)
+    return l * powers(z, np.maximum(l - 1, 0), form, like, stepwise) * slope[..., None]
+
+
+def input_weight(lam: Array, delta: Array, z: Array, form: KernelForm) -> Array:
+    """B̄ (·,N).  Clauses: GSS-DIS-2, GSS-DIS-3, GSS-DIS-4, GSS-DIS-5."""
+    if form.method == "dss-softmax":
+        return 1 / (lam * softmax_sum(z, form, lam))
+    z = narrow(z, lam)
+    if form.method == "zoh":
+        return delta[..., None] * phi(z)
+    if form.method == "bilinear":
+        return delta[..., None] / (1 - z / 2)
+    return z * phi(z) * clamped_reciprocal(lam, form)  # dss-exp
+
+
+def softmax_sum(z: Array, form: KernelForm, like: Array) -> Array:
+    """Σ_r e^{z (r - shift)} over r < form.length (·,N): every term at most 1 in modulus."""
+    r = np.arange(form.length)
+    return powers(z, r - softmax_shift(z, form), form, like).sum(-1)
+
+
+def softmax_shift(z: Array, form: KernelForm) -> Array:
+    """form.length - 1 where Re Λ > 0, else 0: the largest term factored out.  (·,N,1)"""
+    return (form.length - 1) * np.asarray(z.real > 0, int)[..., None]
+
+
+def clamped_reciprocal(lam: Array, form: KernelForm) -> Array:
+    """conj(Λ)/max(|Λ|², ε) (N,).  Clauses: GSS-DIS-4."""
+    return np.conj(lam) / np.maximum(lam.real**2 + lam.imag**2, form.eps)
+
+
+def discretize(lam: Array, delta: Array, *, form: KernelForm) -> tuple[Array, Array]:
+    """Ā, B̄ (·,N): x_l = Ā x_{l-1} + B̄ u_l.  Clauses: GSS-DIS-1..GSS-DIS-6.
+
+    lam (N,) complex, Re Λ <= 0; delta scalar, (H,) or (H,2) real, positive.
+    Raises ValueError where Re Λ > 0, or Δ <= 0, or Λ = 0 under dss-softmax.
+    """
+    delta = contract.check_modes("discretize", lam, delta, form)
+    z = step_exponent(lam, delta)
+    return narrow(transition(z, form), lam), input_weight(lam, delta, z, form)
+
+
+def discretize_vjp(
+    lam: Array, delta: Array, dabar: Array, dbbar: Array, *, form: KernelForm
+) -> tuple[Array, Array]:
+    """dĀ, dB̄ (·,N) -> dΛ (N,), dΔ of Δ's shape.  Clauses: GSS-GRD-1, GSS-GRD-3."""
+    delta = contract.check_modes("discretize_vjp", lam, delta, form)
+    z = step_exponent(lam, delta)
+    dz = np.conj(powers_derivative(z, np.arange(1, 2), form, lam, False)[..., 0]) * dabar
+    return input_weight_vjp(lam, delta, z, dbbar, dz, form)
+
+
+def input_weight_vjp(
+    lam: Array, delta: Array, z: Array, dbbar: Array, dz: Array, form: KernelForm
+) -> tuple[Array, Array]:
+    """dB̄ and, from elsewhere, dz (·,N) -> dΛ (N,), dΔ of Δ's shape.  Clauses: GSS-GRD-3."""
+    dlam, ddelta = 0, 0  # what does not pass through z
+    slim = narrow(z, lam)
+    if form.method == "zoh":  # B̄ = Δ φ(z)
+        dz = dz + np.conj(delta[..., None] * phi_derivative(slim)) * dbbar
+        ddelta = (np.conj(phi(slim)) * dbbar).real.sum(-1)
+    elif form.method == "bilinear":  # B̄ = Δ/(1 - z/2)
+        pole = 1 / (1 - slim / 2)
+        dz = dz + np.conj(delta[..., None] / 2 * pole**2) * dbbar
+        ddelta = (np.conj(pole) * dbbar).real.sum(-1)
+    elif form.method == "dss-exp":  # B̄ = (e^z - 1) r(Λ)
+        dz = dz + np.conj(np.exp(slim) * clamped_reciprocal(lam, form)) * dbbar
+        dr = np.conj(slim * phi(slim)) * dbbar  # (·,N)
+        clamped = lam.real**2 + lam.imag**2 <= form.eps
+        dlam = np.where(
+            clamped, np.conj(dr) / form.eps, -dr / np.conj(np.where(clamped, 1, lam)) ** 2
+        )
+    else:  # B̄ = 1/(Λ σ(z))
+        l = np.arange(form.length) - softmax_shift(z, form)
+        bbar, slope = input_weight(lam, delta, z, form), powers_derivative(z, l, form, lam, False)
+        dz = dz - np.conj(bbar * slope.sum(-1) / softmax_sum(z, form, lam)) * dbbar
+        dlam = -np.conj(bbar / lam) * dbbar
+    if delta.ndim and form.method.startswith("dss"):
+        dlam = dlam.sum(0)
+    through_z = step_exponent_vjp(lam, delta, dz)
+    return dlam + through_z[0], ddelta + through_z[1]

@@ -1,0 +1,86 @@
+"""Chapter 11: elementary functions, and the only lines where precision is named.
+
+The reference is plain NumPy.  An array type other than `ndarray` that answers to the same operators,
+and brings methods named as the functions below, gives the same text another reading:
+`refgss.conformance.enclosure` reads it in proven balls and derives the error budgets from it.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import wraps
+from typing import Any
+
+import numpy as np
+
+Array = Any  # ndarray, or another reading of it
+
+
+def readable(function):
+    """Let an array type that is not NumPy's bring its own method of the function's name."""
+
+    @wraps(function)
+    def read(x: Array, *args: Any) -> Array:
+        own = getattr(x, function.__name__, None)
+        return function(x, *args) if own is None else own(*args)
+
+    return read
+
+
+@readable
+def wide(x):
+    """x in binary64, exactly: the precision in which exponents are formed.  Clauses: GSS-ACC-2."""
+    return np.asarray(x, np.result_type(x, np.float64))
+
+
+@readable
+def narrow(x, like):
+    """x rounded to the precision of `like`; real stays real and complex stays complex."""
+    return x.astype(np.result_type(like.real.dtype, 1j) if np.iscomplexobj(x) else like.real.dtype)
+
+
+@readable
+def rounded_powers(p, l, like, stepwise):
+    """p = Ā^l rounded to the precision of `like`.  Clauses: GSS-ACC-2, GSS-ACC-4.
+
+    `stepwise` changes no value here; it says that the clause allows l multiplications by a rounded
+    Ā (a recurrence), where otherwise the power is one elementary function.
+    """
+    return narrow(p, like)
+
+
+@readable
+def fft_allowance(y, k, u):
+    """y (B,L,H), unchanged: the budget of a convolution admits an FFT's error.  Clauses: GSS-ACC-5."""
+    return y
+
+
+@readable
+def phi(z):
+    """φ(z) = (e^z - 1)/z and φ(0) = 1, without cancellation.  Clauses: GSS-DIS-2, GSS-ACC-3."""
+    zero = z == 0
+    return np.where(zero, 1, np.expm1(z) / np.where(zero, 1, z)).astype(z.dtype)
+
+
+@readable
+def phi_derivative(z):
+    """φ'(z) = (e^z - φ(z))/z, by its Taylor series Σ (k+1)/(k+2)! z^k where |z| < 1."""
+    series = np.zeros_like(z)
+    small = np.where(np.abs(z) < 1, z, 0)
+    for k in reversed(range(20)):  # Horner; 1/20! is below binary64
+        series = series * small + (k + 1) / math.factorial(k + 2)
+    large = np.where(np.abs(z) < 1, 1, z)
+    return np.where(np.abs(z) < 1, series, (np.exp(large) - phi(large)) / large).astype(z.dtype)
+
+
+@readable
+def normal_cdf(x):
+    """Φ(x) = erfc(-x/√2)/2: no cancellation in either tail.  Clauses: GSS-NRM-3."""
+    erfc = np.frompyfunc(math.erfc, 1, 1)
+    return (0.5 * erfc(-wide(x) / math.sqrt(2)).astype(np.float64)).astype(x.dtype)
+
+
+@readable
+def to_complex(re, im):
+    """re + i·im."""
+    return re + 1j * im

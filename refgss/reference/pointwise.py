@@ -1,0 +1,70 @@
+"""Chapter 6: layer norm, GELU and the dense map, each beside its gradient."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from refgss import contract
+from refgss.reference.elementary import Array, normal_cdf
+
+
+def layer_norm(x: Array, weight: Array, bias: Array, *, eps: float) -> Array:
+    """(x - mean)/√(var + ε)·weight + bias over the last axis.  Clauses: GSS-NRM-1, GSS-NRM-2.
+
+    x (...,E), weight and bias (E,) -> (...,E).  The variance is the mean squared deviation.
+    """
+    contract.check_layer_norm("layer_norm", x, weight, bias, eps)
+    return normalize(x, eps)[0] * weight + bias
+
+
+def normalize(x: Array, eps: float) -> tuple[Array, Array]:
+    """x̂ (...,E) and 1/√(var + ε) (...,1)."""
+    d = x - x.mean(-1, keepdims=True)
+    scale = 1 / np.sqrt((d * d).mean(-1, keepdims=True) + eps)
+    return d * scale, scale
+
+
+def layer_norm_vjp(
+    x: Array, weight: Array, bias: Array, dy: Array, *, eps: float
+) -> tuple[Array, Array, Array]:
+    """dy (...,E) -> dx (...,E), dweight (E,), dbias (E,).  Clauses: GSS-GRD-7."""
+    contract.check_layer_norm("layer_norm_vjp", x, weight, bias, eps)
+    contract.check_shape("layer_norm_vjp", "dy", dy, x.shape, "f")
+    xhat, scale = normalize(x, eps)
+    g = dy * weight
+    along = (g * xhat).mean(-1, keepdims=True)
+    dx = (g - g.mean(-1, keepdims=True) - xhat * along) * scale
+    rows = tuple(range(x.ndim - 1))
+    return dx, (dy * xhat).sum(rows), dy.sum(rows)
+
+
+def gelu(x: Array) -> Array:
+    """x Φ(x), Φ the normal distribution function: the exact form.  Clauses: GSS-NRM-3.  Any shape."""
+    contract.check_real("gelu", "x", x)
+    return x * normal_cdf(x)
+
+
+def gelu_vjp(x: Array, dy: Array) -> Array:
+    """dx = (Φ(x) + x e^{-x²/2}/√(2π)) dy.  Clauses: GSS-GRD-7."""
+    contract.check_real("gelu_vjp", "x", x)
+    contract.check_shape("gelu_vjp", "dy", dy, x.shape, "f")
+    return (normal_cdf(x) + x * np.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))) * dy
+
+
+def dense(x: Array, weight: Array, bias: Array | None = None) -> Array:
+    """x (...,I) @ weight (I,O) [+ bias (O,)] -> (...,O).  Clauses: GSS-NRM-4."""
+    contract.check_dense("dense", x, weight, bias)
+    y = x @ weight
+    return y if bias is None else y + bias
+
+
+def dense_vjp(
+    x: Array, weight: Array, bias: Array | None, dy: Array
+) -> tuple[Array, Array, Array | None]:
+    """dy (...,O) -> dx (...,I), dweight (I,O), dbias (O,) or None.  Clauses: GSS-GRD-7."""
+    contract.check_dense("dense_vjp", x, weight, bias)
+    contract.check_shape("dense_vjp", "dy", dy, (*x.shape[:-1], weight.shape[1]), "f")
+    rows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    return dy @ weight.T, rows[0].T @ rows[1], None if bias is None else rows[1].sum(0)
