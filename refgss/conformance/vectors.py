@@ -1,0 +1,265 @@
+"""Vectors: cases with proven expected values, on disk as a JSON index beside safetensors payloads.
+
+A folder of vectors holds `index.json` (everything but numbers), one `OP.safetensors` per op with
+keys `ID|in|TENSOR` and `ID|OUTPUT|hi`, `…|lo`, `…|radius`, `…|budget.f32`, `…|budget.f64`, `…|at`,
+and `manifest.json` with the SHA-256 of each of them.  The same vectors give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from refgss.conformance import PRECISIONS
+from refgss.conformance.ops import OPS
+from refgss.conformance.schemas import complaint
+
+SPEC_VERSION = "1.0.0"
+RADIUS_SHARE = 2.0**-10  # a proven radius is at most this share of the budget it serves
+
+
+class DamagedVectorsError(ValueError):
+    """The folder is not what was published; the message says which file and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """A proven output in real layout (complex numbers as a trailing axis of two).
+
+    The value is hi + lo, unevaluated, and lies within `radius` of the truth.  Where hi is NaN the
+    output must be NaN; where a budget is infinite any value will do, NaN included.  An output that
+    is certified at samples only has their flat indices in `at` and its full `shape`; hi and the
+    rest are then one-dimensional.
+    """
+
+    hi: np.ndarray  # float64, as all others
+    lo: np.ndarray
+    radius: np.ndarray
+    budget: Mapping[str, np.ndarray]  # by precision, "f32" and "f64"
+    at: np.ndarray | None = None  # int64
+    shape: tuple[int, ...] | None = None
+
+    @property
+    def full_shape(self) -> tuple[int, ...]:
+        return self.hi.shape if self.shape is None else tuple(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Vector:
+    """One case: an op on given tensors and options, and what it must give.
+
+    All floating-point tensors are float32, so that one vector serves every precision.
+    `layer_profile` restricts the vector to checks of that profile.  Where `error` is set, the
+    candidate must refuse the input.
+    """
+
+    id: str  # "ssm_kernel/zoh-slow-mode", permanent
+    op: str
+    clauses: tuple[str, ...]
+    options: Mapping[str, Any]
+    tensors: Mapping[str, np.ndarray]  # float32 or int32, real layout
+    expected: Mapping[str, Expected]
+    layer_profile: str | None = None
+    error: bool = False
+    flags: tuple[str, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class VectorSet:
+    """All vectors of a folder, with its date and the digest that names exactly these bytes."""
+
+    date: str
+    digest: str
+    vectors: tuple[Vector, ...] = field(repr=False)
+
+
+def write_vectors(folder: Path, vectors: Iterable[Vector], date: str) -> None:
+    """Write index, payloads and manifest; the bytes depend on the vectors and the date alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ordered = sorted(vectors, key=lambda v: v.id)
+    payloads: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
+    for v in ordered:
+        payloads[v.op] |= {key: np.asarray(x, order="C") for key, x in arrays(v).items()}
+    files = {f"{op}.safetensors": safetensors.numpy.save(p) for op, p in payloads.items()}
+    index = {"vectors": date, "spec": SPEC_VERSION, "cases": [entry(v) for v in ordered]}
+    files["index.json"] = json_bytes(index)
+    files["manifest.json"] = json_bytes(
+        {"sha256": {name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)}}
+    )
+    for stale in folder.glob("*.safetensors"):
+        if stale.name not in files:
+            stale.unlink()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+def json_bytes(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def entry(v: Vector) -> dict[str, Any]:
+    """The line of the index: the vector without its numbers; what is empty is left out."""
+    line = {
+        "id": v.id,
+        "op": v.op,
+        "clauses": list(v.clauses),
+        "layer_profile": v.layer_profile,
+        "options": dict(v.options),
+        "tensors": list(v.tensors),
+        "outputs": {
+            name: {"shape": list(e.full_shape), "sampled": e.at is not None}
+            for name, e in v.expected.items()
+        },
+        "error": v.error,
+        "flags": list(v.flags),
+        "note": v.note,
+    }
+    return {k: x for k, x in line.items() if x or k in ("options", "tensors", "outputs")}
+
+
+def arrays(v: Vector) -> dict[str, np.ndarray]:
+    """The vector's numbers by their keys in the payload."""
+    found = {f"{v.id}|in|{name}": x for name, x in v.tensors.items()}
+    for output, e in v.expected.items():
+        parts = {"hi": e.hi, "lo": e.lo, "radius": e.radius}
+        parts |= {f"budget.{p}": e.budget[p] for p in PRECISIONS}
+        parts |= {} if e.at is None else {"at": e.at}
+        found |= {f"{v.id}|{output}|{part}": np.asarray(x) for part, x in parts.items()}
+    return found
+
+
+def read_vectors(folder: Path) -> VectorSet:
+    """All vectors of the folder.  Raises DamagedVectorsError where a file is not as hashed."""
+    manifest = read_file(folder, "manifest.json")
+    files = {name: read_file(folder, name) for name in listed(manifest)}
+    for name, digest in listed(manifest).items():
+        if hashlib.sha256(files[name]).hexdigest() != digest:
+            raise DamagedVectorsError(
+                f"{name} does not have the SHA-256 in manifest.json: restore the vectors"
+            )
+    try:
+        index = json.loads(files["index.json"])
+        if trouble := complaint("index", index):
+            raise DamagedVectorsError(f"index.json: {trouble}")
+        payloads = {
+            name.removesuffix(".safetensors"): safetensors.numpy.load(content)
+            for name, content in files.items()
+            if name.endswith(".safetensors")
+        }
+        vectors = tuple(assemble(line, payloads.get(line["op"], {})) for line in index["cases"])
+    except (KeyError, UnicodeDecodeError, json.JSONDecodeError, safetensors.SafetensorError) as e:
+        raise DamagedVectorsError(f"the vectors are incomplete ({e}): restore the folder") from e
+    return VectorSet(index["vectors"], hashlib.sha256(manifest).hexdigest(), vectors)
+
+
+def read_file(folder: Path, name: str) -> bytes:
+    try:
+        return (folder / name).read_bytes()
+    except OSError as e:
+        raise DamagedVectorsError(
+            f"{name} cannot be read ({e.strerror}): restore the vectors"
+        ) from e
+
+
+def listed(manifest: bytes) -> dict[str, str]:
+    """File names and digests of a manifest."""
+    try:
+        content = json.loads(manifest)
+    except ValueError as e:
+        raise DamagedVectorsError(f"manifest.json is not JSON ({e}): restore the vectors") from e
+    if trouble := complaint("manifest", content):
+        raise DamagedVectorsError(f"manifest.json: {trouble}")
+    return content["sha256"]
+
+
+def assemble(line: Mapping[str, Any], payload: Mapping[str, np.ndarray]) -> Vector:
+    """The inverse of `entry` and `arrays`."""
+    key = line["id"]
+    expected = {}
+    for output, about in line["outputs"].items():
+        prefix = f"{key}|{output}|"
+        expected[output] = Expected(
+            hi=payload[prefix + "hi"],
+            lo=payload[prefix + "lo"],
+            radius=payload[prefix + "radius"],
+            budget={p: payload[f"{prefix}budget.{p}"] for p in PRECISIONS},
+            at=payload[prefix + "at"] if about["sampled"] else None,
+            shape=tuple(about["shape"]) if about["sampled"] else None,
+        )
+    return Vector(
+        id=key,
+        op=line["op"],
+        clauses=tuple(line["clauses"]),
+        options=line["options"],
+        tensors={name: payload[f"{key}|in|{name}"] for name in line["tensors"]},
+        expected=expected,
+        layer_profile=line.get("layer_profile"),
+        error=line.get("error", False),
+        flags=tuple(line.get("flags", ())),
+        note=line.get("note", ""),
+    )
+
+
+def lint(vectors: Iterable[Vector], clauses: Mapping[str, str]) -> list[str]:
+    """What is wrong with the vectors, one sentence each; `clauses` maps ids to levels."""
+    vectors = list(vectors)
+    found = []
+    seen: set[str] = set()
+    for v in vectors:
+        if v.id in seen:
+            found.append(f"{v.id}: the id is used twice")
+        seen.add(v.id)
+        found += [f"{v.id}: {trouble}" for trouble in lint_one(v, clauses)]
+    covered = {clause for v in vectors for clause in v.clauses}
+    found += [
+        f"{clause}: no vector covers this MUST clause"
+        for clause, level in clauses.items()
+        if level == "MUST" and clause not in covered
+    ]
+    return found
+
+
+def lint_one(v: Vector, clauses: Mapping[str, str]) -> list[str]:
+    found = []
+    if v.op not in OPS:
+        return [f"there is no op {v.op}"]
+    if not v.clauses:
+        found.append("it names no clause")
+    found += [f"there is no clause {c}" for c in v.clauses if c not in clauses]
+    if v.error == bool(v.expected):
+        found.append("it must have expected outputs, or be an error vector without any")
+    if not v.id.startswith(f"{v.op}/"):
+        found.append("its id must begin with its op")
+    for name, x in v.tensors.items():
+        if x.dtype not in (np.float32, np.int32):
+            found.append(f"{name} is {x.dtype}, not float32 or int32")
+    for output, e in v.expected.items():
+        found += [f"{output} {trouble}" for trouble in lint_expected(e)]
+    return found
+
+
+def lint_expected(e: Expected) -> list[str]:
+    found = []
+    parts = {"lo": e.lo, "radius": e.radius} | {f"budget.{p}": b for p, b in e.budget.items()}
+    for part, x in parts.items():
+        if x.shape != e.hi.shape or x.dtype != np.float64:
+            return [f"{part} must be float64 of hi's shape {e.hi.shape}"]
+    if e.at is not None and (e.at.shape != e.hi.shape or np.any(e.at >= np.prod(e.full_shape))):
+        return [f"has samples outside its shape {e.full_shape}"]
+    for precision, budget in e.budget.items():
+        judged = np.isfinite(e.hi) & np.isfinite(budget)
+        if not np.all(e.radius[judged] <= RADIUS_SHARE * budget[judged]):
+            found.append(f"is proven less sharply than 2^-10 of its {precision} budget")
+        if np.any(np.isnan(budget)) or np.any(budget < 0):
+            found.append(f"has a {precision} budget that is negative or NaN")
+    return found

@@ -1,0 +1,143 @@
+"""Vectors on disk: what is written is what is read, byte for byte, and damage is noticed."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from refgss.conformance.vectors import (
+    DamagedVectorsError,
+    Expected,
+    Vector,
+    lint,
+    read_vectors,
+    write_vectors,
+)
+
+DATE = "2026-11-23"
+
+
+def expected(hi, **changes):
+    hi = np.asarray(hi, np.float64)
+    budget = np.full_like(hi, 1e-6)
+    parts = dict(hi=hi, lo=np.zeros_like(hi), radius=np.full_like(hi, 1e-13))
+    parts |= dict(budget={"f32": budget, "f64": budget * 1e-6 + 1e-9})
+    return Expected(**(parts | changes))
+
+
+def vector(id="gelu/one", **changes):
+    x = np.array([1.0, -2.0], np.float32)
+    parts = dict(id=id, op="gelu", clauses=("GSS-NRM-3",), options={}, tensors={"x": x})
+    return Vector(**(parts | dict(expected={"y": expected([0.84, -0.04])}) | changes))
+
+
+def same(a, b):
+    assert (a.id, a.op, a.clauses, dict(a.options)) == (b.id, b.op, b.clauses, dict(b.options))
+    assert (a.layer_profile, a.error, a.flags) == (b.layer_profile, b.error, b.flags)
+    assert a.note == b.note
+    assert list(a.tensors) == list(b.tensors) and list(a.expected) == list(b.expected)
+    for name in a.tensors:
+        np.testing.assert_array_equal(a.tensors[name], b.tensors[name], strict=True)
+    for name, e in a.expected.items():
+        other = b.expected[name]
+        assert e.full_shape == other.full_shape and (e.at is None) == (other.at is None)
+        for x, y in [(e.hi, other.hi), (e.lo, other.lo), (e.radius, other.radius)]:
+            np.testing.assert_array_equal(x, y, strict=True)
+        for precision in e.budget:
+            np.testing.assert_array_equal(e.budget[precision], other.budget[precision], strict=True)
+
+
+@given(
+    x=arrays(np.float32, array_shapes(min_dims=0, min_side=0), elements=st.floats(width=32)),
+    error=st.booleans(),
+    profile=st.sampled_from([None, "paper", "gss-pytorch"]),
+    note=st.text(st.characters(codec="utf-8")),
+)
+def test_round_trip(tmp_path_factory, x, error, profile, note):
+    folder = tmp_path_factory.mktemp("vectors")
+    v = vector(
+        tensors={"x": x, "tokens": np.zeros((0, 2), np.int32)},
+        expected={} if error else {"y": expected(x)},
+        error=error,
+        layer_profile=profile,
+        note=note,
+        flags=("empty",),
+        options={"eps": 1e-5, "form": {"method": "zoh"}},
+    )
+    sampled = vector("gelu/b", expected={"y": expected([1.0], at=np.array([5]), shape=(2, 3))})
+    write_vectors(folder, [v, sampled], DATE)
+    read = read_vectors(folder)
+    assert read.date == DATE
+    by_id = {w.id: w for w in read.vectors}
+    same(v, by_id[v.id])
+    same(sampled, by_id[sampled.id])
+
+
+def test_the_same_vectors_give_the_same_bytes(tmp_path):
+    vs = [vector("gelu/b"), vector("gelu/a"), vector("dense/a", op="dense")]
+    write_vectors(tmp_path / "1", vs, DATE)
+    write_vectors(tmp_path / "2", vs[::-1], DATE)
+    write_vectors(tmp_path / "2", read_vectors(tmp_path / "1").vectors, DATE)
+    names = sorted(f.name for f in (tmp_path / "1").iterdir())
+    assert names == ["dense.safetensors", "gelu.safetensors", "index.json", "manifest.json"]
+    for name in names:
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+
+
+def test_an_op_that_lost_its_vectors_leaves_no_payload(tmp_path):
+    write_vectors(tmp_path, [vector(), vector("dense/a", op="dense")], DATE)
+    write_vectors(tmp_path, [vector()], DATE)
+    assert not (tmp_path / "dense.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["index.json", "manifest.json", "gelu.safetensors"])
+def test_every_changed_or_missing_file_is_noticed(tmp_path, name):
+    write_vectors(tmp_path, [vector()], DATE)
+    content = (tmp_path / name).read_bytes()
+    for i in range(0, len(content), 7):
+        changed = content[:i] + bytes([content[i] ^ 1]) + content[i + 1 :]
+        (tmp_path / name).write_bytes(changed)
+        if name == "manifest.json" and json_equal(changed, content):
+            continue  # white space
+        with pytest.raises(DamagedVectorsError):
+            read_vectors(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(DamagedVectorsError):
+        read_vectors(tmp_path)
+
+
+def json_equal(a, b):
+    try:
+        return json.loads(a) == json.loads(b)
+    except ValueError:
+        return False
+
+
+CLAUSES = {"GSS-NRM-3": "MUST", "GSS-NRM-9": "SHOULD"}
+
+
+def test_lint_finds_nothing_in_a_good_set():
+    assert lint([vector(), vector("gelu/e", expected={}, error=True)], CLAUSES) == []
+
+
+@pytest.mark.parametrize(
+    ("vectors", "complaint"),
+    [
+        ([vector(), vector()], "used twice"),
+        ([vector(clauses=("GSS-XYZ-1", "GSS-NRM-3"))], "no clause GSS-XYZ-1"),
+        ([vector(), vector("gelu/b", clauses=())], "names no clause"),
+        ([vector(), vector("nope/b", op="nope")], "no op nope"),
+        ([vector("dense/a")], "begin with its op"),
+        ([vector(error=True)], "without any"),
+        ([vector(tensors={"x": np.zeros(2)})], "float64, not float32"),
+        ([vector(expected={"y": expected([0.0], radius=np.array([1e-8]))})], "less sharply"),
+        ([vector(expected={"y": expected([0.0], lo=np.zeros(2))})], "hi's shape"),
+        ([vector(expected={"y": expected([0.0], at=np.array([6]), shape=(2, 3))})], "outside"),
+        ([vector(clauses=("GSS-NRM-9",))], "GSS-NRM-3: no vector covers"),
+    ],
+)
+def test_lint_names_each_defect(vectors, complaint):
+    assert any(complaint in line for line in lint(vectors, CLAUSES))
