@@ -69,10 +69,11 @@ def powers(z: Array, l: Array, form: KernelForm, like: Array, stepwise: bool = F
 
 def powers_derivative(z: Array, l: Array, form: KernelForm, like: Array, stepwise: bool) -> Array:
     """∂Ā^l/∂z (·,N,|l|): l e^{zl}, or l Ā^{l-1} ∂Ā/∂z."""
+    times = l.astype(like.real.dtype)  # an integer array would promote float32
     if form.method != "bilinear":
-        return l * powers(z, l, form, like, stepwise)
+        return times * powers(z, l, form, like, stepwise)
     slope = narrow(1 / (1 - z / 2) ** 2, like)  # ∂Ā/∂z, (·,N)
-    return l * powers(z, np.maximum(l - 1, 0), form, like, stepwise) * slope[..., None]
+    return times * powers(z, np.maximum(l - 1, 0), form, like, stepwise) * slope[..., None]
 
 
 def input_weight(lam: Array, delta: Array, z: Array, form: KernelForm) -> Array:

@@ -81,6 +81,12 @@ def normal_cdf(x):
 
 
 @readable
+def normal_pdf(x):
+    """Φ'(x) = e^{-x²/2}/√(2π)."""
+    return np.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
+
+
+@readable
 def to_complex(re, im):
     """re + i·im."""
     return re + 1j * im
