@@ -21,9 +21,10 @@ def convolution_at(u: Array, k: Array, rows: range | list[int]) -> Array:
 
 
 def causal_conv(u: Array, k: Array) -> Array:
-    """u (B,L,H), k (H,Lk) real -> y (B,L,H).  Clauses: GSS-CNV-1, GSS-CNV-2, GSS-CNV-3, GSS-CNV-4.
+    """u (B,L,H), k (H,Lk) real -> y (B,L,H).
 
     Raises ValueError where the channels of u and k differ.
+    Clauses: GSS-CNV-1..4, GSS-NFI-1, GSS-NFI-6, GSS-NFI-7, GSS-NFI-15.
     """
     contract.check_convolution("causal_conv", u, k)
     return convolution_at(u, k, range(u.shape[1]))

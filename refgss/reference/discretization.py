@@ -47,7 +47,7 @@ def step_exponent(lam: Array, delta: Array) -> Array:
 
 
 def step_exponent_vjp(lam: Array, delta: Array, dz: Array) -> tuple[Array, Array]:
-    """dz (·,N) -> dΛ (N,), dΔ of Δ's shape."""
+    """dz (·,N) -> dΛ (N,), dΔ of Δ's shape.  Clauses: GSS-GRD-3, GSS-GRD-14."""
     if delta.ndim == 2:
         dlam = to_complex(np.sum(delta[:, :1] * dz.real, 0), np.sum(delta[:, 1:] * dz.imag, 0))
         return dlam, np.stack([dz.real @ lam.real, dz.imag @ lam.imag], 1)
@@ -61,14 +61,17 @@ def transition(z: Array, form: KernelForm) -> Array:
 
 
 def powers(z: Array, l: Array, form: KernelForm, like: Array, stepwise: bool = False) -> Array:
-    """Ā^l (·,N,|l|), its exponent in binary64, rounded as `like`.  Clauses: GSS-KER-3, GSS-ACC-2."""
+    """Ā^l (·,N,|l|), its exponent in binary64, rounded as `like`.
+
+    Clauses: GSS-KER-3, GSS-ACC-2, GSS-ACC-4.
+    """
     z = z[..., None]
     p = transition(z, form) ** l if form.method == "bilinear" else np.exp(z * l)
     return rounded_powers(p, l, like, stepwise)
 
 
 def powers_derivative(z: Array, l: Array, form: KernelForm, like: Array, stepwise: bool) -> Array:
-    """∂Ā^l/∂z (·,N,|l|): l e^{zl}, or l Ā^{l-1} ∂Ā/∂z."""
+    """∂Ā^l/∂z (·,N,|l|): l e^{zl}, or l Ā^{l-1} ∂Ā/∂z.  Clauses: GSS-GRD-4."""
     times = l.astype(like.real.dtype)  # an integer array would promote float32
     if form.method != "bilinear":
         return times * powers(z, l, form, like, stepwise)
@@ -89,13 +92,19 @@ def input_weight(lam: Array, delta: Array, z: Array, form: KernelForm) -> Array:
 
 
 def softmax_sum(z: Array, form: KernelForm, like: Array) -> Array:
-    """Σ_r e^{z (r - shift)} over r < form.length (·,N): every term at most 1 in modulus."""
+    """Σ_r e^{z (r - shift)} over r < form.length (·,N): every term at most 1 in modulus.
+
+    Clauses: GSS-DIS-5, GSS-KER-4, GSS-KER-5.
+    """
     r = np.arange(form.length)
     return powers(z, r - softmax_shift(z, form), form, like).sum(-1)
 
 
 def softmax_shift(z: Array, form: KernelForm) -> Array:
-    """form.length - 1 where Re Λ > 0, else 0: the largest term factored out.  (·,N,1)"""
+    """form.length - 1 where Re Λ > 0, else 0: the largest term factored out.  (·,N,1)
+
+    Clauses: GSS-KER-5.
+    """
     return (form.length - 1) * np.asarray(z.real > 0, int)[..., None]
 
 
@@ -105,7 +114,7 @@ def clamped_reciprocal(lam: Array, form: KernelForm) -> Array:
 
 
 def discretize(lam: Array, delta: Array, *, form: KernelForm) -> tuple[Array, Array]:
-    """Ā, B̄ (·,N): x_l = Ā x_{l-1} + B̄ u_l.  Clauses: GSS-DIS-1..GSS-DIS-6.
+    """Ā, B̄ (·,N): x_l = Ā x_{l-1} + B̄ u_l.  Clauses: GSS-DIS-1..8, GSS-NFI-2..3.
 
     lam (N,) complex, Re Λ <= 0; delta scalar, (H,) or (H,2) real, positive.
     Raises ValueError where Re Λ > 0, or Δ <= 0, or Λ = 0 under dss-softmax.
@@ -128,7 +137,10 @@ def discretize_vjp(
 def input_weight_vjp(
     lam: Array, delta: Array, z: Array, dbbar: Array, dz: Array, form: KernelForm
 ) -> tuple[Array, Array]:
-    """dB̄ and, from elsewhere, dz (·,N) -> dΛ (N,), dΔ of Δ's shape.  Clauses: GSS-GRD-3."""
+    """dB̄ and, from elsewhere, dz (·,N) -> dΛ (N,), dΔ of Δ's shape.
+
+    Clauses: GSS-GRD-3, GSS-GRD-13.
+    """
     dlam, ddelta = 0, 0  # what does not pass through z
     slim = narrow(z, lam)
     if form.method == "zoh":  # B̄ = Δ φ(z)

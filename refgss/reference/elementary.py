@@ -35,7 +35,10 @@ def wide(x):
 
 @readable
 def narrow(x, like):
-    """x rounded to the precision of `like`; real stays real and complex stays complex."""
+    """x rounded to the precision of `like`; real stays real and complex stays complex.
+
+    Clauses: GSS-ARR-1, GSS-ACC-1.
+    """
     return x.astype(np.result_type(like.real.dtype, 1j) if np.iscomplexobj(x) else like.real.dtype)
 
 
@@ -51,7 +54,10 @@ def rounded_powers(p, l, like, stepwise):
 
 @readable
 def fft_allowance(y, k, u):
-    """y (B,L,H), unchanged: the budget of a convolution admits an FFT's error.  Clauses: GSS-ACC-5."""
+    """y (B,L,H), unchanged: the budget of a convolution admits an FFT's error.
+
+    Clauses: GSS-ACC-5.
+    """
     return y
 
 
@@ -64,7 +70,10 @@ def phi(z):
 
 @readable
 def phi_derivative(z):
-    """φ'(z) = (e^z - φ(z))/z, by its Taylor series Σ (k+1)/(k+2)! z^k where |z| < 1."""
+    """φ'(z) = (e^z - φ(z))/z, by its Taylor series Σ (k+1)/(k+2)! z^k where |z| < 1.
+
+    Clauses: GSS-GRD-3, GSS-ACC-3.
+    """
     series = np.zeros_like(z)
     small = np.where(np.abs(z) < 1, z, 0)
     for k in reversed(range(20)):  # Horner; 1/20! is below binary64
@@ -75,7 +84,7 @@ def phi_derivative(z):
 
 @readable
 def normal_cdf(x):
-    """Φ(x) = erfc(-x/√2)/2: no cancellation in either tail.  Clauses: GSS-NRM-3."""
+    """Φ(x) = erfc(-x/√2)/2: no cancellation in either tail.  Clauses: GSS-NRM-3, GSS-ACC-3."""
     erfc = np.frompyfunc(math.erfc, 1, 1)
     return (0.5 * erfc(-wide(x) / math.sqrt(2)).astype(np.float64)).astype(x.dtype)
 

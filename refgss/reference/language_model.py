@@ -51,7 +51,7 @@ def lm_logits(
 ) -> tuple[Array, Array]:
     """tokens (B,L) int, state (depth,B,H,N) or None -> logits (B,L,V), state.
 
-    Clauses: GSS-LM-1, GSS-LM-2, GSS-LM-3, GSS-STA-3.
+    Clauses: GSS-LM-1..3, GSS-LM-6, GSS-LAY-8, GSS-STA-3..4.
     """
     contract.check_language_model("lm_logits", params, tokens, state, config)
     xs, states = hidden_states(params, tokens, state, config)
@@ -70,7 +70,7 @@ def lm_logits_vjp(
     *,
     config: LMConfig,
 ) -> tuple[dict[str, Array], Array]:
-    """dlogits (B,L,V), dstate (depth,B,H,N) -> dparams, dstate_0.  Clauses: GSS-GRD-9."""
+    """dlogits (B,L,V), dstate (depth,B,H,N) -> dparams, dstate_0.  Clauses: GSS-GRD-11."""
     contract.check_language_model("lm_logits_vjp", params, tokens, state, config)
     layer_vjp: Any = gss_layer_vjp if isinstance(config.layer, GSSConfig) else dss_layer_vjp
     xs, _ = hidden_states(params, tokens, state, config)
@@ -105,7 +105,7 @@ def lm_logits_vjp(
 
 
 def log_softmax(logits: Array) -> Array:
-    """logits - log Σ_v e^logits (B,L,V), the largest factored out.  Clauses: GSS-LM-4."""
+    """logits - log Σ_v e^logits (B,L,V), the largest factored out.  Clauses: GSS-LM-5."""
     shifted = logits - logits.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
@@ -113,7 +113,10 @@ def log_softmax(logits: Array) -> Array:
 def lm_loss(
     params: Params, tokens: Array, targets: Array, state: Array | None = None, *, config: LMConfig
 ) -> Array:
-    """Mean negative log-likelihood of targets (B,L) int, in nats: a scalar.  Clauses: GSS-LM-4."""
+    """Mean negative log-likelihood of targets (B,L) int, in nats: a scalar.
+
+    Clauses: GSS-LM-4..6, GSS-NFI-4.
+    """
     contract.check_targets("lm_loss", params, tokens, targets)
     logp = log_softmax(lm_logits(params, tokens, state, config=config)[0])
     one_hot = np.eye(logp.shape[-1])[targets].astype(logp.dtype)  # (B,L,V)
@@ -131,7 +134,7 @@ def lm_loss_vjp(
 ) -> tuple[dict[str, Array], Array]:
     """dloss scalar -> dparams, dstate_0: dlogits = (softmax - one-hot) dloss/(B L).
 
-    Clauses: GSS-GRD-9.
+    Clauses: GSS-GRD-12.
     """
     contract.check_targets("lm_loss_vjp", params, tokens, targets)
     logits, states = lm_logits(params, tokens, state, config=config)

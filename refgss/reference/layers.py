@@ -27,7 +27,7 @@ def gss_layer(
 ) -> tuple[Array, Array]:
     """x (B,L,E), state (B,H,N) or None -> (B,L,E), state.
 
-    Clauses: GSS-LAY-1, GSS-LAY-2, GSS-LAY-3, GSS-LAY-4, GSS-LAY-5, GSS-STA-3.
+    Clauses: GSS-LAY-1..5, GSS-LAY-7..8, GSS-STA-3..4, GSS-NFI-1, GSS-NFI-12.
     """
     contract.check_layer("gss_layer", params, x, state, config)
     p, eps = params, config.eps
@@ -52,7 +52,7 @@ def gss_layer_vjp(
     *,
     config: GSSConfig,
 ) -> tuple[dict[str, Array], Array, Array]:
-    """dout (B,L,E), dstate (B,H,N) -> dparams, dx (B,L,E), dstate_0.  Clauses: GSS-GRD-8."""
+    """dout (B,L,E), dstate (B,H,N) -> dparams, dx (B,L,E), dstate_0.  Clauses: GSS-GRD-10."""
     contract.check_layer("gss_layer_vjp", params, x, state, config)
     p, g, eps = params, {}, config.eps
     # forward, keeping what the gradient needs
@@ -92,7 +92,10 @@ def gss_layer_vjp(
 def dss_layer(
     params: Params, x: Array, state: Array | None = None, *, config: DSSConfig
 ) -> tuple[Array, Array]:
-    """x (B,L,E), state (B,E,N) or None -> (B,L,E), state.  Clauses: GSS-LAY-6, GSS-STA-3."""
+    """x (B,L,E), state (B,E,N) or None -> (B,L,E), state.
+
+    Clauses: GSS-LAY-6, GSS-STA-3..4, GSS-NFI-1, GSS-NFI-12.
+    """
     contract.check_layer("dss_layer", params, x, state, config)
     p = params
     u = layer_norm(x, p["norm.weight"], p["norm.bias"], eps=config.eps)  # (B,L,E)
@@ -112,7 +115,7 @@ def dss_layer_vjp(
     *,
     config: DSSConfig,
 ) -> tuple[dict[str, Array], Array, Array]:
-    """dout (B,L,E), dstate (B,E,N) -> dparams, dx (B,L,E), dstate_0.  Clauses: GSS-GRD-8."""
+    """dout (B,L,E), dstate (B,E,N) -> dparams, dx (B,L,E), dstate_0.  Clauses: GSS-GRD-10."""
     contract.check_layer("dss_layer_vjp", params, x, state, config)
     p, g = params, {}
     u = layer_norm(x, p["norm.weight"], p["norm.bias"], eps=config.eps)

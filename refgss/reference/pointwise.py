@@ -9,9 +9,10 @@ from refgss.reference.elementary import Array, normal_cdf, normal_pdf
 
 
 def layer_norm(x: Array, weight: Array, bias: Array, *, eps: float) -> Array:
-    """(x - mean)/√(var + ε)·weight + bias over the last axis.  Clauses: GSS-NRM-1, GSS-NRM-2.
+    """(x - mean)/√(var + ε)·weight + bias over the last axis.
 
     x (...,E), weight and bias (E,) -> (...,E).  The variance is the mean squared deviation.
+    Clauses: GSS-NRM-1, GSS-NRM-2, GSS-NFI-1, GSS-NFI-11.
     """
     contract.check_layer_norm("layer_norm", x, weight, bias, eps)
     return normalize(x, eps)[0] * weight + bias
@@ -39,20 +40,26 @@ def layer_norm_vjp(
 
 
 def gelu(x: Array) -> Array:
-    """x Φ(x), Φ the normal distribution function: the exact form.  Clauses: GSS-NRM-3.  Any shape."""
+    """x Φ(x), Φ the normal distribution function: the exact form.  Any shape.
+
+    Clauses: GSS-NRM-3, GSS-NFI-11.
+    """
     contract.check_real("gelu", "x", x)
     return x * normal_cdf(x)
 
 
 def gelu_vjp(x: Array, dy: Array) -> Array:
-    """dx = (Φ(x) + x e^{-x²/2}/√(2π)) dy.  Clauses: GSS-GRD-7."""
+    """dx = (Φ(x) + x e^{-x²/2}/√(2π)) dy.  Clauses: GSS-GRD-8."""
     contract.check_real("gelu_vjp", "x", x)
     contract.check_shape("gelu_vjp", "dy", dy, x.shape, "f")
     return (normal_cdf(x) + x * normal_pdf(x)) * dy
 
 
 def dense(x: Array, weight: Array, bias: Array | None = None) -> Array:
-    """x (...,I) @ weight (I,O) [+ bias (O,)] -> (...,O).  Clauses: GSS-NRM-4."""
+    """x (...,I) @ weight (I,O) [+ bias (O,)] -> (...,O).
+
+    Clauses: GSS-NRM-4, GSS-ACC-6, GSS-NFI-1, GSS-NFI-11.
+    """
     contract.check_dense("dense", x, weight, bias)
     y = x @ weight
     return y if bias is None else y + bias
@@ -61,7 +68,7 @@ def dense(x: Array, weight: Array, bias: Array | None = None) -> Array:
 def dense_vjp(
     x: Array, weight: Array, bias: Array | None, dy: Array
 ) -> tuple[Array, Array, Array | None]:
-    """dy (...,O) -> dx (...,I), dweight (I,O), dbias (O,) or None.  Clauses: GSS-GRD-7."""
+    """dy (...,O) -> dx (...,I), dweight (I,O), dbias (O,) or None.  Clauses: GSS-GRD-9."""
     contract.check_dense("dense_vjp", x, weight, bias)
     contract.check_shape("dense_vjp", "dy", dy, (*x.shape[:-1], weight.shape[1]), "f")
     rows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])

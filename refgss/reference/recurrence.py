@@ -30,7 +30,7 @@ def ssm_scan(
 
     lam (N,), c (H,N) complex; delta scalar, (H,) or (H,2).  L = 0 returns the state unchanged.
     Raises ValueError as `ssm_kernel` does, and where shapes disagree.
-    Clauses: GSS-REC-1, GSS-REC-2, GSS-REC-3, GSS-REC-4, GSS-STA-1, GSS-STA-2.
+    Clauses: GSS-REC-1..4, GSS-STA-1..2, GSS-ARR-2, GSS-NFI-1, GSS-NFI-9..10, GSS-NFI-15.
     """
     delta, state = contract.check_scan("ssm_scan", u, lam, c, state, delta, form)
     L = u.shape[1]
@@ -85,7 +85,10 @@ def ssm_scan_vjp(
 def ssm_step(
     u: Array, lam: Array, c: Array, state: Array | None, *, delta: Array, form: KernelForm
 ) -> tuple[Array, Array]:
-    """One token: u (B,H), x (B,H,N) or None -> y (B,H), x' (B,H,N).  Clauses: GSS-REC-1, GSS-REC-2."""
+    """One token: u (B,H), x (B,H,N) or None -> y (B,H), x' (B,H,N).
+
+    Clauses: GSS-REC-1, GSS-REC-2, GSS-STA-1, GSS-STA-2, GSS-ARR-2, GSS-NFI-9.
+    """
     delta, state = contract.check_step("ssm_step", u, lam, c, state, delta, form)
     z = step_exponent(lam, delta)
     x = narrow(transition(z, form), c) * state + u[..., None]  # (B,H,N)
