@@ -70,7 +70,7 @@ LAYERS = {"gss_layer": GSSConfig, "dss_layer": DSSConfig}
 
 
 def decode_option(op: str, name: str, value: Any) -> Any:
-    """A JSON value as the object that the op takes: KernelForm, GSSConfig, DSSConfig or LMConfig."""
+    """A JSON value as what the op takes: KernelForm, GSSConfig, DSSConfig or LMConfig."""
     if name == "form":
         return KernelForm(**value)
     if name != "config":
@@ -91,8 +91,8 @@ def encode_option(value: Any) -> Any:
     )
 
 
-def call(module: Any, op: str, tensors: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
-    """module.op(...) on a case; returns {output name: array} as the op gave them."""
+def invoke(module: Any, op: str, tensors: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    """module.op(...) on a case; returns what the op returned."""
     contract = OPS[op]
 
     def argument(name: str) -> Any:
@@ -103,10 +103,16 @@ def call(module: Any, op: str, tensors: Mapping[str, Any], options: Mapping[str,
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         return tensors.get(name) if name in OPTIONAL else tensors[name]
 
-    result = getattr(module, op)(
+    return getattr(module, op)(
         *(argument(n) for n in contract.arguments), **{n: argument(n) for n in contract.keywords}
     )
-    return named_outputs(op, result)
+
+
+def call(
+    module: Any, op: str, tensors: Mapping[str, Any], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """module.op(...) on a case; returns {output name: array} as the op gave them."""
+    return named_outputs(op, invoke(module, op, tensors, options))
 
 
 def named_outputs(op: str, result: Any) -> dict[str, Any]:
@@ -133,6 +139,15 @@ def to_real(x: Any) -> np.ndarray:
     return np.stack([x.real, x.imag], -1) if np.iscomplexobj(x) else x
 
 
+FLOATS = {"f32": np.float32, "f64": np.float64}
+
+
+def at_precision(tensors: Mapping[str, np.ndarray], precision: str) -> dict[str, np.ndarray]:
+    """The tensors of a case, in real layout, as copies of the working precision."""
+    wanted = FLOATS[precision]
+    return {k: x.astype(wanted if x.dtype.kind == "f" else x.dtype) for k, x in tensors.items()}
+
+
 COMPLEX = frozenset("lam c state dlam dc dstate dstate0 abar bbar dabar dbbar".split())
 
 
@@ -143,4 +158,7 @@ def is_complex(name: str) -> bool:
 
 def from_real(name: str, x: np.ndarray) -> np.ndarray:
     """The inverse of `to_real`, the name telling which tensors are complex."""
-    return x[..., 0] + 1j * x[..., 1] if is_complex(name) else x
+    if not is_complex(name):
+        return x
+    # a view, not re + i·im: the product i·im would turn an infinity into NaN
+    return np.ascontiguousarray(x).view(np.result_type(x.dtype, 1j))[..., 0]

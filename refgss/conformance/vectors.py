@@ -84,18 +84,16 @@ class VectorSet:
 
 
 def write_vectors(folder: Path, vectors: Iterable[Vector], date: str) -> None:
-    """Write index, payloads and manifest; the bytes depend on the vectors and the date alone."""
+    """Write a folder; its bytes depend on vectors and date alone.  Clauses: GSS-FMT-8..9."""
     folder.mkdir(parents=True, exist_ok=True)
     ordered = sorted(vectors, key=lambda v: v.id)
     payloads: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
     for v in ordered:
         payloads[v.op] |= {key: np.asarray(x, order="C") for key, x in arrays(v).items()}
     files = {f"{op}.safetensors": safetensors.numpy.save(p) for op, p in payloads.items()}
-    index = {"vectors": date, "spec": SPEC_VERSION, "cases": [entry(v) for v in ordered]}
-    files["index.json"] = json_bytes(index)
-    files["manifest.json"] = json_bytes(
-        {"sha256": {name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)}}
-    )
+    files["index.json"] = index(ordered, date)
+    digests = {name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)}
+    files["manifest.json"] = (json.dumps({"sha256": digests}, indent=1) + "\n").encode()
     for stale in folder.glob("*.safetensors"):
         if stale.name not in files:
             stale.unlink()
@@ -103,8 +101,11 @@ def write_vectors(folder: Path, vectors: Iterable[Vector], date: str) -> None:
         (folder / name).write_bytes(content)
 
 
-def json_bytes(value: Any) -> bytes:
-    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+def index(vectors: Iterable[Vector], date: str) -> bytes:
+    """index.json, one vector a line, so that a difference between two sets can be read."""
+    head = json.dumps({"vectors": date, "spec": SPEC_VERSION})
+    cases = (json.dumps(entry(v), ensure_ascii=False, allow_nan=False) for v in vectors)
+    return (head[:-1] + ', "cases": [\n' + ",\n".join(cases) + "\n]}\n").encode()
 
 
 def entry(v: Vector) -> dict[str, Any]:
@@ -139,7 +140,7 @@ def arrays(v: Vector) -> dict[str, np.ndarray]:
 
 
 def read_vectors(folder: Path) -> VectorSet:
-    """All vectors of the folder.  Raises DamagedVectorsError where a file is not as hashed."""
+    """All vectors of a folder, or DamagedVectorsError.  Clauses: GSS-FMT-3, GSS-FMT-8."""
     manifest = read_file(folder, "manifest.json")
     files = {name: read_file(folder, name) for name in listed(manifest)}
     for name, digest in listed(manifest).items():
@@ -148,18 +149,18 @@ def read_vectors(folder: Path) -> VectorSet:
                 f"{name} does not have the SHA-256 in manifest.json: restore the vectors"
             )
     try:
-        index = json.loads(files["index.json"])
-        if trouble := complaint("index", index):
+        content = json.loads(files["index.json"])
+        if trouble := complaint("index", content):
             raise DamagedVectorsError(f"index.json: {trouble}")
         payloads = {
             name.removesuffix(".safetensors"): safetensors.numpy.load(content)
             for name, content in files.items()
             if name.endswith(".safetensors")
         }
-        vectors = tuple(assemble(line, payloads.get(line["op"], {})) for line in index["cases"])
+        vectors = tuple(assemble(line, payloads.get(line["op"], {})) for line in content["cases"])
     except (KeyError, UnicodeDecodeError, json.JSONDecodeError, safetensors.SafetensorError) as e:
         raise DamagedVectorsError(f"the vectors are incomplete ({e}): restore the folder") from e
-    return VectorSet(index["vectors"], hashlib.sha256(manifest).hexdigest(), vectors)
+    return VectorSet(content["vectors"], hashlib.sha256(manifest).hexdigest(), vectors)
 
 
 def read_file(folder: Path, name: str) -> bytes:
@@ -249,6 +250,7 @@ def lint_one(v: Vector, clauses: Mapping[str, str]) -> list[str]:
 
 
 def lint_expected(e: Expected) -> list[str]:
+    """Whether the numbers fit together and are proven sharply.  Clauses: GSS-CNF-8."""
     found = []
     parts = {"lo": e.lo, "radius": e.radius} | {f"budget.{p}": b for p, b in e.budget.items()}
     for part, x in parts.items():

@@ -1,0 +1,5 @@
+"""`python -m refgss`: the command line."""
+
+from refgss.cli import main
+
+main()

@@ -1,0 +1,72 @@
+"""The command line.  Every error is one sentence and an exit code:
+
+0 conforms, 1 does not, 2 usage, 3 the candidate could not start or broke the protocol, 4 vectors
+are damaged or too few cases ran, 5 a waiver is stale, 70 a defect of refgss itself.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import click
+
+from refgss import __version__
+from refgss.cli.bench import bench
+from refgss.cli.check import check
+from refgss.cli.exits import DEFECT, ExitError, code_of
+from refgss.cli.info import info
+from refgss.cli.reports import diff, report, verify
+from refgss.cli.spec import spec
+from refgss.cli.vectors import vectors
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="refgss")
+def commands() -> None:
+    """The executable standard for gated state-space (GSS) sequence layers."""
+
+
+for command in (check, spec, vectors, report, diff, verify, info, bench):
+    commands.add_command(command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and leave the process with its exit code."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    try:
+        result = commands.main(arguments, prog_name="refgss", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.ClickException as e:
+        e.show()
+        return e.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return 130
+    except BrokenPipeError:  # `refgss spec --list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except ExitError as e:
+        return e.code
+    except Exception as e:
+        if (code := code_of(e)) is not None:
+            click.echo(f"refgss: {e}", err=True)
+            return code
+        return defect(e)
+
+
+def defect(e: Exception) -> int:
+    """An exception that nobody foresaw: a sentence, and the traceback for those who ask for it."""
+    if "REFGSS_TRACEBACK" in os.environ:
+        traceback.print_exception(e)
+    where = traceback.extract_tb(e.__traceback__)[-1]
+    click.echo(
+        f"refgss: a defect of refgss itself, {type(e).__name__} in {where.name}: {e}; please "
+        "report it with what the command prints under REFGSS_TRACEBACK=1",
+        err=True,
+    )
+    return DEFECT

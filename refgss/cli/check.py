@@ -1,0 +1,190 @@
+"""`refgss check`: judge a candidate, say which clause fails, and leave with the verdict."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from contextlib import closing
+from datetime import date
+from importlib.resources import files
+from pathlib import Path
+
+import click
+
+from refgss.cli import terminal
+from refgss.cli.exits import OF_VERDICT, ExitError, StaleWaiverError, TooFewCasesError
+from refgss.conformance import PROFILES, fresh, page, runner, spec_folder, waivers
+from refgss.conformance import report as reports
+from refgss.conformance.badge import badge as badge_of
+from refgss.conformance.candidates import Candidate, open_candidate
+from refgss.conformance.clauses import read_clauses
+from refgss.conformance.compare import Outcome
+from refgss.conformance.junit import junit as junit_of
+from refgss.conformance.ops import OPS
+from refgss.conformance.vectors import VectorSet, read_vectors
+
+CANDIDATES = """
+\b
+A candidate is one of
+  reference, native, jax     a backend of this project
+  python:MODULE[:OBJECT]     functions with the reference's names, in a process of their own
+  python:FILE.py             the same, from a file
+  lib:FILE.so                a library that implements include/refgss.h
+  cmd:"PROGRAM ARGS"         any program that speaks the protocol (spec/14-conformance.md)
+"""
+PATH = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command(epilog=CANDIDATES)
+@click.option("--candidate", "spec", metavar="CANDIDATE", help="What to judge; see below.")
+@click.option(
+    "--profile",
+    "requested",
+    multiple=True,
+    type=click.Choice(PROFILES),
+    help="What to hold it to; every profile that it claims if not given.",
+)
+@click.option("--op", "ops", multiple=True, type=click.Choice(list(OPS)), help="Only this op.")
+@click.option("--clause", "only", multiple=True, metavar="ID", help="Only vectors of this clause.")
+@click.option("--report", "report_file", type=PATH, help="Write the report, JSON lines.")
+@click.option("--junit", type=PATH, help="Write JUnit XML.")
+@click.option("--html", type=PATH, help="Write one self-contained HTML page.")
+@click.option("--badge", type=PATH, help="Write an SVG badge.")
+@click.option("--timeout", default=30.0, show_default=True, help="Seconds that a case may take.")
+@click.option("--memory", default=8.0, show_default=True, help="GiB that a process may hold.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Of the order and fresh cases.")
+@click.option(
+    "--fresh",
+    "per_op",
+    default=2,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Fresh cases to draw and certify for each op.",
+)
+@click.option("--waivers", "waiver_file", type=PATH, help="Failures that are known, JSON.")
+@click.option(
+    "--vectors",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Other vectors than the published ones.",
+)
+@click.option("--new-candidate", type=PATH, help="Write a NumPy candidate to start from, and stop.")
+def check(
+    spec: str | None,
+    requested: Sequence[str],
+    ops: Sequence[str],
+    only: Sequence[str],
+    report_file: Path | None,
+    junit: Path | None,
+    html: Path | None,
+    badge: Path | None,
+    timeout: float,
+    memory: float,
+    seed: int | None,
+    per_op: int,
+    waiver_file: Path | None,
+    folder: Path | None,
+    new_candidate: Path | None,
+) -> None:
+    """Judge an implementation against the standard, clause by clause."""
+    if new_candidate is not None:
+        return write_template(new_candidate)
+    if spec is None:
+        raise click.UsageError("give --candidate, for example --candidate reference")
+    clauses = read_clauses(spec_folder())
+    for id in only:
+        if id not in clauses:
+            raise click.UsageError(f"there is no clause {id}: see `refgss spec --list`")
+    accepted = read_waivers(waiver_file)
+    published = read_vectors(folder or spec_folder() / "vectors")
+    seed = secrets.randbelow(2**32) if seed is None else seed
+    try:
+        candidate = open_candidate(spec, timeout, int(memory * 2**30))
+    except ValueError as e:
+        raise click.UsageError(str(e)) from e
+    with closing(candidate):
+        report = judged(spec, candidate, published, requested, ops, only, seed, per_op)
+    cases, stale = waivers.apply(accepted, report.cases, date.today())
+    report = reports.close(report.header, cases)
+    if report_file:
+        reports.write(report, report_file)
+    if junit:
+        junit.write_text(junit_of([report]), "utf-8")
+    if html:
+        html.write_text(page.html([report], clauses), "utf-8")
+    if badge:
+        badge.write_text(badge_of(report, clauses), "utf-8")
+    terminal.show(report, clauses)
+    finish(report, stale)
+
+
+def judged(
+    spec: str,
+    candidate: Candidate,
+    published: VectorSet,
+    requested: Sequence[str],
+    ops: Sequence[str],
+    only: Sequence[str],
+    seed: int,
+    per_op: int,
+) -> reports.Report:
+    """Run the selected cases and fresh ones."""
+    about = candidate.about
+    for op in runner.unknown_ops(about):
+        terminal.note(f"the candidate claims {op}, which is no op of the standard")
+    profiles = runner.profiles_to_check(requested, about.profiles)
+    for profile in set(requested) - set(about.profiles):
+        terminal.note(f"the candidate does not claim {profile}; it is checked because you asked")
+    questions = runner.select(published.vectors, profiles, ops, only)
+    if not questions:
+        raise TooFewCasesError(
+            "no vector fits this choice of profiles, ops and clauses: choose less narrowly"
+        )
+    questions += fresh_questions(questions, about.ops, per_op, seed)
+    with terminal.progress(about.name, len(questions)) as step:
+        records = runner.run(candidate, questions, seed, step)
+    return reports.close(reports.header(spec, about, profiles, published, seed), records)
+
+
+def fresh_questions(
+    questions: Sequence[runner.Question], ops: Sequence[str], per_op: int, seed: int
+) -> list[runner.Question]:
+    """Fresh cases like those selected, for the ops that are claimed."""
+    if not per_op:
+        return []
+    if not fresh.available():
+        terminal.note(
+            "no fresh cases are drawn, so a table of answers would pass: "
+            "python-flint is missing, install refgss[certify]"
+        )
+        return []
+    templates = {q.vector.id: q.vector for q in questions if q.vector.op in ops}
+    precisions = sorted({q.precision for q in questions})
+    drawn = fresh.draw(templates.values(), per_op, seed)
+    return [runner.Question(v, precision, fresh=True) for v in drawn for precision in precisions]
+
+
+def read_waivers(path: Path | None) -> list[waivers.Waiver]:
+    try:
+        return waivers.read(path) if path else []
+    except (OSError, ValueError) as e:
+        raise click.UsageError(f"the waivers cannot be used: {e}") from e
+
+
+def write_template(path: Path) -> None:
+    """The NumPy candidate that a newcomer fills in."""
+    if path.exists():
+        raise click.UsageError(f"{path} exists: choose another name")
+    with files("refgss.conformance").joinpath("template.py").open("rb") as source:
+        path.write_bytes(source.read())
+    click.echo(f"wrote {path}; now run: refgss check --candidate python:{path}")
+
+
+def finish(report: reports.Report, stale: Sequence[str]) -> None:
+    """Leave with the exit code of the verdict."""
+    if not any(case["outcome"] != Outcome.UNCLAIMED for case in report.cases):
+        raise TooFewCasesError("the candidate claims nothing of what was asked: no case was judged")
+    if code := OF_VERDICT[report.verdict]:
+        raise ExitError(code)
+    if stale:
+        raise StaleWaiverError("; ".join(stale))

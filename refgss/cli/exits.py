@@ -1,0 +1,40 @@
+"""Exit codes, and which foreseen error has which."""
+
+from __future__ import annotations
+
+from refgss.conformance.candidates import CandidateError
+from refgss.conformance.report import BROKE, CONFORMS, FAILS, DamagedReportError
+from refgss.conformance.vectors import DamagedVectorsError
+
+NOT_CONFORMING, USAGE, CANDIDATE, VECTORS, STALE_WAIVER, DEFECT = 1, 2, 3, 4, 5, 70
+OF_VERDICT = {CONFORMS: 0, FAILS: NOT_CONFORMING, BROKE: CANDIDATE}
+
+
+class ExitError(Exception):
+    """Leave with this code; everything has been said."""
+
+    def __init__(self, code: int):
+        super().__init__()
+        self.code = code
+
+
+class TooFewCasesError(Exception):
+    """Nothing was selected, or nothing was judged: that is no conformance."""
+
+
+class StaleWaiverError(Exception):
+    """A waiver that waives nothing."""
+
+
+CODES: dict[type[Exception], int] = {
+    CandidateError: CANDIDATE,
+    DamagedVectorsError: VECTORS,
+    TooFewCasesError: VECTORS,
+    StaleWaiverError: STALE_WAIVER,
+    DamagedReportError: NOT_CONFORMING,
+}
+
+
+def code_of(e: Exception) -> int | None:
+    """The exit code of a foreseen error; None for a defect."""
+    return next((code for kind, code in CODES.items() if isinstance(e, kind)), None)

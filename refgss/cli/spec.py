@@ -1,0 +1,118 @@
+"""`refgss spec`: a clause with its functions, vectors and mutants; all clauses; what is covered."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+import refgss
+from refgss.cli import terminal
+from refgss.cli.exits import NOT_CONFORMING, ExitError
+from refgss.conformance import spec_folder
+from refgss.conformance.clauses import Clause, citing_functions, read_clauses
+from refgss.conformance.vectors import read_vectors
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What stands behind each clause, by its id."""
+
+    functions: Mapping[str, list[str]]
+    vectors: Mapping[str, list[str]]
+    mutants: Mapping[str, list[str]]  # killed ones only
+
+    def missing(self, clause: Clause) -> list[str]:
+        """The kinds of support that a clause lacks.  Clauses: GSS-CNF-9."""
+        if clause.level != "MUST":
+            return []
+        kinds = {"function": self.functions}
+        if clause.judged_by_vectors:
+            kinds |= {"vector": self.vectors, "killed mutant": self.mutants}
+        return [kind for kind, support in kinds.items() if not support.get(clause.id)]
+
+
+def coverage() -> Coverage:
+    """Read from the docstrings, the vectors and the mutant table."""
+    folder = spec_folder()
+    vectors = defaultdict(list)
+    for v in read_vectors(folder / "vectors").vectors:
+        for id in v.clauses:
+            vectors[id].append(v.id)
+    package = Path(refgss.__file__).parent
+    return Coverage(citing_functions(package), vectors, killed_mutants(folder / "mutants.json"))
+
+
+def killed_mutants(table: Path) -> dict[str, list[str]]:
+    """The names of killed mutants by the clause that each violates."""
+    killed = defaultdict(list)
+    if table.exists():
+        for mutant in json.loads(table.read_text("utf-8")):
+            if mutant["status"] == "killed":
+                killed[mutant["clause"]].append(mutant["name"])
+    return killed
+
+
+@click.command()
+@click.argument("id", required=False)
+@click.option("--list", "every", is_flag=True, help="List all clauses.")
+@click.option("--coverage", "covered", is_flag=True, help="What stands behind each MUST clause.")
+def spec(id: str | None, every: bool, covered: bool) -> None:
+    """Print the clause ID, all clauses, or what stands behind them."""
+    clauses = read_clauses(spec_folder())
+    if sum((id is not None, every, covered)) != 1:
+        raise click.UsageError("give a clause such as GSS-KER-1, or --list, or --coverage")
+    if id is None:
+        return show_list(clauses) if every else show_coverage(clauses, coverage())
+    if id.upper() not in clauses:
+        raise click.UsageError(f"there is no clause {id}: see `refgss spec --list`")
+    show_clause(clauses[id.upper()], coverage())
+
+
+def show_list(clauses: Mapping[str, Clause]) -> None:
+    chapter = None
+    for clause in clauses.values():
+        if clause.chapter != chapter:
+            chapter = clause.chapter
+            click.secho(f"\n{chapter}", bold=True)
+        click.echo(f"{clause.id} ({clause.level}) {clause.text}")
+
+
+def show_clause(clause: Clause, behind: Coverage) -> None:
+    click.secho(f"{clause.id} ({clause.level}), chapter {clause.chapter}", bold=True)
+    click.echo(f"{clause.text}\n")
+    support = {
+        "functions": behind.functions,
+        "vectors": behind.vectors,
+        "killed mutants": behind.mutants,
+    }
+    for kind, found in support.items():
+        click.echo(f"{kind}: {', '.join(found.get(clause.id, [])) or 'none'}")
+
+
+def show_coverage(clauses: Mapping[str, Clause], behind: Coverage) -> None:
+    """A table of the MUST clauses.  Leaves with 1 where one of them lacks support."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("clause", "functions", "vectors", "killed mutants", "missing"):
+        table.add_column(heading, justify="left" if heading in ("clause", "missing") else "right")
+    must = [clause for clause in clauses.values() if clause.level == "MUST"]
+    for clause in must:
+        missing = behind.missing(clause)
+        counts = [len(k.get(clause.id, [])) for k in (behind.functions, behind.vectors)]
+        counts.append(len(behind.mutants.get(clause.id, [])))
+        table.add_row(clause.id, *map(str, counts), Text(", ".join(missing), "red"))
+    terminal.console().print(table)
+    bare = [clause for clause in must if behind.missing(clause)]
+    unknown = sorted(behind.functions.keys() - clauses.keys())
+    for id in unknown:
+        click.echo(f"{id} is named by {', '.join(behind.functions[id])}, and is no clause")
+    click.echo(f"{len(must) - len(bare)} of {len(must)} MUST clauses are covered")
+    if bare or unknown:
+        raise ExitError(NOT_CONFORMING)

@@ -1,0 +1,133 @@
+"""What a check says on the terminal: a table of ops, the clauses that fail, and the verdict."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from rich import box
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from refgss.conformance.clauses import Clause
+from refgss.conformance.compare import NEUTRAL, Outcome
+from refgss.conformance.report import (
+    CONFORMS,
+    Report,
+    Summary,
+    by_clause,
+    by_op,
+    must_clauses,
+    ratio_of,
+)
+from refgss.conformance.runner import Record
+
+WIDTH_OF_A_PIPE = 110
+COLOURS = {"passed": "green", "failed": "red", "waived": "yellow", "not claimed": "dim"}
+
+
+def console(stderr: bool = False) -> Console:
+    """A console as wide as the terminal; in a pipe of a fixed width, without colours."""
+    found = Console(stderr=stderr, highlight=False)
+    return found if found.is_terminal else Console(stderr=stderr, width=WIDTH_OF_A_PIPE)
+
+
+def note(text: str) -> None:
+    """A remark that is no result."""
+    console(stderr=True).print(Text(f"note: {text}", "yellow"))
+
+
+@contextmanager
+def progress(name: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar on a terminal, nothing in a pipe; yields the function that advances it."""
+    errors = console(stderr=True)
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        task = bar.add_task(name, total=total)
+        yield lambda: bar.advance(task)
+
+
+def show(report: Report, clauses: Mapping[str, Clause]) -> None:
+    """The whole report: ops, failed clauses, verdict."""
+    out = console()
+    out.print(op_table(report))
+    for summary in suspects(report):
+        out.print(failed_clause(summary, clauses.get(summary.name)))
+    out.print(closing_line(report, clauses))
+
+
+def op_table(report: Report) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=report.name, title_justify="left")
+    table.add_column("op")
+    for heading in ("cases", "passed", "clauses", "worst error/budget", "ms per case"):
+        table.add_column(heading, justify="right")
+    for summary in by_op(report.cases):
+        judged = [c for c in summary.cases if c["outcome"] != Outcome.UNCLAIMED]
+        passed = [c for c in judged if c["outcome"] == Outcome.PASS]
+        groups = by_clause(judged).values()
+        good = sum(g.outcome == "passed" for g in groups)
+        time = f"{1e3 * summary.seconds / len(judged):.2f}" if judged else ""
+        table.add_row(
+            Text(summary.name, COLOURS[summary.outcome]),
+            str(len(summary.cases)),
+            str(len(passed)) if judged else "not claimed",
+            f"{good}/{len(groups)}" if judged else "",
+            worst_ratio(summary),
+            time,
+        )
+    return table
+
+
+def worst_ratio(summary: Summary) -> Text:
+    """error/budget of the worst case, or the outcome of a failure that has none."""
+    worst = summary.worst
+    if worst is None:
+        return Text("")
+    if "ratio" in worst:
+        return Text(f"{ratio_of(worst):.2g}", "red" if summary.failed else "")
+    return Text(worst["outcome"], "red")
+
+
+def suspects(report: Report) -> list[Summary]:
+    """Clauses that fail, the one whose cases fail most consistently first."""
+    failing = [s for s in by_clause(report.cases).values() if s.failed]
+    return sorted(failing, key=lambda s: (-len(s.failed) / len(s.cases), len(s.cases), s.name))
+
+
+def failed_clause(summary: Summary, clause: Clause | None) -> Text:
+    text = Text()
+    text.append(f"{summary.name} ", "bold red")
+    text.append(f"{len(summary.failed)} of {len(summary.cases)} cases fail. ")
+    text.append(f"{clause.text}\n" if clause else "\n", "italic")
+    assert summary.worst is not None
+    return text.append(f"    worst: {describe(summary.worst)}\n")
+
+
+def describe(case: Record) -> str:
+    """One failure in one line: where, what was got, what is proven."""
+    text = f"{case['id']} ({case['precision']}): {case['outcome']}"
+    if "index" in case:
+        where = f"{case['output']}[{', '.join(map(str, case['index']))}]"
+        text += f", {where} is {number(case['got'])}, proven {number(case['expected'])}"
+        text += f" ± {number(case['budget'], 2)}: error/budget {number(case['ratio'], 3)}"
+    return f"{text}; {case['detail']}" if "detail" in case else text
+
+
+def number(x: float | str, digits: int = 9) -> str:
+    return x if isinstance(x, str) else f"{x:.{digits}g}"
+
+
+def closing_line(report: Report, clauses: Mapping[str, Clause]) -> Text:
+    """The verdict with its counts, and how to repeat it."""
+    counts = Counter(case["outcome"] for case in report.cases)
+    passed, total = must_clauses(report, clauses)
+    failures = sum(n for outcome, n in counts.items() if outcome not in NEUTRAL)
+    text = Text(f"{report.name} {report.verdict}", "green" if report.verdict == CONFORMS else "red")
+    text.append(
+        f" ({', '.join(report.header['profiles'])}): {counts[Outcome.PASS]} cases pass, {failures} "
+        f"fail, {counts[Outcome.WAIVED]} waived, {counts[Outcome.UNCLAIMED]} not claimed; "
+        f"{passed} of {total} MUST clauses that vectors judge; seed {report.header['seed']}"
+    )
+    return text

@@ -1,0 +1,119 @@
+"""`refgss vectors`: list, lint, certify and export the published vectors."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import click
+
+from refgss.cli import terminal
+from refgss.cli.exits import VECTORS, ExitError
+from refgss.conformance import spec_folder
+from refgss.conformance.clauses import read_clauses
+from refgss.conformance.ops import OPS
+from refgss.conformance.vectors import lint as complaints
+from refgss.conformance.vectors import read_vectors, write_vectors
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+folder_option = click.option("--vectors", "folder", type=FOLDER, help="Another folder of vectors.")
+
+
+def published() -> Path:
+    return spec_folder() / "vectors"
+
+
+@click.group()
+def vectors() -> None:
+    """List, lint, certify or export the vectors."""
+
+
+@vectors.command("list")
+@click.option("--op", type=click.Choice(list(OPS)), help="Only this op.")
+@click.option("--clause", help="Only this clause.")
+@folder_option
+def list_(op: str | None, clause: str | None, folder: Path | None) -> None:
+    """One line per vector: id, clauses, flags, note."""
+    for v in read_vectors(folder or published()).vectors:
+        if op in (None, v.op) and (clause is None or clause in v.clauses):
+            marks = [*v.flags, *(["must be refused"] if v.error else [])]
+            about = "; ".join(filter(None, [", ".join(marks), v.note]))
+            click.echo(f"{v.id}  {' '.join(v.clauses)}  {about}".rstrip())
+
+
+@vectors.command()
+@folder_option
+def lint(folder: Path | None) -> None:
+    """Check ids, clauses, hashes, radii and that every MUST clause is covered."""
+    levels = {c.id: c.level for c in read_clauses(spec_folder()).values() if c.judged_by_vectors}
+    found = read_vectors(folder or published())
+    trouble = complaints(found.vectors, levels)
+    for sentence in trouble:
+        click.echo(sentence)
+    click.echo(f"{len(found.vectors)} vectors of {found.date}, {len(trouble)} complaints")
+    if trouble:
+        raise ExitError(VECTORS)
+
+
+@vectors.command()
+@click.option("--write", is_flag=True, help="Replace the folder instead of comparing with it.")
+@click.option("--date", help="The date of the new set, with --write.")
+@folder_option
+def certify(write: bool, date: str | None, folder: Path | None) -> None:
+    """Derive every vector again and compare the bytes with those published."""
+    from refgss.conformance.build import vector
+    from refgss.conformance.cases import all_cases
+
+    folder = folder or published()
+    if not write:
+        date = read_vectors(folder).date
+    if date is None:
+        raise click.UsageError("give --date YYYY-MM-DD for the new set")
+    every = all_cases()
+    with tempfile.TemporaryDirectory() as name:
+        fresh = Path(name)
+        with terminal.progress("certifying", len(every)) as step:
+            built = []
+            for case in every:
+                built.append(vector(case))
+                step()
+        write_vectors(fresh, built, date)
+        if write:
+            folder.mkdir(parents=True, exist_ok=True)
+            for file in folder.glob("*.safetensors"):
+                file.unlink()
+            for file in fresh.iterdir():
+                shutil.copy(file, folder / file.name)
+            click.echo(f"wrote {len(built)} vectors to {folder}")
+            return
+        different = sorted(
+            name
+            for name in {f.name for f in (*fresh.iterdir(), *folder.iterdir())}
+            if not same(fresh / name, folder / name)
+        )
+    for name in different:
+        click.echo(f"{name} is not what certification gives")
+    click.echo(f"{len(built)} vectors certified again, {len(different)} files differ")
+    if different:
+        raise ExitError(VECTORS)
+
+
+def same(a: Path, b: Path) -> bool:
+    return a.exists() and b.exists() and a.read_bytes() == b.read_bytes()
+
+
+@vectors.command()
+@click.argument("target", type=FOLDER)
+def export(target: Path) -> None:
+    """Copy vectors, schemas and chapters to the folder TARGET, for use without refgss."""
+    if target.exists() and any(target.iterdir()):
+        raise click.UsageError(f"{target} is not empty: choose a new folder")
+    read_vectors(published())  # never export what is damaged
+    shutil.copytree(
+        spec_folder(),
+        target,
+        dirs_exist_ok=True,
+        ignore=shutil.ignore_patterns("__pycache__", "*.py"),
+    )
+    click.echo(f"exported the spec and its vectors to {target}")

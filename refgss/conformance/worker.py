@@ -1,0 +1,104 @@
+"""The child process of python: and lib: candidates: hosts a module and speaks the protocol for it.
+
+    python -m refgss.conformance.worker python MODULE[:OBJECT] | python FILE.py | lib FILE
+
+Stdout belongs to the protocol; whatever the module itself prints goes to stderr.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any, BinaryIO
+
+import numpy as np
+import safetensors.numpy
+
+from refgss.conformance import PROFILES, protocol
+from refgss.conformance.candidates import CandidateError, answer_of, one_line
+from refgss.conformance.compare import Answer, Outcome, Outputs
+from refgss.conformance.ops import OPS
+
+
+def load(kind: str, target: str) -> Any:
+    """The object with the ops.  Raises CandidateError with a sentence that says what to do."""
+    if kind == "lib":
+        from refgss.conformance.library import Library
+
+        return Library(target)
+    name, _, attribute = target.partition(":")
+    try:
+        module = load_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
+        return getattr(module, attribute) if attribute else module
+    except Exception as e:
+        raise CandidateError(f"{target} cannot be imported: {one_line(e)}") from e
+
+
+def load_file(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def claims(candidate: Any) -> dict[str, Any]:
+    """Its capabilities(), or, if it has none, every profile for the ops that it has."""
+    if hasattr(candidate, "capabilities"):
+        return dict(candidate.capabilities())
+    name = getattr(candidate, "__name__", type(candidate).__name__)
+    return {"name": name, "ops": [op for op in OPS if hasattr(candidate, op)], "profiles": PROFILES}
+
+
+def answer(candidate: Any, case: dict[str, Any]) -> dict[str, Any]:
+    """Compute one case, write its outputs, and say how it went."""
+    tensors = safetensors.numpy.load_file(case["inputs"])
+    number = {"case": case["case"]}
+    if not hasattr(candidate, case["op"]):
+        return {"type": "unclaimed", **number}
+    result: Answer = answer_of(candidate, case["op"], tensors, case["options"])
+    if isinstance(result, Outputs):
+        return written(result, case["outputs"]) | number
+    if result.outcome is Outcome.UNCLAIMED:
+        return {"type": "unclaimed", **number, "message": result.message}
+    if result.outcome is Outcome.RAISED:
+        return {"type": "error", **number, "message": result.message}
+    return written(Outputs({}), case["outputs"]) | number  # not the op's outputs: none at all
+
+
+def written(outputs: Outputs, path: str) -> dict[str, Any]:
+    """Save what can be saved; an object array is no output."""
+    arrays = {k: np.asarray(x, order="C") for k, x in outputs.arrays.items() if x.dtype != object}
+    safetensors.numpy.save_file(arrays, path)
+    return {"type": "done"}
+
+
+def serve(candidate: Any, lines: BinaryIO, replies: BinaryIO) -> None:
+    """Answer messages until bye or the end of input."""
+    for line in lines:
+        message = protocol.decode(line)
+        if message["type"] == "bye":
+            return
+        reply = answer(candidate, message) if message["type"] == "case" else None
+        replies.write(protocol.encode(reply or protocol.capabilities(claims(candidate))))
+
+
+def main(kind: str, target: str) -> None:
+    replies = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # a print() of the candidate must not end up among the replies
+    try:
+        candidate = load(kind, target)
+    except CandidateError as e:
+        replies.write(protocol.encode({"type": "error", "message": str(e)}))
+        return
+    serve(candidate, sys.stdin.buffer, replies)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, os.getcwd())
+    main(*sys.argv[1:3])
