@@ -70,12 +70,19 @@ def expected(
     flat = [split(v) for v in balls.ravel()]
     hi, lo, radius = np.array(flat, float).reshape(-1, 3).T.reshape(3, *balls.shape)
     err = np.stack([y.err] * 2, -2) if y.is_complex else y.err  # a modulus bounds both parts
-    budget = {p: err[..., i] + TINY[i] for i, p in enumerate(PROFILES)}
+    radius = rounded_up(radius)
+    budget = {p: rounded_up(err[..., i] + TINY[i]) for i, p in enumerate(PROFILES)}
     flat_at = None if at is None else at.ravel().astype(np.int64)
     if flat_at is not None:
         hi, lo, radius = hi.ravel(), lo.ravel(), radius.ravel()
         budget = {p: b.ravel() for p, b in budget.items()}
     return Expected(hi, lo, radius, budget, flat_at, shape or balls.shape)
+
+
+def rounded_up(x: np.ndarray) -> np.ndarray:
+    """x rounded up to 12 bits, so that no machine's last bit of exp shows in a shipped file."""
+    mantissa, exponent = np.frexp(x)
+    return np.ldexp(np.ceil(mantissa * 2.0**12), exponent - 12)
 
 
 def exact_part(balls: np.ndarray, part: str) -> np.ndarray:

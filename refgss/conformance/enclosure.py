@@ -1,9 +1,9 @@
 """Another reading of the reference: every number a proven ball, with the error budget beside it.
 
-An `Enclosure` is an array of complex numbers known two ways.  `value` holds balls of 256 bits
+An `Enclosure` is an array of numbers known two ways.  `value` holds balls of 256 bits
 (python-flint): the exact result of the text lies inside them, proven.  `err` holds, for each
-precision p in PRECISIONS, a bound on how far an honest p-bit evaluation of the same text can be from
-it, found by running error analysis: each operation propagates the errors of its operands and adds
+precision p in PRECISIONS, a bound on how far an honest p-bit evaluation of the same text can be
+from it, found by running error analysis: each operation propagates the errors of its operands and adds
 the rounding error that the model of chapter 11 grants to it (𝐮 = 2^-p):
 
     + - × ÷ √ on reals     1 𝐮        complex product   √5 𝐮      complex quotient   5 𝐮
@@ -328,7 +328,7 @@ def _sqrt(x: Enclosure) -> Enclosure:
 
 
 def _maximum(x: Any, y: Any) -> Enclosure:
-    x, y, unit, cplx = _pair(x, y)
+    x, y, _, _ = _pair(x, y)
     first = x._numbers() >= y._numbers()
     return _where(first, x, y)
 
@@ -389,7 +389,7 @@ UFUNCS: dict[np.ufunc, Callable] = {
     np.power: _power,
     np.negative: lambda x: x._like(-x.value, x.err),
     np.conjugate: lambda x: (
-        x._like(_map(lambda v: v.conjugate(), x.value), x.err) if x.is_complex else x
+        x._like(_map(lambda v: acb(v).conjugate(), x.value), x.err) if x.is_complex else x
     ),
     np.exp: Enclosure.exp,
     np.log: Enclosure.log,
