@@ -24,7 +24,7 @@ def causal_conv(u: Array, k: Array) -> Array:
     """u (B,L,H), k (H,Lk) real -> y (B,L,H).
 
     Raises ValueError where the channels of u and k differ.
-    Clauses: GSS-CNV-1..4, GSS-NFI-1, GSS-NFI-6, GSS-NFI-7, GSS-NFI-15.
+    Clauses: GSS-CNV-1..4, GSS-NFI-1, GSS-NFI-6, GSS-NFI-7, GSS-NFI-14.
     """
     contract.check_convolution("causal_conv", u, k)
     return convolution_at(u, k, range(u.shape[1]))

@@ -36,7 +36,7 @@ def read_out(weight: Array, p: Array) -> Array:
 
 
 def ssm_kernel(lam: Array, c: Array, length: int, *, delta: Array, form: KernelForm) -> Array:
-    """K (H, length) real.  Clauses: GSS-KER-1..6, GSS-NFI-15.
+    """K (H, length) real.  Clauses: GSS-KER-1..6, GSS-NFI-14.
 
     lam (N,), c (H,N) complex; delta scalar, (H,) or (H,2) real.  length >= 0.
     Raises ValueError where Re Λ > 0 (dss-softmax excepted), Δ <= 0 or length < 0.

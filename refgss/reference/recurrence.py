@@ -30,7 +30,7 @@ def ssm_scan(
 
     lam (N,), c (H,N) complex; delta scalar, (H,) or (H,2).  L = 0 returns the state unchanged.
     Raises ValueError as `ssm_kernel` does, and where shapes disagree.
-    Clauses: GSS-REC-1..4, GSS-STA-1..2, GSS-ARR-2, GSS-NFI-1, GSS-NFI-9..10, GSS-NFI-15.
+    Clauses: GSS-REC-1..4, GSS-STA-1..2, GSS-ARR-2, GSS-NFI-1, GSS-NFI-9..10, GSS-NFI-14.
     """
     delta, state = contract.check_scan("ssm_scan", u, lam, c, state, delta, form)
     L = u.shape[1]
