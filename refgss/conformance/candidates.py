@@ -28,7 +28,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from refgss.conformance import ops, protocol
+from refgss.conformance import PROFILES, ops, protocol
 from refgss.conformance.compare import Answer, Failure, Outcome, Outputs
 from refgss.conformance.schemas import complaint
 
@@ -94,9 +94,15 @@ def import_backend(alias: str) -> ModuleType:
 
 
 def claimed(module: Any) -> Capabilities:
-    """What `module.capabilities()` says, or CandidateError.  Clauses: GSS-CNF-1."""
+    """What `module.capabilities()` says; without one, every profile for the ops that it has.
+
+    Raises CandidateError where it says nothing sensible.  Clauses: GSS-CNF-1.
+    """
+    if not hasattr(module, "capabilities"):
+        name = getattr(module, "__name__", type(module).__name__)
+        return Capabilities(name, "", tuple(op for op in ops.OPS if hasattr(module, op)), PROFILES)
     try:
-        message = protocol.capabilities(module.capabilities())
+        message = json.loads(protocol.encode(protocol.capabilities(module.capabilities())))
     except Exception as e:
         raise CandidateError(f"capabilities() failed: {one_line(e)}") from e
     if trouble := complaint("message", message):

@@ -50,6 +50,6 @@ def capabilities(claims: Mapping[str, Any]) -> dict[str, Any]:
         "protocol": PROTOCOL,
         "name": claims.get("name", "unnamed"),
         "version": claims.get("version", ""),
-        "ops": list(claims.get("ops", ())),
-        "profiles": list(claims.get("profiles", ())),
+        "ops": claims.get("ops", []),
+        "profiles": claims.get("profiles", []),
     }

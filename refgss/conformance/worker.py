@@ -18,10 +18,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import safetensors.numpy
 
-from refgss.conformance import PROFILES, protocol
-from refgss.conformance.candidates import CandidateError, answer_of, one_line
+from refgss.conformance import protocol
+from refgss.conformance.candidates import CandidateError, answer_of, claimed, one_line
 from refgss.conformance.compare import Answer, Outcome, Outputs
-from refgss.conformance.ops import OPS
 
 
 def load(kind: str, target: str) -> Any:
@@ -33,7 +32,8 @@ def load(kind: str, target: str) -> Any:
     name, _, attribute = target.partition(":")
     try:
         module = load_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
-        return getattr(module, attribute) if attribute else module
+        found = getattr(module, attribute) if attribute else module
+        return found() if isinstance(found, type) else found
     except Exception as e:
         raise CandidateError(f"{target} cannot be imported: {one_line(e)}") from e
 
@@ -45,14 +45,6 @@ def load_file(path: Path) -> ModuleType:
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
     return module
-
-
-def claims(candidate: Any) -> dict[str, Any]:
-    """Its capabilities(), or, if it has none, every profile for the ops that it has."""
-    if hasattr(candidate, "capabilities"):
-        return dict(candidate.capabilities())
-    name = getattr(candidate, "__name__", type(candidate).__name__)
-    return {"name": name, "ops": [op for op in OPS if hasattr(candidate, op)], "profiles": PROFILES}
 
 
 def answer(candidate: Any, case: dict[str, Any]) -> dict[str, Any]:
@@ -84,19 +76,21 @@ def serve(candidate: Any, lines: BinaryIO, replies: BinaryIO) -> None:
         message = protocol.decode(line)
         if message["type"] == "bye":
             return
-        reply = answer(candidate, message) if message["type"] == "case" else None
-        replies.write(protocol.encode(reply or protocol.capabilities(claims(candidate))))
+        reply = answer(candidate, message) if message["type"] == "case" else greeting(candidate)
+        replies.write(protocol.encode(reply))
+
+
+def greeting(candidate: Any) -> dict[str, Any]:
+    return protocol.capabilities(vars(claimed(candidate)))
 
 
 def main(kind: str, target: str) -> None:
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # a print() of the candidate must not end up among the replies
     try:
-        candidate = load(kind, target)
+        serve(load(kind, target), sys.stdin.buffer, replies)
     except CandidateError as e:
         replies.write(protocol.encode({"type": "error", "message": str(e)}))
-        return
-    serve(candidate, sys.stdin.buffer, replies)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,163 @@
+"""Every way of going wrong has its own outcome, and none of them ends the check."""
+
+import sys
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from refgss.conformance import fresh, spec_folder
+from refgss.conformance.candidates import CandidateError, ModuleCandidate, open_candidate
+from refgss.conformance.runner import Question, run, select
+from refgss.conformance.vectors import read_vectors
+
+HERE = Path(__file__).parent
+VECTORS = read_vectors(spec_folder() / "vectors").vectors
+GELU = select(VECTORS, ["f32", "f64"], ["gelu"])
+
+
+def outcomes(spec, questions=GELU, **limits):
+    with closing(open_candidate(spec, **limits)) as candidate:
+        return run(candidate, questions, seed=0)
+
+
+def wrong(name):
+    return f"python:{HERE / 'wrong.py'}:{name}"
+
+
+def rude(manner):
+    return f'cmd:{sys.executable} {HERE / "rude.py"} "{manner}"'
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome", "detail"),
+    [
+        ("Tanh", "wrong value", ""),
+        ("Half", "wrong value", "float16"),
+        ("Shape", "wrong shape", "shape (1"),
+        ("Nothing", "wrong shape", "missing"),
+        ("Two", "wrong shape", "shape (2"),
+        ("Dtype", "wrong dtype", "float"),
+        ("Nan", "non-finite", "NaN"),
+        ("Raises", "raised", "no kernel image"),
+        ("Segfault", "crashed", "SIGSEGV"),
+        ("Partial", "not claimed", "tomorrow"),
+        ("Chatty", "pass", ""),
+    ],
+)
+def test_a_wrong_module_gets_its_outcome(name, outcome, detail):
+    records = outcomes(wrong(name), [q for q in GELU if q.vector.id == "gelu/grid"])
+    assert [r["outcome"] for r in records] == [outcome] * 2
+    assert all(detail in r.get("detail", "") for r in records)
+
+
+@pytest.mark.parametrize(
+    ("manner", "outcome", "detail"),
+    [
+        ("prints garbage", "garbage", "warming up"),
+        ("prints without end", "garbage", "bytes"),
+        ("sends an unknown message", "garbage", "progress"),
+        ("sends a case back", "garbage", "no answer"),
+        ("writes no file", "garbage", "safetensors"),
+        ("writes a damaged file", "garbage", "safetensors"),
+        ("answers out of order", "out of order", "case 1"),
+        ("leaves", "crashed", "exited with status 1: out of ideas"),
+        ("is killed", "crashed", "SIGSEGV"),
+        ("holds too much", "crashed", "MemoryError"),
+        ("Hangs", "timed out", "0.5 s"),
+        ("is honest but wrong", "wrong value", ""),
+    ],
+)
+def test_a_rude_program_gets_its_outcome(manner, outcome, detail):
+    question = [q for q in GELU if q.vector.id == "gelu/grid" and q.precision == "f32"]
+    (record,) = outcomes(rude(manner), question, timeout=0.5, memory=4 << 30)
+    assert record["outcome"] == outcome
+    assert detail.lower() in record.get("detail", "").lower()
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        (rude("dies at once"), "no such device"),
+        (rude("greets with garbage"), "Hello, world"),
+        (rude("speaks another protocol"), "protocol 1"),
+        (wrong("Boastful"), "protocol"),
+        (wrong("no_such_object"), "no_such_object"),
+        ("python:no_such_module", "no_such_module"),
+        ("python:no_such_file.py", "cannot be imported"),
+        ("cmd:no-such-program", "No such file"),
+    ],
+)
+def test_a_candidate_that_cannot_start_says_why_in_one_sentence(spec, sentence):
+    with pytest.raises(CandidateError, match=sentence) as caught:
+        open_candidate(spec)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mute_program_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr("refgss.conformance.candidates.START_SECONDS", 0.5)
+    with pytest.raises(CandidateError, match="did not answer hello"):
+        open_candidate(rude("mute"))
+
+
+@pytest.mark.parametrize("spec", ["", "c++", "python:", "lib:", "reference:x", "cmd:"])
+def test_an_unknown_kind_of_candidate_is_a_usage_error(spec):
+    with pytest.raises(ValueError, match="unknown candidate"):
+        open_candidate(spec)
+
+
+def test_an_op_that_keeps_crashing_is_not_asked_for_ever():
+    records = outcomes(wrong("Segfault"), GELU)
+    assert all(r["outcome"] == "crashed" for r in records)
+    asked = [r for r in records if "not asked" not in r["detail"]]
+    assert len(asked) == 3 < len(records)
+
+
+def test_bad_input_that_is_accepted_is_told_from_a_wrong_value():
+    questions = select(VECTORS, ["f32"], ["ssm_kernel"])
+    count = Counter((r["outcome"]) for r in outcomes(wrong("Trusting"), questions))
+    bad = sum(q.vector.error for q in questions)
+    assert bad > 0 and count == {"accepted bad input": bad, "pass": len(questions) - bad}
+
+
+def test_a_table_of_answers_is_caught_by_fresh_cases():
+    pytest.importorskip("flint")
+    drawn = fresh.draw([q.vector for q in GELU], 3, seed=1)
+    assert drawn
+    shipped = outcomes(wrong("Table"), GELU)
+    assert {r["outcome"] for r in shipped} == {"pass"}
+    records = outcomes(wrong("Table"), [Question(v, "f64", fresh=True) for v in drawn])
+    assert {r["outcome"] for r in records} == {"wrong on fresh input"}
+
+
+def test_here_in_a_child_and_in_another_process_the_verdicts_agree():
+    """The reference in each kind of process gives the same numbers, bit for bit."""
+    from refgss import reference
+
+    ops = ["gelu", "discretize", "ssm_step", "lm_loss", "s4d_lambda"]
+    questions = select(VECTORS, ["f32", "f64", "paper"], ops)
+    with closing(ModuleCandidate(reference)) as candidate:
+        here = run(candidate, questions, seed=0)
+    child = outcomes("python:refgss.reference", questions)
+    command = f"cmd:{sys.executable} -m refgss.conformance.worker python refgss.reference"
+    program = outcomes(command, questions)
+    for a, b, c in zip(here, child, program, strict=True):
+        assert {**a, "seconds": 0} == {**b, "seconds": 0} == {**c, "seconds": 0}
+
+
+def test_cases_come_in_an_order_that_the_seed_draws():
+    class Listening(ModuleCandidate):
+        def ask(self, op, tensors, options, precision):
+            heard.append((tensors["x"].tobytes(), precision))
+            return super().ask(op, tensors, options, precision)
+
+    from refgss import reference
+
+    orders = []
+    for seed in (1, 1, 2):
+        heard = []
+        run(Listening(reference), GELU, seed)
+        orders.append(heard)
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[0]) == sorted(orders[2])

@@ -1,0 +1,116 @@
+"""Candidates that are wrong in one way each, for `python:tests/conformance/wrong.py:NAME`."""
+
+import ctypes
+import sys
+import time
+from functools import cached_property
+
+import numpy as np
+
+from refgss import reference
+from refgss.conformance import spec_folder
+from refgss.conformance.vectors import read_vectors
+
+
+class Gelu:
+    """Claims gelu only."""
+
+    def capabilities(self):
+        profiles = ["f32", "f64"]
+        return {"name": type(self).__name__, "version": "1", "ops": ["gelu"], "profiles": profiles}
+
+    def gelu(self, x):
+        return reference.gelu(x)
+
+
+class Chatty(Gelu):
+    def gelu(self, x):
+        print("this must not reach the protocol")
+        sys.stderr.write("nor this\n")
+        return reference.gelu(x)
+
+
+class Tanh(Gelu):
+    def gelu(self, x):
+        return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))).astype(x.dtype)
+
+
+class Shape(Gelu):
+    def gelu(self, x):
+        return reference.gelu(x)[None]
+
+
+class Dtype(Gelu):
+    def gelu(self, x):
+        return reference.gelu(x).astype(np.float64 if x.dtype == np.float32 else np.float32)
+
+
+class Half(Gelu):
+    def gelu(self, x):
+        return reference.gelu(x).astype(np.float16).astype(x.dtype)
+
+
+class Nan(Gelu):
+    def gelu(self, x):
+        return np.full_like(x, np.nan)
+
+
+class Nothing(Gelu):
+    def gelu(self, x):
+        return None
+
+
+class Two(Gelu):
+    def gelu(self, x):
+        return reference.gelu(x), x
+
+
+class Raises(Gelu):
+    def gelu(self, x):
+        raise RuntimeError("no kernel image is available")
+
+
+class Partial(Gelu):
+    def gelu(self, x):
+        raise NotImplementedError("tomorrow")
+
+
+class Segfault(Gelu):
+    def gelu(self, x):
+        ctypes.string_at(0)
+
+
+class Hangs(Gelu):
+    def gelu(self, x):
+        time.sleep(60)
+
+
+class Table(Gelu):
+    """Right on the published vectors, by heart."""
+
+    @cached_property
+    def known(self):
+        vectors = read_vectors(spec_folder() / "vectors").vectors
+        return {v.tensors["x"].tobytes(): v.expected["y"].hi for v in vectors if v.op == "gelu"}
+
+    def gelu(self, x):
+        y = self.known.get(x.astype(np.float32).tobytes())
+        return np.zeros_like(x) if y is None else y.astype(x.dtype)
+
+
+class Trusting(Gelu):
+    """Never refuses anything."""
+
+    def capabilities(self):
+        return super().capabilities() | {"ops": ["ssm_kernel"]}
+
+    def ssm_kernel(self, lam, c, length, *, delta, form):
+        try:
+            return reference.ssm_kernel(lam, c, length, delta=delta, form=form)
+        except (TypeError, ValueError):
+            return np.zeros((len(c), max(length, 0)), c.real.dtype)
+
+
+class Boastful(Gelu):
+    def capabilities(self):
+        return super().capabilities() | {"ops": "all of them", "profiles": None}
