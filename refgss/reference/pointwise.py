@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from refgss import contract
@@ -71,5 +73,6 @@ def dense_vjp(
     """dy (...,O) -> dx (...,I), dweight (I,O), dbias (O,) or None.  Clauses: GSS-GRD-9."""
     contract.check_dense("dense_vjp", x, weight, bias)
     contract.check_shape("dense_vjp", "dy", dy, (*x.shape[:-1], weight.shape[1]), "f")
-    rows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
-    return dy @ weight.T, rows[0].T @ rows[1], None if bias is None else rows[1].sum(0)
+    rows = math.prod(x.shape[:-1])
+    xs, dys = x.reshape(rows, x.shape[-1]), dy.reshape(rows, dy.shape[-1])
+    return dy @ weight.T, xs.T @ dys, None if bias is None else dys.sum(0)
