@@ -53,9 +53,14 @@ def show(report: Report, clauses: Mapping[str, Clause]) -> None:
     """The whole report: ops, failed clauses, verdict."""
     out = console()
     out.print(op_table(report))
+    if absent := [s for s in by_op(report.cases) if not s.judged]:
+        cases = sum(len(s.cases) for s in absent)
+        names = ", ".join(s.name for s in absent)
+        out.print(Text(f"not claimed ({cases} cases): {names}\n", "dim"), soft_wrap=True)
+    described: dict[tuple[str, ...], str] = {}
     for summary in suspects(report):
-        out.print(failed_clause(summary, clauses.get(summary.name)))
-    out.print(closing_line(report, clauses))
+        out.print(failed_clause(summary, clauses.get(summary.name), described), soft_wrap=True)
+    out.print(closing_line(report, clauses), soft_wrap=True)
 
 
 def op_table(report: Report) -> Table:
@@ -64,18 +69,16 @@ def op_table(report: Report) -> Table:
     for heading in ("cases", "passed", "clauses", "worst error/budget", "ms per case"):
         table.add_column(heading, justify="right")
     for summary in by_op(report.cases):
-        judged = [c for c in summary.cases if c["outcome"] != Outcome.UNCLAIMED]
-        passed = [c for c in judged if c["outcome"] == Outcome.PASS]
-        groups = by_clause(judged).values()
-        good = sum(g.outcome == "passed" for g in groups)
-        time = f"{1e3 * summary.seconds / len(judged):.2f}" if judged else ""
+        if not summary.judged:
+            continue
+        groups = by_clause(summary.judged).values()
         table.add_row(
             Text(summary.name, COLOURS[summary.outcome]),
             str(len(summary.cases)),
-            str(len(passed)) if judged else "not claimed",
-            f"{good}/{len(groups)}" if judged else "",
+            str(sum(case["outcome"] == Outcome.PASS for case in summary.cases)),
+            f"{sum(g.outcome == 'passed' for g in groups)}/{len(groups)}",
             worst_ratio(summary),
-            time,
+            f"{1e3 * summary.seconds / len(summary.judged):.2f}",
         )
     return table
 
@@ -93,14 +96,21 @@ def worst_ratio(summary: Summary) -> Text:
 def suspects(report: Report) -> list[Summary]:
     """Clauses that fail, the one whose cases fail most consistently first."""
     failing = [s for s in by_clause(report.cases).values() if s.failed]
-    return sorted(failing, key=lambda s: (-len(s.failed) / len(s.cases), len(s.cases), s.name))
+    return sorted(failing, key=lambda s: (-len(s.failed) / len(s.judged), len(s.cases), s.name))
 
 
-def failed_clause(summary: Summary, clause: Clause | None) -> Text:
+def failed_clause(
+    summary: Summary, clause: Clause | None, described: dict[tuple[str, ...], str]
+) -> Text:
+    """A clause, its sentence and its worst case, said once for the same set of failures."""
     text = Text()
     text.append(f"{summary.name} ", "bold red")
-    text.append(f"{len(summary.failed)} of {len(summary.cases)} cases fail. ")
+    text.append(f"{len(summary.failed)} of {len(summary.judged)} cases fail. ")
     text.append(f"{clause.text}\n" if clause else "\n", "italic")
+    failures = tuple(f"{case['id']} {case['precision']}" for case in summary.failed)
+    first = described.setdefault(failures, summary.name)
+    if first != summary.name:
+        return text.append(f"    in the same cases as {first}\n")
     assert summary.worst is not None
     return text.append(f"    worst: {describe(summary.worst)}\n")
 

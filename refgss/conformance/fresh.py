@@ -8,7 +8,6 @@ magnitude, hence validity; integers are shuffled.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -25,7 +24,8 @@ def available() -> bool:
 
 def draw(vectors: Iterable[Vector], per_op: int, seed: int) -> list[Vector]:
     """Up to `per_op` fresh vectors for each op that has small, valid and finite templates."""
-    from refgss.conformance.certify import certify
+    from refgss.conformance.build import vector
+    from refgss.conformance.cases import Case
 
     rng = np.random.default_rng(seed)
     templates: dict[str, list[Vector]] = {}
@@ -36,10 +36,16 @@ def draw(vectors: Iterable[Vector], per_op: int, seed: int) -> list[Vector]:
     for op, choices in templates.items():
         for i in rng.permutation(len(choices))[:per_op]:
             v = choices[i]
-            tensors = {name: redraw(x, rng) for name, x in v.tensors.items()}
-            expected = certify(op, tensors, v.options)
-            id = f"{v.id}.fresh-{seed}"
-            fresh.append(replace(v, id=id, tensors=tensors, expected=expected))
+            case = Case(
+                id=f"{v.id}.fresh-{seed}",
+                op=op,
+                clauses=v.clauses,
+                tensors={name: redraw(x, rng) for name, x in v.tensors.items()},
+                options=dict(v.options),
+                layer_profile=v.layer_profile,
+                outputs=tuple(v.expected),
+            )
+            fresh.append(vector(case))
     return fresh
 
 

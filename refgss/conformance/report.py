@@ -151,6 +151,10 @@ class Summary:
     cases: Sequence[Record]
 
     @property
+    def judged(self) -> list[Record]:
+        return [case for case in self.cases if case["outcome"] != Outcome.UNCLAIMED]
+
+    @property
     def failed(self) -> list[Record]:
         return [case for case in self.cases if case["outcome"] not in NEUTRAL]
 

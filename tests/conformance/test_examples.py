@@ -1,0 +1,72 @@
+"""The example candidates, each run as its first lines say."""
+
+import shutil
+from contextlib import closing
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from refgss.conformance import spec_folder
+from refgss.conformance.candidates import open_candidate
+from refgss.conformance.compare import NEUTRAL
+from refgss.conformance.report import by_clause
+from refgss.conformance.runner import profiles_to_check, run, select
+from refgss.conformance.vectors import read_vectors
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "candidates"
+VECTORS = read_vectors(spec_folder() / "vectors").vectors
+
+needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+needs_torch = pytest.mark.skipif(
+    find_spec("gated_state_spaces_pytorch") is None, reason="needs gated-state-spaces-pytorch"
+)
+needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+
+ADAPTER = f"python:{EXAMPLES / 'gated_state_spaces_pytorch_adapter.py'}"
+
+
+def check(spec, *requested):
+    """All records, and those of the ops that the candidate claims."""
+    with closing(open_candidate(spec)) as candidate:
+        profiles = profiles_to_check(requested, candidate.about.profiles)
+        records = run(candidate, select(VECTORS, profiles), seed=0)
+        return [r for r in records if r["op"] in candidate.about.ops]
+
+
+def failures(records):
+    return [(r["id"], r["precision"], r["outcome"]) for r in records if r["outcome"] not in NEUTRAL]
+
+
+def passed_ops(records):
+    return {r["op"] for r in records if r["outcome"] == "pass"}
+
+
+def test_the_template_conforms():
+    records = check("python:refgss.conformance.template")
+    assert failures(records) == []
+    assert passed_ops(records) == {"causal_conv", "ssm_kernel", "layer_norm"}
+
+
+@needs_node
+def test_javascript_conforms():
+    records = check(f"cmd:node {EXAMPLES / 'gss.mjs'}")
+    assert failures(records) == []
+    assert passed_ops(records) == {"causal_conv", "gelu", "layer_norm", "ssm_kernel", "ssm_step"}
+
+
+@needs_torch
+def test_gated_state_spaces_pytorch_conforms_to_its_profile():
+    records = check(ADAPTER)
+    assert failures(records) == []
+    assert passed_ops(records) == {"gss_layer", "lm_logits", "lm_loss"}
+
+
+@needs_torch
+def test_gated_state_spaces_pytorch_is_not_the_papers_layer():
+    """Only layers of the profile paper fail, and its clause is in every failure."""
+    records = check(ADAPTER, "paper")
+    failed = [r for r in records if r["outcome"] not in NEUTRAL]
+    assert failed and all(r["layer_profile"] == "paper" for r in failed)
+    summary = by_clause(records)["GSS-LAY-7"]
+    assert summary.failed == summary.judged != []
