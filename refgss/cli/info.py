@@ -77,6 +77,8 @@ def backend(alias: str) -> str:
         about = claimed(module)
     except CandidateError as e:
         return f"not usable: {e}"
+    if not about.ops:
+        return "not usable: it has no ops"
     raw = module.capabilities()
     extras = [f"{k} {raw[k]}" for k in ("simd", "threads", "device", "platform") if k in raw]
     facts = [f"{len(about.ops)} ops", " ".join(about.profiles), *extras]

@@ -1,0 +1,229 @@
+"""The command line: exit codes, one sentence for every error, nothing passes by accident."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from refgss.cli import run
+from refgss.conformance import spec_folder
+from refgss.conformance.report import read
+from refgss.conformance.vectors import Expected, Vector, write_vectors
+
+WRONG = Path(__file__).parents[1] / "conformance" / "wrong.py"
+RUDE = Path(__file__).parents[1] / "conformance" / "rude.py"
+GELU = ["--op", "gelu", "--fresh", "0", "--seed", "1"]
+
+
+@pytest.fixture
+def refgss_(capsys):
+    """Runs the command line; returns its exit code, output and errors."""
+
+    def call(*arguments):
+        code = run([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.out + captured.err
+        return code, captured.out, captured.err
+
+    return call
+
+
+def wrong(name):
+    return f"python:{WRONG}:{name}"
+
+
+def test_the_reference_conforms_in_every_profile(refgss_, tmp_path):
+    code, out, err = refgss_("check", "--candidate", "reference", "--report", tmp_path / "r")
+    assert code == 0, out + err
+    report = read(tmp_path / "r")
+    assert report.header["profiles"] == ["f32", "f64", "paper", "gss-pytorch"]
+    assert report.footer["counts"].keys() == {"pass"}
+    assert any(case.get("fresh") for case in report.cases)
+    assert "conforms" in out.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--candidate", wrong("Gelu"), *GELU], 0, "Gelu 1 conforms"),
+        (["--candidate", wrong("Tanh"), *GELU], 1, "GSS-NRM-3"),
+        (["--candidate", wrong("Segfault"), *GELU], 1, "SIGSEGV"),
+        (["--candidate", wrong("Hangs"), *GELU, "--timeout", "0.3"], 1, "timed out"),
+        ([], 2, "--candidate"),
+        (["--candidate", "numpy"], 2, "unknown candidate"),
+        (["--candidate", "reference", "--op", "fft"], 2, "fft"),
+        (["--candidate", "reference", "--profile", "f16"], 2, "f16"),
+        (["--candidate", "reference", "--clause", "GSS-KER-99"], 2, "GSS-KER-99"),
+        (["--candidate", "reference", "--waivers", WRONG], 2, "not JSON"),
+        (["--candidate", "reference", "--waivers", "no-such-file"], 2, "no-such-file"),
+        (["--candidate", "python:no_such_module"], 3, "no_such_module"),
+        (["--candidate", wrong("Boastful")], 3, "protocol"),
+        (["--candidate", f"cmd:{sys.executable} {RUDE} 'prints garbage'", *GELU], 3, "garbage"),
+        (["--candidate", "reference", "--op", "gelu", "--clause", "GSS-KER-1"], 4, "no vector"),
+        (["--candidate", wrong("Gelu"), "--op", "dense"], 4, "claims nothing"),
+        (["--candidate", wrong("Partial"), *GELU], 4, "no case was judged"),
+        (["--candidate", "reference", "--vectors", Path(__file__).parent], 4, "manifest.json"),
+    ],
+)
+def test_check_leaves_with_the_right_code_and_says_why(refgss_, arguments, code, says):
+    found, out, err = refgss_("check", *arguments)
+    assert (found, says in out + err) == (code, True), out + err
+
+
+def test_a_defect_of_our_own_is_70_and_a_sentence(refgss_, monkeypatch):
+    monkeypatch.setattr(sys.modules["refgss.cli.check"], "judged", lambda *_: 1 / 0)
+    code, _, err = refgss_("check", "--candidate", "reference")
+    assert code == 70 and "ZeroDivisionError" in err and "report it" in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_damaged_vectors_are_4(refgss_, tmp_path):
+    folder = tmp_path / "vectors"
+    shutil.copytree(spec_folder() / "vectors", folder)
+    with (folder / "gelu.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x7f")
+    for command in (
+        ["check", "--candidate", "reference"],
+        ["vectors", "lint"],
+        ["vectors", "list"],
+    ):
+        code, _, err = refgss_(*command, "--vectors", folder)
+        assert code == 4 and "gelu.safetensors" in err
+
+
+def test_an_empty_set_of_vectors_is_4(refgss_, tmp_path):
+    write_vectors(tmp_path, [], "2026-11-23")
+    code, _, err = refgss_("check", "--candidate", "reference", "--vectors", tmp_path)
+    assert code == 4 and "no vector" in err
+
+
+def write_waivers(path, id, expires="2999-12-31"):
+    waiver = {"id": id, "reason": "known", "link": "https://example.org/1", "expires": expires}
+    path.write_text(json.dumps({"waivers": [waiver]}))
+    return path
+
+
+def test_a_waiver_excuses_one_failure_and_stale_ones_fail(refgss_, tmp_path):
+    one = np.ones(1)
+    good, bad = (
+        Vector(
+            id=f"gelu/{id}",
+            op="gelu",
+            clauses=("GSS-NRM-3",),
+            options={},
+            tensors={"x": np.zeros(1, np.float32)},
+            expected={"y": Expected(hi * one, 0 * one, 0 * one, {"f32": one / 8, "f64": one / 8})},
+        )
+        for id, hi in {"good": 0.0, "bad": 1.0}.items()
+    )
+    write_vectors(tmp_path / "v", [good, bad], "2026-11-23")
+    check = ("check", "--candidate", "reference", *GELU, "--vectors", tmp_path / "v")
+    assert refgss_(*check)[0] == 1
+    code, out, _ = refgss_(*check, "--waivers", write_waivers(tmp_path / "w", "gelu/bad"))
+    assert code == 0 and "2 waived" in out
+    code, _, err = refgss_(*check, "--waivers", write_waivers(tmp_path / "w", "gelu/good"))
+    assert code == 1 and err == "", "a failure outweighs a stale waiver"
+    check = (*check[:-1], tmp_path / "good")
+    write_vectors(tmp_path / "good", [good], "2026-11-23")
+    code, _, err = refgss_(*check, "--waivers", write_waivers(tmp_path / "w", "gelu/good"))
+    assert code == 5 and "nothing left to waive" in err
+    old = write_waivers(tmp_path / "w", "gelu/other", "2020-01-01")
+    code, _, err = refgss_(*check, "--waivers", old)
+    assert code == 5 and "expired" in err
+
+
+def test_all_views_of_a_check(refgss_, tmp_path):
+    files = {name: tmp_path / name for name in ("report", "junit", "html", "badge")}
+    options = [x for name, path in files.items() for x in (f"--{name}", path)]
+    code, _, _ = refgss_("check", "--candidate", wrong("Tanh"), *GELU, *options)
+    assert code == 1 and all(path.stat().st_size for path in files.values())
+    code, out, _ = refgss_("verify", files["report"])
+    assert code == 0 and "intact" in out
+    again = tmp_path / "again"
+    code, out, _ = refgss_("report", files["report"], "--html", again, "--junit", tmp_path / "j")
+    assert code == 1 and "does not conform" in out
+    assert again.read_text() == files["html"].read_text()
+    assert (tmp_path / "j").read_text() == files["junit"].read_text()
+    files["report"].write_bytes(files["report"].read_bytes()[:-10])
+    for command in ("verify", "report"):
+        code, _, err = refgss_(command, files["report"])
+        assert code == 1 and "report" in err
+
+
+def test_diff_names_new_failures(refgss_, tmp_path):
+    for name in ("Gelu", "Tanh"):
+        refgss_("check", "--candidate", wrong(name), *GELU, "--report", tmp_path / name)
+    code, out, _ = refgss_("diff", tmp_path / "Gelu", tmp_path / "Tanh")
+    assert code == 1 and "gelu/grid (f32): pass became wrong value" in out
+    code, out, _ = refgss_("diff", tmp_path / "Tanh", tmp_path / "Gelu")
+    assert code == 0 and "wrong value became pass" in out
+    code, out, _ = refgss_("diff", tmp_path / "Gelu", tmp_path / "Gelu")
+    assert (code, out) == (0, "0 new failures\n")
+
+
+def test_a_new_candidate_is_checked_as_it_is_written(refgss_, tmp_path):
+    file = tmp_path / "my_gss.py"
+    assert refgss_("check", "--new-candidate", file)[0] == 0
+    assert refgss_("check", "--candidate", f"python:{file}", "--fresh", "0")[0] == 0
+    code, _, err = refgss_("check", "--new-candidate", file)
+    assert code == 2 and "exists" in err
+
+
+def test_spec_prints_clauses(refgss_):
+    code, out, _ = refgss_("spec", "gss-ker-1")
+    assert code == 0 and "reference.kernel.ssm_kernel" in out and "ssm_kernel/" in out
+    code, out, _ = refgss_("spec", "--list")
+    assert code == 0 and "GSS-CNV-1 (MUST)" in out
+    for bad in (["GSS-KER-99"], [], ["GSS-KER-1", "--list"]):
+        assert refgss_("spec", *bad)[0] == 2
+
+
+def test_coverage_fails_when_a_clause_loses_its_support(refgss_, monkeypatch):
+    spec = sys.modules["refgss.cli.spec"]  # refgss.cli.spec is the command
+    full = spec.coverage()
+    everything = {id: ["x"] for id in spec.read_clauses(spec_folder())}
+    whole = spec.Coverage(everything, everything, everything)
+    monkeypatch.setattr(spec, "coverage", lambda: whole)
+    assert refgss_("spec", "--coverage")[0] == 0
+    for kind in ("functions", "vectors", "mutants"):
+        less = {**vars(whole), kind: {k: v for k, v in everything.items() if k != "GSS-KER-1"}}
+        monkeypatch.setattr(spec, "coverage", lambda less=less: spec.Coverage(**less))
+        code, out, _ = refgss_("spec", "--coverage")
+        assert code == 1 and "GSS-KER-1" in out
+    assert full.functions["GSS-KER-1"]
+
+
+def test_vectors_lists_and_exports(refgss_, tmp_path):
+    code, out, _ = refgss_("vectors", "list", "--op", "gelu")
+    assert code == 0 and all(line.startswith("gelu/") for line in out.splitlines())
+    code, out, _ = refgss_("vectors", "export", tmp_path / "out")
+    assert code == 0 and (tmp_path / "out" / "vectors" / "manifest.json").exists()
+    assert refgss_("vectors", "lint", "--vectors", tmp_path / "out" / "vectors")[0] in (0, 4)
+    assert refgss_("vectors", "export", tmp_path / "out")[0] == 2
+
+
+def test_info_says_what_can_be_used(refgss_, monkeypatch):
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    code, out, _ = refgss_("info")
+    assert code == 0 and "OPENBLAS_CORETYPE=Haswell" in out
+    assert any(line.startswith("reference     usable") for line in out.splitlines())
+
+
+def test_help_names_every_command_and_a_pipe_gets_no_colours():
+    command = [sys.executable, "-m", "refgss", "check", "--candidate", "reference", *GELU]
+    done = subprocess.run(command, capture_output=True, check=True)
+    assert b"\x1b" not in done.stdout and done.stderr == b""
+    done = subprocess.run([sys.executable, "-m", "refgss", "-h"], capture_output=True, check=True)
+    for name in ("check", "spec", "vectors", "report", "diff", "verify", "info", "bench"):
+        assert f"\n  {name} " in done.stdout.decode()
+
+
+def test_a_closed_pipe_is_no_defect():
+    command = f"{sys.executable} -m refgss spec --list | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
+    assert done.stderr == b""
