@@ -95,3 +95,7 @@ class LMConfig:
     depth: int
     final_norm: bool = True
     tied: bool = False  # the head is the transposed embedding
+
+    def __post_init__(self) -> None:
+        if self.depth < 1:
+            raise ValueError(f"a language model has at least one layer, not {self.depth}")

@@ -73,14 +73,16 @@ def check_modes(
         raise ValueError(f"{op}: steps of their own for Re and Im belong to the dss methods only")
     if channels is not None and len(delta.shape) and delta.shape[0] != channels:
         raise ValueError(f"{op}: delta has {delta.shape[0]} channels where c has {channels}")
-    if concrete(delta) and not np.all(delta > 0):
-        raise ValueError(f"{op}: every step delta must be positive")
+    if concrete(delta) and not np.all((delta > 0) & np.isfinite(delta)):
+        raise ValueError(f"{op}: every step delta must be positive and finite (GSS-NFI-3)")
     if concrete(lam):
         allowed = form.method == "dss-softmax" and op.startswith("ssm_kernel")
-        if not np.all(np.isfinite(lam)) or (not allowed and not np.all(lam.real <= 0)):
-            raise ValueError(f"{op}: Re lam must be finite and not positive (GSS-DIS-6)")
+        if not np.all(np.isfinite(lam)):
+            raise ValueError(f"{op}: every lam must be finite (GSS-NFI-2)")
+        if not allowed and not np.all(lam.real <= 0):
+            raise ValueError(f"{op}: Re lam must not be positive (GSS-DIS-6)")
         if form.method == "dss-softmax" and np.any(lam == 0):
-            raise ValueError(f"{op}: lam must not be 0 under dss-softmax (GSS-DIS-5)")
+            raise ValueError(f"{op}: lam must not be 0 under dss-softmax (GSS-DIS-8)")
     return delta
 
 
@@ -207,10 +209,22 @@ def check_layer(
 def check_language_model(
     op: str, params: Mapping[str, Any], tokens: Any, state: Any, config: LMConfig
 ) -> None:
+    """What surrounds the layers; each layer checks its own parameters."""
     check_tokens(op, "tokens", tokens, params)
-    for wanted, name in [(config.final_norm, "norm.weight"), (not config.tied, "head.weight")]:
-        if wanted != (name in params):
-            raise ValueError(f"{op}: {name} is {'missing' if wanted else 'not used by the config'}")
+    V, E = params["embedding.weight"].shape
+    shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (V, E)}
+    if config.final_norm:
+        shapes |= {"norm.weight": (E,), "norm.bias": (E,)}
+    if not config.tied:
+        shapes["head.weight"] = (E, V)
+    for name, shape in shapes.items():
+        if name not in params:
+            raise ValueError(f"{op}: the parameter {name} is missing")
+        check_shape(op, name, params[name], shape, "f")
+    layers = tuple(f"layers.{i}." for i in range(config.depth))
+    for name in params:
+        if name not in shapes and not name.startswith(layers):
+            raise ValueError(f"{op}: the parameter {name} has no meaning under {config}")
     if state is not None and (len(state.shape) != 4 or state.shape[0] != config.depth):
         raise ValueError(f"{op}: state must be ({config.depth},B,H,N), not {tuple(state.shape)}")
 

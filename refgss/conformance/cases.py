@@ -357,7 +357,7 @@ def recurrences() -> Iterator[Case]:
     yield Case("ssm_scan/no-states", "ssm_scan", ("GSS-NFI-14",), stateless, gss)
     lam, note = HARD_MODES["slow"]
     draw = Draw("ssm_scan/long")
-    tensors = {"lam": lam, "c": draw(1, 3, 2), "delta": np.array(1, F), "u": draw(1, 1024, 1)}
+    tensors = {"lam": lam, "c": draw(1, 3, 2), "delta": np.array(1, F), "u": draw(1, 160, 1)}
     tensors |= {"state": draw(1, 1, 3, 2)}
     ids = ("GSS-REC-4", "GSS-ACC-4")
     yield Case("ssm_scan/long", "ssm_scan", ids, tensors, gss, ("slow", "long"), note)
@@ -549,7 +549,7 @@ def model_params(draw: Draw, config: cfg.LMConfig, v: int, e: int, f: int, h: in
 
 
 def models() -> Iterator[Case]:
-    v, e, f, n, b, length = 11, 6, 10, 4, 2, 9
+    v, e, f, n, b, length = 11, 6, 10, 4, 2, 6
     for name, (config, profile) in MODELS.items():
         h = e if isinstance(config.layer, cfg.DSSConfig) else 4
         draw = Draw(f"lm/{name}")
@@ -563,7 +563,7 @@ def models() -> Iterator[Case]:
         stateful = run | {"state": state}
         yield Case(f"lm_logits/{name}", "lm_logits", (*ids, "GSS-STA-3"), stateful, *args)
         yield Case(f"lm_logits/{name}-fresh", "lm_logits", ids, run, *args, outputs=("logits",))
-        for splits in ([4], [1, 2, 3, 4, 5, 6, 7, 8]):
+        for splits in ([3], [1, 2, 3, 4, 5]):
             cut = "-".join(map(str, splits))
             yield Case(
                 f"lm_logits/{name}-split-{cut}", "lm_logits", ("GSS-STA-4",), stateful,

@@ -119,7 +119,7 @@ def initial_lambda(n: int, init: str) -> Enclosure:
         values = [acb(half, v.imag) for v in eigenvalues[:n]]
         norm = np.sqrt(sum(abs(complex(v)) ** 2 for v in eigenvalues))
         scale = np.full(n, 2 * n * norm)
-    return Enclosure(np.array(values, object), np.multiply.outer(scale, UNITS), UNITS, True)
+    return Enclosure(np.array(values, object), None, np.multiply.outer(scale, UNITS), cplx=True)
 
 
 def reference_hippo(n: int) -> acb_mat:

@@ -1,17 +1,20 @@
 """Another reading of the reference: every number a proven ball, with the error budget beside it.
 
 An `Enclosure` is an array of numbers known two ways.  `value` holds balls of 256 bits
-(python-flint): the exact result of the text lies inside them, proven.  `err` holds, for each
-precision p in PRECISIONS, a bound on how far an honest p-bit evaluation of the same text can be
-from it, found by running error analysis: each operation propagates the errors of its operands and adds
-the rounding error that the model of chapter 11 grants to it (𝐮 = 2^-p):
+(python-flint): the exact result of the text lies inside them, proven.  `noise` and `rest` say how
+far an honest p-bit evaluation of the same text can be from it, for each p in PRECISIONS.  Every
+operation makes a rounding error δ of its own, at most 𝐮 = 2^-p times a factor that the model of
+chapter 11 grants to it:
 
-    + - × ÷ √ on reals     1 𝐮        complex product   √5 𝐮      complex quotient   5 𝐮
-    elementary function    5 𝐮        Σ of n terms      min(n, 6√n) 𝐮 Σ|x_i|
-    power in a recurrence  9 𝐮 a step  FFT convolution   3(2+√5) m 𝐮 ‖K‖₂‖u‖₂, size 2^m
+    + - × ÷ √ on reals    1        complex product  √5        complex quotient  5
+    elementary function   5        Σ of n terms     √n of each of n partial sums
+    step of a recurrence  √5 + 1   level of an FFT  2 + √5 of its norm, evenly spread
 
-One run of the reference on Enclosures gives the certified values and every budget.  No constant is
-chosen to make something pass; the sources of these stand in spec/11-accuracy.md.
+`noise[..., s]` is the derivative of the element by δ_s: what two numbers share is known, so that
+errors which cancel do cancel.  The δ are taken as independent and of mean zero, so that their sum
+stays below λ √Σ(c_s 𝐮)² but with probability 2 exp(-λ²/2) (Hoeffding; Higham & Mary 2019), and
+below Σ|c_s| 𝐮 always.  `rest` bounds what is not linear in them.  A budget is the smaller of the
+two sums, plus the rest.  No constant is chosen to make something pass: spec/11-accuracy.md.
 """
 
 from __future__ import annotations
@@ -19,11 +22,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from flint import acb, arb, ctx
 from numpy.lib.mixins import NDArrayOperatorsMixin
+
+from refgss.reference import elementary
 
 PRECISIONS = (24, 53)  # f32, f64
 UNITS = np.array([2.0**-p for p in PRECISIONS])
@@ -32,19 +39,48 @@ BITS = 256
 ELEMENTARY = 5  # ≥ 2 + √5: a product of two correctly rounded factors (GSS-ACC-3)
 COMPLEX_PRODUCT = math.sqrt(5)  # Brent, Percival & Zimmermann 2007
 COMPLEX_QUOTIENT = 5
-STEP = 9  # ≥ 5 + √5 + 1: Ā rounded, multiplied, added to (GSS-ACC-4)
-FFT = 3 * (2 + math.sqrt(5))  # a radix-2 FFT convolution, per level (GSS-ACC-5)
-CONFIDENCE = 6  # λ of Higham & Mary 2019: a sum fails with probability below 2 exp(-λ²/2)
+STEP = COMPLEX_PRODUCT + 1  # of a recurrence: multiply by Ā, add (GSS-ACC-4)
+FFT = 2 + math.sqrt(5)  # a level of a radix-2 FFT, in norm (GSS-ACC-5)
+CONFIDENCE = 6  # λ: a budget fails an honest element with probability below 2 exp(-18) = 3e-8
+
+
+class Sources:
+    """The rounding errors δ of one run: for each, 𝐮 at every precision and a weight.
+
+    A source may stand for many roundings of one element, which add up like the root of their
+    number: where errors are added without regard to sign, it weighs as much as they all do.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.units = np.empty((0, len(UNITS)))
+        self.weights = np.empty(0)
+
+    def more(self, n: int, unit: np.ndarray, weight: float) -> None:
+        self.count += n
+        self.units = np.concatenate([self.units, np.broadcast_to(unit, (n, len(UNITS)))])
+        self.weights = np.append(self.weights, np.full(n, weight))
+
+    def bound(self, noise: np.ndarray) -> np.ndarray:
+        """noise (...,S) -> (...,P): the smaller of the two sums."""
+        size, s = np.abs(noise), noise.shape[-1]
+        top = np.maximum(size.max(-1, keepdims=True, initial=0), 1e-300)  # no square underflows
+        likely = CONFIDENCE * top * np.sqrt((size / top) ** 2 @ (self.units[:s] ** 2))
+        return np.minimum(likely, size @ (self.units[:s] * self.weights[:s, None]))
+
+
+SOURCES: ContextVar[Sources] = ContextVar("SOURCES")
 
 
 @contextmanager
 def certifying() -> Iterator[None]:
-    """Ball arithmetic at BITS bits inside the block."""
-    before, ctx.prec = ctx.prec, BITS
+    """Ball arithmetic at BITS bits, and fresh rounding errors, inside the block."""
+    before, ctx.prec, token = ctx.prec, BITS, SOURCES.set(Sources())
     try:
         yield
     finally:
         ctx.prec = before
+        SOURCES.reset(token)
 
 
 def exact(x: Any) -> np.ndarray:
@@ -57,29 +93,25 @@ def exact(x: Any) -> np.ndarray:
     return _map(lambda v: arb(float(v)), x)
 
 
-def _map(f: Callable[[Any], Any], x: np.ndarray) -> np.ndarray:
-    return np.asarray(np.frompyfunc(f, 1, 1)(x), object)
-
-
-def modulus(x: np.ndarray) -> np.ndarray:
-    """|x| of balls or numbers, as binary64."""
-    if x.dtype == object:
-        return np.asarray(np.frompyfunc(lambda v: abs(complex(v)), 1, 1)(x), float)
-    return np.abs(x)
-
-
-def terms(n: int) -> float:
-    """The factor of 𝐮 Σ|x_i| for a sum of n terms in any order."""
-    return min(n, CONFIDENCE * math.sqrt(n))
+def _map(f: Callable[[Any], Any], *xs: np.ndarray) -> np.ndarray:
+    return np.asarray(np.frompyfunc(f, len(xs), 1)(*xs), object)
 
 
 class Enclosure(NDArrayOperatorsMixin):
-    """An array of balls `value` (...), its budgets `err` (...,P), and the unit roundoffs (P,)."""
+    """`value` (...) of balls; `noise` (...,S); `rest` (...,P); the unit roundoffs `unit` (P,)."""
 
-    def __init__(self, value: Any, err: Any = None, unit: np.ndarray = UNITS, cplx: bool = False):
+    def __init__(
+        self,
+        value: Any,
+        noise: Any = None,
+        rest: Any = None,
+        unit: np.ndarray = UNITS,
+        cplx: bool = False,
+    ):
         self.is_complex = cplx or np.iscomplexobj(value)
         self.value = exact(value)
-        self.err = np.zeros((*self.value.shape, len(UNITS))) if err is None else err
+        self.noise = np.zeros((*self.value.shape, 0)) if noise is None else noise
+        self.rest = np.zeros((*self.value.shape, len(UNITS))) if rest is None else rest
         self.unit = unit
 
     # --- what an array is ---------------------------------------------------------------------
@@ -87,141 +119,180 @@ class Enclosure(NDArrayOperatorsMixin):
     ndim = property(lambda self: self.value.ndim)
     size = property(lambda self: self.value.size)
     dtype = property(lambda self: np.dtype(complex if self.is_complex else float))
-    T = property(lambda self: self._view(lambda a: a.T, self.ndim))
+    T = property(lambda self: self._view(lambda a: a.T))
+    real = property(lambda self: self._part("real"))
+    imag = property(lambda self: self._part("imag"))
 
     def __len__(self) -> int:
         return len(self.value)
 
-    def _like(self, value: Any, err: Any, cplx: bool | None = None) -> Enclosure:
-        return Enclosure(value, err, self.unit, self.is_complex if cplx is None else cplx)
-
-    def _view(self, f: Callable[[np.ndarray], np.ndarray], ndim: int | None = None) -> Enclosure:
+    def _view(self, f: Callable[[np.ndarray], np.ndarray]) -> Enclosure:
         """A rearrangement of the elements: no rounding."""
-        err = np.stack([f(self.err[..., i]) for i in range(len(UNITS))], -1)
-        return self._like(f(self.value), err)
+        index = f(np.arange(self.size).reshape(self.shape))
+        flat = self.noise.reshape(self.size, -1) if self.size else self.noise.reshape(0, 0)
+        noise = flat[index.ravel()].reshape(*index.shape, flat.shape[1])
+        rest = self.rest.reshape(self.size, len(UNITS))[index.ravel()]
+        value = np.asarray(self.value.ravel()[index.ravel()].reshape(index.shape), object)
+        rest = rest.reshape(*index.shape, len(UNITS))
+        return Enclosure(value, noise, rest, self.unit, self.is_complex)
 
     def __getitem__(self, index: Any) -> Enclosure:
-        return self._view(lambda a: np.asarray(a[index], a.dtype))
+        return self._view(lambda a: np.asarray(a[index]))
 
     def reshape(self, *shape: int) -> Enclosure:
         return self._view(lambda a: a.reshape(*shape))
 
-    real = property(lambda self: self._part("real"))
-    imag = property(lambda self: self._part("imag"))
-
     def _part(self, name: str) -> Enclosure:
         value = _map(lambda v: getattr(acb(v), name), self.value)
-        return self._like(value, self.err, False)
+        return Enclosure(value, getattr(self.noise, name), self.rest, self.unit)
 
-    @property
+    @cached_property
+    def numbers(self) -> np.ndarray:
+        """The values in binary64."""
+        kind = complex if self.is_complex else float
+        return np.asarray(np.frompyfunc(kind, 1, 1)(self.value), kind)
+
+    @cached_property
     def mag(self) -> np.ndarray:
-        """|value| (...,1), to stand beside err."""
-        return modulus(self.value)[..., None]
+        """|value| (...,1), to stand beside noise and rest."""
+        return np.abs(self.numbers)[..., None]
 
-    def _numbers(self) -> np.ndarray:
-        convert = complex if self.is_complex else float
-        return np.asarray(np.frompyfunc(convert, 1, 1)(self.value), convert)
+    @cached_property
+    def err(self) -> np.ndarray:
+        """The budget (...,P)."""
+        return SOURCES.get().bound(self.noise) + self.rest
+
+    def rounded(self, size: Any, unit: Any = None, weight: float = 1) -> Enclosure:
+        """One more rounding error in each element, of `size`·𝐮; two where it is complex."""
+        unit, n = self.unit if unit is None else unit, self.size
+        size = np.broadcast_to(np.asarray(size, float), (*self.shape, 1)).reshape(n, 1)
+        fresh = np.eye(n) * size
+        if self.is_complex:
+            fresh = np.concatenate([fresh, 1j * fresh], -1)
+        before = _padded(self.noise)
+        SOURCES.get().more(fresh.shape[1], unit, weight)
+        noise = np.concatenate([before, fresh.reshape(*self.shape, fresh.shape[1])], -1)
+        return Enclosure(self.value, noise, self.rest, unit, self.is_complex)
 
     # --- precision: the methods that refgss.reference.elementary looks for ---------------------
     def wide(self) -> Enclosure:
         unit = np.minimum(self.unit, 2.0**-53)
-        return Enclosure(self.value, self.err, unit, self.is_complex)
+        return Enclosure(self.value, self.noise, self.rest, unit, self.is_complex)
 
     def narrow(self, like: Enclosure) -> Enclosure:
-        return self._rounded(like.unit, 1)
-
-    def _rounded(self, unit: np.ndarray, factor: Any) -> Enclosure:
-        return Enclosure(self.value, self.err + factor * unit * self.mag, unit, self.is_complex)
+        return self.rounded(self.mag, like.unit)
 
     def rounded_powers(self, l: Any, like: Enclosure, stepwise: bool) -> Enclosure:
+        """Ā^l (·,N,|l|): an elementary function, or l steps by an Ā that is one."""
         if not stepwise:
-            return self._rounded(like.unit, ELEMENTARY)
-        growth = np.expm1((np.asarray(l) + 1)[..., None] * STEP * like.unit)  # ((1+9𝐮)^(l+1)) - 1
-        return Enclosure(self.value, self.err + growth * self.mag, like.unit, self.is_complex)
+            return self.rounded(ELEMENTARY * self.mag, like.unit)
+        modes, count = self.shape[:-1], len(l)
+        rows, p = math.prod(modes), self.numbers.reshape(math.prod(modes), count)
+        # the error of Ā, l times in Ā^l: one source for each mode
+        shared = np.einsum("rq,rl->rlq", np.eye(rows), ELEMENTARY * l * p)
+        # the errors of the steps up to l: one source for each mode and step
+        stepped = np.einsum(
+            "rq,rl,jl->rlqj", np.eye(rows), STEP * p, np.triu(np.ones((count,) * 2))
+        )
+        fresh = np.concatenate([shared, stepped.reshape(rows, count, rows * count)], -1)
+        fresh = np.concatenate([fresh, 1j * fresh], -1)
+        before = _padded(self.noise)
+        SOURCES.get().more(fresh.shape[-1], like.unit, 1)
+        noise = np.concatenate([before, fresh.reshape(*self.shape, fresh.shape[-1])], -1)
+        growth = (l[:, None] + 1) * (ELEMENTARY + STEP) * like.unit  # (l,P)
+        rest = self.rest + self.mag * (np.expm1(growth) - growth)
+        return Enclosure(self.value, noise, rest, like.unit, True)
 
     def fft_allowance(self, k: Any, u: Any) -> Enclosure:
-        taps = min(k.shape[1], u.shape[1])
-        levels = math.ceil(math.log2(u.shape[1] + taps))
-        k_norm = np.sqrt((as_enclosure(k).mag[:, :taps] ** 2).sum((1, 2)))  # (H,)
-        u_norm = np.sqrt((as_enclosure(u).mag ** 2).sum((1, 3)))  # (B,H)
-        norms = (k_norm * u_norm)[:, None, :, None]  # (B,1,H,1)
-        return self._like(self.value, self.err + FFT * levels * self.unit * norms)
+        """y (B,L,H) = k (H,Lk) * u (B,L,H): 3m levels err by (2+√5)𝐮 in norm, evenly spread."""
+        kn = as_enclosure(k).numbers[:, : u.shape[1]].T[None]  # (1,taps,H)
+        un = as_enclosure(u).numbers  # (B,L,H)
+        levels = math.ceil(math.log2(kn.shape[1] + un.shape[1]))
+        size = 2**levels
+        norms = np.linalg.norm(kn, axis=1) * np.linalg.norm(un, axis=1)  # ‖K‖‖u‖ (B,H)
+        spectrum = np.fft.rfft(kn, size, axis=1) * np.fft.rfft(un, size, axis=1)
+        full = np.linalg.norm(np.fft.irfft(spectrum, size, axis=1), axis=1)  # ‖K*u‖ (B,H)
+        likely = CONFIDENCE * math.sqrt(3 * levels / size) * (norms + full)
+        worst = FFT * np.minimum(likely, 3 * levels * norms)[:, None, :, None]
+        return self.rounded(worst / CONFIDENCE, weight=CONFIDENCE)
 
     def to_complex(self, im: Any) -> Enclosure:
         im = as_enclosure(im)
-        value = np.frompyfunc(acb, 2, 1)(self.value, im.value)
-        unit = np.minimum(self.unit, im.unit)
-        return Enclosure(np.asarray(value, object), np.hypot(self.err, im.err), unit, True)
-
-    # --- elementary functions ------------------------------------------------------------------
-    def _elementary(self, f: Callable, slope: Any, scale: Any = None) -> Enclosure:
-        """f, with error slope·err and 5𝐮 of `scale` (of |f| if None)."""
-        out = self._like(_map(f, self.value), self.err)
-        size = out.mag if scale is None else np.maximum(out.mag, scale)
-        out.err = slope(out.mag) + ELEMENTARY * self.unit * size
-        return out
-
-    def exp(self) -> Enclosure:
-        return self._elementary(lambda v: v.exp(), lambda y: y * np.expm1(self.err))
-
-    def log(self) -> Enclosure:
-        relative = np.minimum(self.err / self.mag, 1)
-        with np.errstate(divide="ignore"):
-            return self._elementary(lambda v: v.log(), lambda y: -np.log1p(-relative))
-
-    def phi(self) -> Enclosure:
-        def f(z: Any) -> Any:
-            return z.expm1() / z if z != 0 else arb(1)
-
-        slope = as_enclosure(self).phi_slopes()[0]
-        return self._elementary(f, lambda y: self.err * (slope + self.err), self.phi_scale())
-
-    def phi_derivative(self) -> Enclosure:
-        slope = as_enclosure(self).phi_slopes()[1]
-        return self._elementary(
-            _phi_derivative, lambda y: self.err * (slope + self.err), self.phi_scale()
+        re_noise, im_noise = _padded(self.noise), _padded(im.noise)
+        unit, rest = np.minimum(self.unit, im.unit), np.hypot(self.rest, im.rest)
+        return Enclosure(
+            _map(acb, self.value, im.value), re_noise + 1j * im_noise, rest, unit, True
         )
 
-    def phi_slopes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Bounds on |φ'| and |φ''| in the left half-plane."""
-        small = np.minimum(1, 2 / np.maximum(self.mag, 1e-300))
-        return small / 2 + small / 2 * (self.mag > 1), np.minimum(small, 1 / 3 + (self.mag > 1))
+    # --- elementary functions ------------------------------------------------------------------
+    def smooth(self, f: Callable, slope: Any, bend: Any, scale: Any = 0.0) -> Enclosure:
+        """f; `bend(err)` bounds |f(x+e) - f(x) - slope·e|; rounded by 5𝐮 max(|f|, scale)."""
+        slope = np.asarray(slope)[..., None]
+        rest = np.abs(slope) * self.rest + bend(self.err)
+        y = Enclosure(_map(f, self.value), self.noise * slope, rest, self.unit, self.is_complex)
+        return y.rounded(ELEMENTARY * np.maximum(y.mag, scale))
 
-    def phi_scale(self) -> np.ndarray:
+    def exp(self) -> Enclosure:
+        y = np.exp(self.numbers)
+        return self.smooth(lambda v: v.exp(), y, lambda e: np.abs(y)[..., None] * (np.expm1(e) - e))
+
+    def log(self) -> Enclosure:
+        def bend(e: np.ndarray) -> np.ndarray:
+            r = np.minimum(e / self.mag, 1)
+            return -np.log1p(-r) - r
+
+        with np.errstate(divide="ignore"):
+            return self.smooth(lambda v: v.log(), 1 / self.numbers, bend)
+
+    def phi(self) -> Enclosure:
+        """In the left half-plane |φ''| ≤ 1/3."""
+        slope = elementary.phi_derivative(self.numbers.astype(complex))
+        return self.smooth(_phi, slope, lambda e: e * e / 6, self._phi_scale())
+
+    def phi_derivative(self) -> Enclosure:
+        """|φ''| ≤ 1/3 again: without a derivative of its own, all of it to the rest."""
+        return self.smooth(_phi_derivative, 0.0, lambda e: e / 3, self._phi_scale())
+
+    def _phi_scale(self) -> np.ndarray:
         return np.minimum(1, 1 / np.maximum(self.mag, 1))
 
     def normal_cdf(self) -> Enclosure:
-        half = arb(2).sqrt()
-        return self._elementary(
-            lambda x: (-x / half).erfc() / 2, lambda y: self.err * (self._pdf() + self.err), 1.0
+        root = arb(2).sqrt()
+        return self.smooth(
+            lambda v: (-v / root).erfc() / 2,
+            elementary.normal_pdf(self.numbers),
+            lambda e: e * e / 8,  # |Φ''| ≤ 1/√(2πe) < 1/4
+            1.0,
         )
 
     def normal_pdf(self) -> Enclosure:
-        tau = (2 * arb.pi()).sqrt()
-        x = self.mag
-        out = self._elementary(
-            lambda v: (-v * v / 2).exp() / tau, lambda y: self.err * (x * y + self.err)
+        tau, x = (2 * arb.pi()).sqrt(), self.numbers
+        y = self.smooth(
+            lambda v: (-v * v / 2).exp() / tau,
+            -x * elementary.normal_pdf(x),
+            lambda e: e * e / 5,  # |Φ'''| ≤ 1/√(2π) < 2/5
         )
-        out.err = out.err + x**2 * self.unit * out.mag  # the exponent x²/2, rounded
-        return out
-
-    def _pdf(self) -> np.ndarray:
-        return np.exp(-0.5 * self.mag**2) / math.sqrt(2 * math.pi)
+        return y.rounded(self.mag**2 * y.mag)  # the exponent x²/2 is rounded too
 
     # --- reductions ----------------------------------------------------------------------------
     def sum(self, axis: Any = None, keepdims: bool = False) -> Enclosure:
-        axes = tuple(range(self.ndim)) if axis is None else np.atleast_1d(axis)
-        axes = tuple(int(a) % self.ndim for a in axes)
+        axes = tuple(range(self.ndim)) if axis is None else tuple(np.atleast_1d(axis) % self.ndim)
         n = math.prod(self.shape[a] for a in axes)
-        mag = self.mag.sum(axes, keepdims=keepdims)
-        value = np.asarray(self.value.sum(axes, keepdims=keepdims), object)
-        return self._like(value, self.err.sum(axes, keepdims=keepdims) + terms(n) * self.unit * mag)
+        total = [a.sum(axes, keepdims=keepdims) for a in (self.value, self.noise, self.rest)]
+        y = Enclosure(np.asarray(total[0], object), *total[1:], self.unit, self.is_complex)
+        return y.summed(n, self.mag.sum(axes, keepdims=keepdims), 0)
+
+    def summed(self, n: int, total: np.ndarray, product: float) -> Enclosure:
+        """The errors of n products, `product`·𝐮 each, and n - 1 sums; `total` is Σ|x_i|."""
+        size = math.hypot(product, math.sqrt(max(n - 1, 0)))
+        worst = product + min(max(n - 1, 0), CONFIDENCE * math.sqrt(max(n - 1, 0)))
+        return self.rounded(size * total, weight=worst / size) if size else self
 
     def mean(self, axis: int, keepdims: bool) -> Enclosure:
         return self.sum(axis, keepdims) / self.shape[axis]
 
     def max(self, axis: int, keepdims: bool) -> Enclosure:
-        index = np.argmax(self._numbers(), axis, keepdims=True)
+        index = np.argmax(self.numbers, axis, keepdims=True)
         return self._view(lambda a: np.take_along_axis(a, index, axis))
 
     # --- NumPy's functions, on Enclosures ------------------------------------------------------
@@ -236,8 +307,12 @@ class Enclosure(NDArrayOperatorsMixin):
         return FUNCTIONS[function](*args, **kwargs)
 
 
+def _phi(z: Any) -> Any:
+    return z.expm1() / z if z != 0 else arb(1)
+
+
 def _phi_derivative(z: Any) -> Any:
-    """(e^z - φ(z))/z; where balls would cancel, twice the bits."""
+    """(e^z - φ(z))/z; where balls would cancel, four times the bits."""
     if z == 0:
         return arb(1) / 2
     before, ctx.prec = ctx.prec, 4 * BITS
@@ -251,8 +326,17 @@ def as_enclosure(x: Any) -> Enclosure:
     return x if isinstance(x, Enclosure) else Enclosure(x)
 
 
+def _padded(noise: np.ndarray) -> np.ndarray:
+    """noise (...,S'), with zeros for the sources that came later."""
+    later = SOURCES.get().count - noise.shape[-1]
+    return np.concatenate([noise, np.zeros((*noise.shape[:-1], later))], -1) if later else noise
+
+
 def _pair(x: Any, y: Any) -> tuple[Enclosure, Enclosure, np.ndarray, bool]:
-    """Both operands (numbers are exact, rounded to the other's precision), the unit, complexity."""
+    """Both operands of equal rank, the unit of the result, and whether it is complex.
+
+    A number of the text is exact where the precision of the other operand can hold it.
+    """
     xs, ys = as_enclosure(x), as_enclosure(y)
     if not isinstance(x, Enclosure):
         xs, unit = _constant(xs, ys.unit), ys.unit
@@ -260,114 +344,147 @@ def _pair(x: Any, y: Any) -> tuple[Enclosure, Enclosure, np.ndarray, bool]:
         ys, unit = _constant(ys, xs.unit), xs.unit
     else:
         unit = np.minimum(xs.unit, ys.unit)
-    # broadcasting of err needs equal ranks in front of its last axis
     rank = max(xs.ndim, ys.ndim)
     xs, ys = (
-        v if v.ndim == rank else v.reshape((1,) * (rank - v.ndim) + v.shape) for v in (xs, ys)
+        v if v.ndim == rank else v.reshape(*(1,) * (rank - v.ndim), *v.shape) for v in (xs, ys)
     )
+    s = max(xs.noise.shape[-1], ys.noise.shape[-1])
+    for v in (xs, ys):
+        v.noise = v.noise if v.noise.shape[-1] in (0, s) else _padded(v.noise)
     return xs, ys, unit, xs.is_complex or ys.is_complex
 
 
 def _constant(x: Enclosure, unit: np.ndarray) -> Enclosure:
-    """A number of the text, exact where `unit` can hold it, else rounded."""
-    numbers = x._numbers()
-    inexact = np.stack([numbers.real.astype(_TYPES[u]) != numbers.real for u in unit], -1)
-    return Enclosure(x.value, inexact * unit * x.mag, unit, x.is_complex)
+    kinds = {2.0**-24: np.float32, 2.0**-53: np.float64}
+    numbers = x.numbers
+    inexact = np.stack([numbers.real.astype(kinds[u]) != numbers.real for u in unit], -1)
+    return Enclosure(x.value, None, inexact * unit * x.mag, unit, x.is_complex)
 
 
-_TYPES = {2.0**-24: np.float32, 2.0**-53: np.float64}
+def _noise_sum(*parts: np.ndarray) -> np.ndarray:
+    """Σ of noises of different lengths S."""
+    parts = tuple(p for p in parts if p.shape[-1])
+    if len({p.shape[-1] for p in parts}) > 1:
+        parts = tuple(_padded(p) for p in parts)
+    return sum(parts[1:], parts[0]) if parts else np.zeros(())
+
+
+def _made(value: Any, noise: Any, rest: Any, unit: np.ndarray, cplx: bool) -> Enclosure:
+    """An Enclosure, its noise and rest broadcast to the shape of its value."""
+    value = np.asarray(value, object)
+    s = noise.shape[-1] if noise.ndim else 0
+    noise = np.broadcast_to(noise, (*value.shape, s)) if s else None
+    return Enclosure(value, noise, np.broadcast_to(rest, (*value.shape, len(UNITS))), unit, cplx)
 
 
 def _add(x: Any, y: Any, sign: int = 1) -> Enclosure:
     x, y, unit, cplx = _pair(x, y)
     value = x.value + y.value if sign > 0 else x.value - y.value
-    out = Enclosure(value, x.err + y.err, unit, cplx)
-    out.err = out.err + unit * (out.mag + out.err)
-    return out
+    noise = _noise_sum(x.noise, sign * y.noise)
+    out = _made(value, noise, x.rest + y.rest, unit, cplx)
+    return out.rounded(out.mag)
 
 
 def _multiply(x: Any, y: Any) -> Enclosure:
     x, y, unit, cplx = _pair(x, y)
-    rounding = COMPLEX_PRODUCT if x.is_complex and y.is_complex else 1
-    propagated = x.mag * y.err + y.mag * x.err + x.err * y.err
-    out = Enclosure(x.value * y.value, propagated, unit, cplx)
-    out.err = out.err + rounding * unit * (out.mag + out.err)
-    return out
+    a, b = x.numbers[..., None], y.numbers[..., None]
+    noise = _noise_sum(x.noise * b, y.noise * a)
+    rest = x.rest * np.abs(b) + y.rest * np.abs(a) + x.err * y.err
+    out = _made(x.value * y.value, noise, rest, unit, cplx)
+    return out.rounded((COMPLEX_PRODUCT if x.is_complex and y.is_complex else 1) * out.mag)
 
 
 def _divide(x: Any, y: Any) -> Enclosure:
     x, y, unit, cplx = _pair(x, y)
-    out = Enclosure(x.value / y.value, None, unit, cplx)
-    room = y.mag - y.err
+    value = x.value / y.value
+    q = np.asarray(np.frompyfunc(complex, 1, 1)(value), complex)
+    q = (q if cplx else q.real)[..., None]
+    b = y.numbers[..., None]
+    noise = _noise_sum(x.noise / b, -q / b * y.noise)
+    room = np.abs(b) - y.err
     with np.errstate(divide="ignore", invalid="ignore"):
-        propagated = np.where(room > 0, (x.err + out.mag * y.err) / room, np.inf)
-    rounding = COMPLEX_QUOTIENT if y.is_complex else 1
-    out.err = propagated + rounding * unit * (out.mag + propagated)
-    return out
+        bend = np.where(room > 0, (x.err + np.abs(q) * y.err) * y.err / (np.abs(b) * room), np.inf)
+    rest = (x.rest + np.abs(q) * y.rest) / np.abs(b) + bend
+    out = _made(value, noise, rest, unit, cplx)
+    return out.rounded((COMPLEX_QUOTIENT if y.is_complex else 1) * out.mag)
 
 
 def _power(x: Enclosure, l: Any) -> Enclosure:
-    """x² as a product, or x^l for integers l >= 0, where the relative error grows l-fold."""
+    """x² as a product, or x^l for integers l >= 0."""
     if isinstance(l, int) and l == 2:
         return _multiply(x, x)
     l = np.asarray(l)
-    value = np.asarray(np.frompyfunc(lambda v, m: v ** int(m), 2, 1)(x.value, l), object)
-    out = Enclosure(value, None, x.unit, x.is_complex)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        relative = np.expm1(l[..., None] * np.log1p(x.err / x.mag))
-    at_zero = np.where(l[..., None] == 0, 0.0, x.err)
-    out.err = np.where(x.mag > 0, out.mag * relative, at_zero)
-    return out
+    value = _map(
+        lambda v, m: v ** int(m), x.value, np.broadcast_to(l, np.broadcast(x.value, l).shape)
+    )
+    a, e = x.numbers, x.err
+    slope = l * a ** np.maximum(l - 1, 0)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        relative = np.where(x.mag > 0, e / x.mag, 0)
+        growth = np.expm1(l[..., None] * np.log1p(relative)) - l[..., None] * relative
+        bend = np.where(x.mag > 0, np.abs(a**l)[..., None] * growth, (l[..., None] > 1) * e**2)
+    rest = np.abs(slope)[..., None] * x.rest + bend
+    return _made(value, x.noise * slope[..., None], rest, x.unit, x.is_complex)
 
 
 def _sqrt(x: Enclosure) -> Enclosure:
-    out = x._like(_map(lambda v: v.sqrt(), x.value), x.err)
+    y = np.sqrt(x.numbers)[..., None]
     with np.errstate(divide="ignore", invalid="ignore"):
-        out.err = np.where(out.mag > 0, x.err / out.mag, np.sqrt(x.err)) + x.unit * out.mag
-    return out
+        noise, rest = x.noise / (2 * y), np.where(y > 0, x.rest / (2 * y) + x.err**2 / y**3, np.inf)
+    out = Enclosure(_map(lambda v: v.sqrt(), x.value), noise, rest, x.unit)
+    return out.rounded(out.mag)
 
 
 def _maximum(x: Any, y: Any) -> Enclosure:
     x, y, _, _ = _pair(x, y)
-    first = x._numbers() >= y._numbers()
-    return _where(first, x, y)
+    return _where(x.numbers >= y.numbers, x, y)
 
 
 def _where(condition: np.ndarray, x: Any, y: Any) -> Enclosure:
     x, y, unit, cplx = _pair(x, y)
-    value = np.where(condition, x.value, y.value)
-    return Enclosure(value, np.where(condition[..., None], x.err, y.err), unit, cplx)
+    chosen = condition[..., None]
+    noise = _noise_sum(np.where(chosen, x.noise, 0), np.where(chosen, 0, y.noise))
+    rest = np.where(chosen, x.rest, y.rest)
+    return _made(np.where(condition, x.value, y.value), noise, rest, unit, cplx)
 
 
 def _compare(ufunc: np.ufunc) -> Callable[[Any, Any], np.ndarray]:
-    return lambda x, y: ufunc(*(v._numbers() if isinstance(v, Enclosure) else v for v in (x, y)))
+    return lambda x, y: ufunc(*(v.numbers if isinstance(v, Enclosure) else v for v in (x, y)))
 
 
 def _einsum(subscripts: str, *operands: Any) -> Enclosure:
     xs = [as_enclosure(x) for x in operands]
     unit = np.minimum.reduce([x.unit for x in operands if isinstance(x, Enclosure)])
     value = np.asarray(np.einsum(subscripts, *(x.value for x in xs)), object)
-    inputs, output = subscripts.replace("...", "").split("->")
+    inputs, output = subscripts.split("->")
+    names = inputs.split(",")
     sizes = {
         s: n
-        for x, names in zip(xs, inputs.split(","), strict=True)
-        for s, n in zip(reversed(names), reversed(x.shape), strict=False)
+        for x, letters in zip(xs, names, strict=True)
+        for s, n in zip(reversed(letters.replace("...", "")), reversed(x.shape), strict=False)
     }
     n = math.prod(size for s, size in sizes.items() if s not in output)
-    count = sum(x.is_complex for x in xs)
-    rounding = terms(n) + (len(xs) - 1) * (COMPLEX_PRODUCT if count > 1 else 1)
-    mags = [x.mag[..., 0] for x in xs]
-    total = np.einsum(subscripts, *mags)
-    err = np.empty((*value.shape, len(UNITS)))
+    numbers = [x.numbers for x in xs]
+    mags = [np.abs(v) for v in numbers]
+    parts = []
+    for i, x in enumerate(xs):
+        if x.noise.shape[-1]:
+            letters = [name + "Z" * (i == j) for j, name in enumerate(names)]
+            args = [x.noise if i == j else v for j, v in enumerate(numbers)]
+            parts.append(np.einsum(f"{','.join(letters)}->{output}Z", *args))
+    rest = np.zeros((*value.shape, len(UNITS)))
     for p in range(len(UNITS)):
-        errs = [x.err[..., p] for x in xs]
-        upper = [m + e for m, e in zip(mags, errs, strict=True)]
-        # Π(m+e) - Π m, telescoped so that nothing cancels
-        mixed = sum(
-            np.einsum(subscripts, *upper[:i], errs[i], *mags[i + 1 :]) for i in range(len(xs))
-        )
-        err[..., p] = mixed + rounding * unit[p] * (total + mixed)
-    return Enclosure(value, err, unit, count > 0)
+        rests, errs = [x.rest[..., p] for x in xs], [x.err[..., p] for x in xs]
+        for i in range(len(xs)):  # linear in the rests; then in pairs of errors, telescoped
+            rest[..., p] += np.einsum(subscripts, *mags[:i], rests[i], *mags[i + 1 :])
+            for j in range(i + 1, len(xs)):
+                args = [*mags[:i], errs[i], *mags[i + 1 : j], errs[j]]
+                upper = [m + e for m, e in zip(mags[j + 1 :], errs[j + 1 :], strict=True)]
+                rest[..., p] += np.einsum(subscripts, *args, *upper)
+    count = sum(x.is_complex for x in xs)
+    out = _made(value, _noise_sum(*parts), rest, unit, count > 0)
+    total = np.einsum(subscripts, *mags)[..., None]
+    return out.summed(n, total, (len(xs) - 1) * (COMPLEX_PRODUCT if count > 1 else 1))
 
 
 def _joined(join: Callable) -> Callable[..., Enclosure]:
@@ -375,10 +492,16 @@ def _joined(join: Callable) -> Callable[..., Enclosure]:
         xs = [as_enclosure(x) for x in arrays]
         unit = np.minimum.reduce([x.unit for x in arrays if isinstance(x, Enclosure)])
         axis = axis if axis >= 0 else axis + xs[0].ndim
-        value = join([x.value for x in xs], axis)
-        return Enclosure(value, join([x.err for x in xs], axis), unit, xs[0].is_complex)
+        noise = join([_padded(x.noise) for x in xs], axis)
+        value, rest = join([x.value for x in xs], axis), join([x.rest for x in xs], axis)
+        return Enclosure(value, noise, rest, unit, xs[0].is_complex)
 
     return f
+
+
+def _conjugate(x: Enclosure) -> Enclosure:
+    value = _map(lambda v: acb(v).conjugate(), x.value) if x.is_complex else x.value
+    return Enclosure(value, np.conj(x.noise), x.rest, x.unit, x.is_complex)
 
 
 UFUNCS: dict[np.ufunc, Callable] = {
@@ -387,10 +510,8 @@ UFUNCS: dict[np.ufunc, Callable] = {
     np.multiply: _multiply,
     np.divide: _divide,
     np.power: _power,
-    np.negative: lambda x: x._like(-x.value, x.err),
-    np.conjugate: lambda x: (
-        x._like(_map(lambda v: acb(v).conjugate(), x.value), x.err) if x.is_complex else x
-    ),
+    np.negative: lambda x: Enclosure(-x.value, -x.noise, x.rest, x.unit, x.is_complex),
+    np.conjugate: _conjugate,
     np.exp: Enclosure.exp,
     np.log: Enclosure.log,
     np.sqrt: _sqrt,

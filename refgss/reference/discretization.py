@@ -21,6 +21,8 @@ from refgss.reference.elementary import (
     wide,
 )
 
+ONE = np.array([1])  # Ā itself, as its first power
+
 
 def gss_lambda(a: Array, b: Array, *, imag: Imag) -> Array:
     """Λ = -e^a + i e^b, or -e^a + i b.  Clauses: GSS-PAR-1, GSS-PAR-2.
@@ -121,7 +123,7 @@ def discretize(lam: Array, delta: Array, *, form: KernelForm) -> tuple[Array, Ar
     """
     delta = contract.check_modes("discretize", lam, delta, form)
     z = step_exponent(lam, delta)
-    return narrow(transition(z, form), lam), input_weight(lam, delta, z, form)
+    return powers(z, ONE, form, lam)[..., 0], input_weight(lam, delta, z, form)
 
 
 def discretize_vjp(
@@ -130,7 +132,7 @@ def discretize_vjp(
     """dĀ, dB̄ (·,N) -> dΛ (N,), dΔ of Δ's shape.  Clauses: GSS-GRD-1, GSS-GRD-3."""
     delta = contract.check_modes("discretize_vjp", lam, delta, form)
     z = step_exponent(lam, delta)
-    dz = np.conj(powers_derivative(z, np.arange(1, 2), form, lam, False)[..., 0]) * dabar
+    dz = np.conj(powers_derivative(z, ONE, form, lam, False)[..., 0]) * dabar
     return input_weight_vjp(lam, delta, z, dbbar, dz, form)
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from refgss import contract
 from refgss.config import KernelForm
 from refgss.reference.convolution import causal_conv, causal_conv_vjp
-from refgss.reference.discretization import powers, powers_derivative, step_exponent, transition
-from refgss.reference.elementary import Array, narrow
+from refgss.reference.discretization import ONE, powers, powers_derivative, step_exponent
+from refgss.reference.elementary import Array
 from refgss.reference.kernel import mode_weight, modes_vjp, read_out
 
 
@@ -91,7 +91,8 @@ def ssm_step(
     """
     delta, state = contract.check_step("ssm_step", u, lam, c, state, delta, form)
     z = step_exponent(lam, delta)
-    x = narrow(transition(z, form), c) * state + u[..., None]  # (B,H,N)
+    abar = powers(z, ONE, form, c)[..., 0]  # (·,N)
+    x = abar * state + u[..., None]  # (B,H,N)
     return np.einsum("hn,bhn->bh", mode_weight(lam, c, delta, z, form), x).real, x
 
 
