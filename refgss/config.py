@@ -45,6 +45,18 @@ class KernelForm:
         if self.length is not None and self.length < 1:
             raise ValueError(f"the softmax length must be at least 1, not {self.length}")
 
+    @property
+    def floor(self) -> float:
+        """ε of dss-exp."""
+        assert self.eps is not None
+        return self.eps
+
+    @property
+    def span(self) -> int:
+        """The declared length of dss-softmax."""
+        assert self.length is not None
+        return self.length
+
 
 GSS = KernelForm("zoh")  # with Δ = 1: the simplified DSS of arXiv 2206.13947
 DSS_EXP = KernelForm("dss-exp", eps=1e-7)  # arXiv 2203.14343, Proposition 1(a)

@@ -163,7 +163,8 @@ def layer_shapes(
     """What shapes the other parameters must have, given norm.weight, ssm.c and w_v."""
     E = params["norm.weight"].shape[0]
     H, N = params["ssm.c"].shape
-    shapes = {"norm.weight": (E,), "norm.bias": (E,), "ssm.a": (N,), "ssm.b": (N,)}
+    shapes: dict[str, tuple[int, ...]] = {"norm.weight": (E,), "norm.bias": (E,)}
+    shapes |= {"ssm.a": (N,), "ssm.b": (N,)}
     shapes |= {"ssm.c": (H, N), "ssm.d": (H,)}
     if isinstance(config, GSSConfig):
         F = params["w_v"].shape[-1]

@@ -339,8 +339,8 @@ def recurrences() -> Iterator[Case]:
     chunks = (gss, ("chunks",), "the sequence cut here, the candidate's own state handed over")
     for m in range(7):
         args = (chunks[0] | {"splits": [m]}, *chunks[1:])
-        ids: tuple[str, ...] = ("GSS-REC-3",) + (("GSS-STA-2",) if m in (0, 6) else ())
-        yield Case(f"ssm_scan/split-{m}", "ssm_scan", ids, whole, *args)
+        split = ("GSS-REC-3",) + (("GSS-STA-2",) if m in (0, 6) else ())
+        yield Case(f"ssm_scan/split-{m}", "ssm_scan", split, whole, *args)
     o = gss | {"splits": [0, 1, 1, 2, 5]}
     yield Case("ssm_scan/splits", "ssm_scan", ("GSS-REC-3", "GSS-STA-2"), whole, o, *chunks[1:])
     o = gss | {"splits": [1, 2, 3, 4, 5]}
@@ -410,17 +410,16 @@ def pointwise() -> Iterator[Case]:
         tensors = {"x": draw(*shape, i), "weight": draw(i, o_)} | (
             {"bias": draw(o_)} if bias else {}
         )
-        clauses = ("GSS-NRM-4", "GSS-ARR-1", "GSS-ACC-1") + (
-            ("GSS-NFI-14",) if label == "no-rows" else ()
-        )
-        yield Case(f"dense/{label}", "dense", clauses, tensors)
+        rows = ("GSS-NFI-14",) if label == "no-rows" else ()
+        ids = ("GSS-NRM-4", "GSS-ARR-1", "GSS-ACC-1", *rows)
+        yield Case(f"dense/{label}", "dense", ids, tensors)
         grad = tensors | {"dy": draw(*shape, o_)}
         yield Case(f"dense_vjp/{label}", "dense_vjp", ("GSS-GRD-9",), grad)
     draw = Draw("pointwise/nan")
-    nan: Any = (("GSS-NFI-11",), ("nan",))
+    nan: tuple[tuple[str, ...], ...] = (("GSS-NFI-11",), ("nan",))
     tensors = {"x": draw(2, 3, 4), "weight": draw(4), "bias": draw(4)}
-    eps = {"eps": 1e-5}
-    yield Case("layer_norm/nan", "layer_norm", nan[0], tensors, eps, nan[1], nan=(1, 2, 0))
+    o = {"eps": 1e-5}
+    yield Case("layer_norm/nan", "layer_norm", nan[0], tensors, o, nan[1], nan=(1, 2, 0))
     tensors = {"x": draw(2, 3, 4), "weight": draw(4, 5)}
     yield Case("dense/nan", "dense", nan[0], tensors, {}, nan[1], nan=(0, 1, 3))
     yield Case("gelu/nan", "gelu", nan[0], {"x": draw(9)}, {}, nan[1], nan=(4,))
@@ -523,8 +522,8 @@ def layers() -> Iterator[Case]:
         draw = Draw(f"{op}/{name}-nan")
         params = layer_params(draw, config, 4, 6, 4 if op == "dss_layer" else 3, 2)
         tensors, note = named(params) | {"x": draw(3, 5, 4)}, "NaN at b=1, t=2: other b stay"
-        args: Any = (("GSS-NFI-12",), tensors, o, ("nan",), note, profile)
-        yield Case(f"{op}/{name}-nan", op, *args, nan=(1, 2, 0))
+        ids = ("GSS-NFI-12",)
+        yield Case(f"{op}/{name}-nan", op, ids, tensors, o, ("nan",), note, profile, nan=(1, 2, 0))
 
 
 MODELS: dict[str, tuple[cfg.LMConfig, str | None]] = {
@@ -562,7 +561,10 @@ def models() -> Iterator[Case]:
         args: Any = (o, (), "", profile)
         stateful = run | {"state": state}
         yield Case(f"lm_logits/{name}", "lm_logits", (*ids, "GSS-STA-3"), stateful, *args)
-        yield Case(f"lm_logits/{name}-fresh", "lm_logits", ids, run, *args, outputs=("logits",))
+        alone = ("logits",)
+        yield Case(
+            f"lm_logits/{name}-fresh", "lm_logits", ids, run, o, (), "", profile, outputs=alone
+        )
         for splits in ([3], [1, 2, 3, 4, 5]):
             cut = "-".join(map(str, splits))
             yield Case(

@@ -93,7 +93,7 @@ def exact(x: Any) -> np.ndarray:
     return _map(lambda v: arb(float(v)), x)
 
 
-def _map(f: Callable[[Any], Any], *xs: np.ndarray) -> np.ndarray:
+def _map(f: Callable[..., Any], *xs: np.ndarray) -> np.ndarray:
     return np.asarray(np.frompyfunc(f, len(xs), 1)(*xs), object)
 
 
@@ -278,8 +278,10 @@ class Enclosure(NDArrayOperatorsMixin):
     def sum(self, axis: Any = None, keepdims: bool = False) -> Enclosure:
         axes = tuple(range(self.ndim)) if axis is None else tuple(np.atleast_1d(axis) % self.ndim)
         n = math.prod(self.shape[a] for a in axes)
-        total = [a.sum(axes, keepdims=keepdims) for a in (self.value, self.noise, self.rest)]
-        y = Enclosure(np.asarray(total[0], object), *total[1:], self.unit, self.is_complex)
+        value, noise, rest = (
+            a.sum(axes, keepdims=keepdims) for a in (self.value, self.noise, self.rest)
+        )
+        y = Enclosure(np.asarray(value, object), noise, rest, self.unit, self.is_complex)
         return y.summed(n, self.mag.sum(axes, keepdims=keepdims), 0)
 
     def summed(self, n: int, total: np.ndarray, product: float) -> Enclosure:

@@ -26,7 +26,8 @@ from refgss.reference.pointwise import (
 )
 from refgss.reference.recurrence import ssm_scan, ssm_scan_vjp, ssm_step, ssm_step_vjp
 
-OPS = (
+__all__ = [
+    "capabilities",
     "s4d_lambda",
     "gss_lambda",
     "gss_lambda_vjp",
@@ -54,9 +55,9 @@ OPS = (
     "lm_logits_vjp",
     "lm_loss",
     "lm_loss_vjp",
-)
+]
 
-__all__ = ["OPS", "capabilities", *OPS]
+OPS = tuple(__all__[1:])
 
 
 def capabilities() -> dict:

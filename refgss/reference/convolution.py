@@ -10,7 +10,8 @@ from refgss.reference.elementary import Array, fft_allowance
 
 def convolution_at(u: Array, k: Array, rows: range | list[int]) -> Array:
     """y at the positions `rows` only: (B,L,H), (H,Lk) -> (B,|rows|,H).  Clauses: GSS-CNV-1."""
-    (B, L, H), taps = u.shape, k.shape[1]
+    B, _, H = u.shape
+    taps = k.shape[1]
     if not (B and H and taps and len(rows)):
         return np.zeros((B, len(rows), H), u.dtype)
     y = []

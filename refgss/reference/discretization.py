@@ -98,7 +98,7 @@ def softmax_sum(z: Array, form: KernelForm, like: Array) -> Array:
 
     Clauses: GSS-DIS-5, GSS-KER-4, GSS-KER-5.
     """
-    r = np.arange(form.length)
+    r = np.arange(form.span)
     return powers(z, r - softmax_shift(z, form), form, like).sum(-1)
 
 
@@ -107,12 +107,12 @@ def softmax_shift(z: Array, form: KernelForm) -> Array:
 
     Clauses: GSS-KER-5.
     """
-    return (form.length - 1) * np.asarray(z.real > 0, int)[..., None]
+    return (form.span - 1) * np.asarray(z.real > 0, int)[..., None]
 
 
 def clamped_reciprocal(lam: Array, form: KernelForm) -> Array:
     """conj(Λ)/max(|Λ|², ε) (N,).  Clauses: GSS-DIS-4."""
-    return np.conj(lam) / np.maximum(lam.real**2 + lam.imag**2, form.eps)
+    return np.conj(lam) / np.maximum(lam.real**2 + lam.imag**2, form.floor)
 
 
 def discretize(lam: Array, delta: Array, *, form: KernelForm) -> tuple[Array, Array]:
@@ -143,7 +143,8 @@ def input_weight_vjp(
 
     Clauses: GSS-GRD-3, GSS-GRD-13.
     """
-    dlam, ddelta = 0, 0  # what does not pass through z
+    dlam: Array = 0  # what does not pass through z
+    ddelta: Array = 0
     slim = narrow(z, lam)
     if form.method == "zoh":  # B̄ = Δ φ(z)
         dz = dz + np.conj(delta[..., None] * phi_derivative(slim)) * dbbar
@@ -155,12 +156,12 @@ def input_weight_vjp(
     elif form.method == "dss-exp":  # B̄ = (e^z - 1) r(Λ)
         dz = dz + np.conj(np.exp(slim) * clamped_reciprocal(lam, form)) * dbbar
         dr = np.conj(slim * phi(slim)) * dbbar  # (·,N)
-        clamped = lam.real**2 + lam.imag**2 <= form.eps
+        clamped = lam.real**2 + lam.imag**2 <= form.floor
         dlam = np.where(
-            clamped, np.conj(dr) / form.eps, -dr / np.conj(np.where(clamped, 1, lam)) ** 2
+            clamped, np.conj(dr) / form.floor, -dr / np.conj(np.where(clamped, 1, lam)) ** 2
         )
     else:  # B̄ = 1/(Λ σ(z))
-        l = np.arange(form.length) - softmax_shift(z, form)
+        l = np.arange(form.span) - softmax_shift(z, form)
         bbar, slope = input_weight(lam, delta, z, form), powers_derivative(z, l, form, lam, False)
         dz = dz - np.conj(bbar * slope.sum(-1) / softmax_sum(z, form, lam)) * dbbar
         dlam = -np.conj(bbar / lam) * dbbar

@@ -1,7 +1,7 @@
 """Chapter 11: elementary functions, and the only lines where precision is named.
 
-The reference is plain NumPy.  An array type other than `ndarray` that answers to the same operators,
-and brings methods named as the functions below, gives the same text another reading:
+The reference is plain NumPy.  An array type other than `ndarray` that answers to the same
+operators, and brings methods named as the functions below, gives the same text another reading:
 `refgss.conformance.enclosure` reads it in proven balls and derives the error budgets from it.
 """
 

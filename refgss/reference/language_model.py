@@ -1,7 +1,8 @@
 """Chapter 8: the language model and its loss.
 
-Parameters: embedding.weight (V,E); layers.{i}.<name> for each layer; with final_norm, norm.weight and
-norm.bias (E,); without tied, head.weight (E,V).  The state stacks those of the layers: (depth,B,H,N).
+Parameters: embedding.weight (V,E); layers.{i}.<name> for each layer; with final_norm, norm.weight
+and norm.bias (E,); without tied, head.weight (E,V).  The state stacks those of the layers,
+(depth,B,H,N).
 """
 
 from __future__ import annotations

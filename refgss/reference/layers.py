@@ -1,9 +1,9 @@
 """Chapter 7: the GSS layer (figure 1(b) of arXiv 2206.13947) and the DSS layer, with gradients.
 
 Parameters are a flat mapping from names to arrays.  GSS: norm.weight, norm.bias (E,); w_v (E,F);
-w_u (E,H); [ssm.norm.weight, ssm.norm.bias (H,)]; ssm.a, ssm.b (N,); ssm.c (H,N) complex; ssm.d (H,);
-w_uc (H,F); w_o (F,E); [b_o (E,)].  DSS, where H = E: norm.weight, norm.bias; ssm.a, ssm.b, ssm.c,
-ssm.d; ssm.log_delta (E,) or (E,2); w_o (E,E); [b_o (E,)].
+w_u (E,H); [ssm.norm.weight, ssm.norm.bias (H,)]; ssm.a, ssm.b (N,); ssm.c (H,N) complex; ssm.d
+(H,); w_uc (H,F); w_o (F,E); [b_o (E,)].  DSS, where H = E: norm.weight, norm.bias; ssm.a, ssm.b,
+ssm.c, ssm.d; ssm.log_delta (E,) or (E,2); w_o (E,E); [b_o (E,)].
 """
 
 from __future__ import annotations

@@ -1,0 +1,38 @@
+# Two commands set everything up by themselves, in .venv: `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint sanitize clean
+
+# judge every backend of this machine
+demo: $(VENV)/.demo
+	$(BIN)/refgss info
+	$(BIN)/refgss check
+
+# what CI runs
+test: $(VENV)/.test lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/.demo: pyproject.toml setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable ".[certify]"
+	@touch $@
+
+$(VENV)/.test: pyproject.toml setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable ".[test]"
+	@touch $@ $(VENV)/.demo
+
+# the C++ under the address, undefined-behaviour and thread sanitizers
+sanitize: $(VENV)/.test
+	tests/native/sanitize.sh $(BIN)/python
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info refgss/native/*.so
