@@ -14,7 +14,11 @@ from refgss.conformance.report import Report, by_clause
 def html(reports: Sequence[Report], clauses: Mapping[str, Clause]) -> str:
     """`page.html` with the reports and the clauses that they judge put in as JSON."""
     judged = {id for report in reports for id in by_clause(report.cases)}
-    known = [asdict(clause) for clause in clauses.values() if clause.judged_by_vectors]
+    known = [
+        asdict(clause)
+        for clause in clauses.values()
+        if clause.id in judged or (clause.level == "MUST" and clause.judged_by_vectors)
+    ]
     unknown = [
         {"id": id, "level": "", "text": "not a clause of this version", "chapter": "unknown"}
         for id in sorted(judged - clauses.keys())

@@ -1,0 +1,80 @@
+"""The HTML page in a real browser: no error, and its filter and details work."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from refgss.conformance import page, spec_folder
+from refgss.conformance.candidates import Capabilities
+from refgss.conformance.clauses import read_clauses
+from refgss.conformance.report import close, header
+from refgss.conformance.vectors import VectorSet
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+
+CASE = {"type": "case", "op": "gelu", "precision": "f32", "seconds": 0.001}
+GOOD = {**CASE, "id": "gelu/good", "clauses": ["GSS-NRM-3"], "outcome": "pass", "ratio": 0.25}
+WORST = {"output": "y", "index": [1, 2], "got": "nan", "expected": 0.5, "budget": 1e-7}
+BAD = {**CASE, "id": "gelu/bad", "clauses": ["GSS-NRM-3"], "outcome": "non-finite", "ratio": "inf"}
+REFUSAL = {**CASE, "id": "gelu/no", "clauses": ["GSS-NFI-1"], "outcome": "raised"}
+NASTY = "</script><script>document.title='owned'</script>"
+
+PROBE = """<script>
+const seen = { errors };
+const buttons = () => [...document.querySelectorAll("td.cell button:enabled")];
+const shown = () => document.getElementById("shown").textContent;
+const filter = document.getElementById("filter");
+seen.cells = buttons().map(b => b.textContent);
+seen.all = shown();
+document.getElementById("failures").checked = true;
+filter.dispatchEvent(new Event("input"));
+seen.failures = shown();
+document.getElementById("text").value = "gelu  returns";
+filter.dispatchEvent(new Event("input"));
+seen.words = shown();
+buttons().at(-1).click();
+seen.details = document.getElementById("details").innerText;
+seen.title = document.title;
+const pre = document.createElement("pre");
+pre.id = "seen";
+pre.textContent = JSON.stringify(seen);
+document.body.append(pre);
+</script>"""
+
+
+def browse(tmp_path, text):
+    """What the probe sees after the page's own script has run."""
+    catch = "<head><script>const errors = []; onerror = e => { errors.push(String(e)); };</script>"
+    file = tmp_path / "page.html"
+    file.write_text(text.replace("<head>", catch).replace("</body>", PROBE + "</body>"))
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", file.as_uri()]
+    done = subprocess.run(command, capture_output=True, timeout=120, check=True)
+    found = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout.decode(), re.DOTALL)
+    return json.loads(html.unescape(found[1]))
+
+
+def test_filter_and_details(tmp_path):
+    vectors = VectorSet("2026-11-23", "0" * 64, ())
+    reports = [
+        close(header("x", Capabilities(name, "", ("gelu",), ("f32",)), ["f32"], vectors, 1), cases)
+        for name, cases in {
+            "good": [GOOD],
+            NASTY: [GOOD, BAD | WORST | {"detail": NASTY}, REFUSAL],
+        }.items()
+    ]
+    clauses = read_clauses(spec_folder())
+    seen = browse(tmp_path, page.html(reports, clauses))
+    must = sum(c.level == "MUST" and c.judged_by_vectors for c in clauses.values())
+    assert seen["errors"] == []
+    assert sorted(seen["cells"]) == sorted(["✓ 0.25", "✗ inf", "✗ raised"])
+    assert seen["all"] == f"{must} of {must} clauses"
+    assert seen["failures"] == f"2 of {must} clauses"
+    assert seen["words"] == f"1 of {must} clauses"
+    assert "gelu/bad" in seen["details"] and "y[1, 2]" in seen["details"]
+    assert NASTY in seen["details"] and seen["title"] == "refgss conformance"
