@@ -1,4 +1,4 @@
-"""One hypothesis profile for all tests: the same examples on every run, and no time limit on one."""
+"""One hypothesis profile for all tests: the same examples on every run, none against the clock."""
 
 from hypothesis import HealthCheck, settings
 

@@ -128,8 +128,9 @@ def convolutions(draw):
 def scans(draw, op="ssm_scan", form=None):
     b, h, n, length = draw(st.integers(0, 2)), draw(SOME), draw(SOME), draw(LENGTHS)
     form = form or draw(forms(length))
-    given = {"lam": draw(modes(n, form)), "c": draw(tensors(h, n, 2)), "delta": draw(steps(form, h))}
-    given["u"] = draw(tensors(b, h) if op == "ssm_step" else tensors(b, length, h))
+    given = {"u": draw(tensors(b, h) if op == "ssm_step" else tensors(b, length, h))}
+    given |= {"lam": draw(modes(n, form)), "c": draw(tensors(h, n, 2))}
+    given |= {"delta": draw(steps(form, h))}
     if draw(st.booleans()):
         given["state"] = draw(tensors(b, h, n, 2))
     return Case(op, given, {"form": ops.encode_option(form)})
@@ -138,7 +139,8 @@ def scans(draw, op="ssm_scan", form=None):
 @st.composite
 def norms(draw):
     shape = (*draw(st.sampled_from([(), (0,), (3,), (2, 2)])), draw(st.integers(1, 5)))
-    x = draw(tensors(*shape)) + draw(st.sampled_from([0, 1000]))  # a mean large beside the deviation
+    mean = draw(st.sampled_from([0, 1000]))  # large beside the deviation
+    x = draw(tensors(*shape)) + mean
     given = {"x": x.astype(np.float32)} | {w: draw(tensors(shape[-1])) for w in ("weight", "bias")}
     return Case("layer_norm", given, {"eps": draw(st.sampled_from([1e-5, 1e-6]))})
 
