@@ -35,7 +35,6 @@ def dot(x, y):
 
 def loss(op, x, options, cotangents):
     outputs = read(op, x, options).values()
-    # the gradient of a loss has no cotangent for the state that lm_loss does not return
     return sum((dot(balls(d), balls(y)) for d, y in zip(cotangents, outputs, strict=True)), arb(0))
 
 
