@@ -16,7 +16,14 @@ from refgss.cli.exits import OF_VERDICT, ExitError, StaleWaiverError, TooFewCase
 from refgss.conformance import PROFILES, fresh, page, runner, spec_folder, waivers
 from refgss.conformance import report as reports
 from refgss.conformance.badge import badge as badge_of
-from refgss.conformance.candidates import Candidate, open_candidate
+from refgss.conformance.candidates import (
+    ALIASES,
+    Candidate,
+    CandidateError,
+    claimed,
+    import_backend,
+    open_candidate,
+)
 from refgss.conformance.clauses import read_clauses
 from refgss.conformance.compare import Outcome
 from refgss.conformance.junit import junit as junit_of
@@ -36,7 +43,13 @@ PATH = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command(epilog=CANDIDATES)
-@click.option("--candidate", "spec", metavar="CANDIDATE", help="What to judge; see below.")
+@click.option(
+    "--candidate",
+    "specs",
+    multiple=True,
+    metavar="CANDIDATE",
+    help="What to judge, see below; every usable backend of this project if not given.",
+)
 @click.option(
     "--profile",
     "requested",
@@ -70,7 +83,7 @@ PATH = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--new-candidate", type=PATH, help="Write a NumPy candidate to start from, and stop.")
 def check(
-    spec: str | None,
+    specs: Sequence[str],
     requested: Sequence[str],
     ops: Sequence[str],
     only: Sequence[str],
@@ -89,8 +102,9 @@ def check(
     """Judge an implementation against the standard, clause by clause."""
     if new_candidate is not None:
         return write_template(new_candidate)
-    if spec is None:
-        raise click.UsageError("give --candidate, for example --candidate reference")
+    specs = specs or usable_backends()
+    if len(specs) > 1 and (report_file or badge or waiver_file):
+        raise click.UsageError("--report, --badge and --waivers are for one --candidate at a time")
     clauses = read_clauses(spec_folder())
     for id in only:
         if id not in clauses:
@@ -98,24 +112,42 @@ def check(
     accepted = read_waivers(waiver_file)
     published = read_vectors(folder or spec_folder() / "vectors")
     seed = secrets.randbelow(2**32) if seed is None else seed
+    done, stale = [], []
+    for spec in specs:
+        with closing(opened(spec, timeout, memory)) as candidate:
+            report = judged(spec, candidate, published, requested, ops, only, seed, per_op)
+        cases, old = waivers.apply(accepted, report.cases, date.today())
+        done.append(reports.close(report.header, cases))
+        stale += old
+        terminal.show(done[-1], clauses)
+    if report_file:
+        reports.write(done[0], report_file)
+    if junit:
+        junit.write_text(junit_of(done), "utf-8")
+    if html:
+        html.write_text(page.html(done, clauses), "utf-8")
+    if badge:
+        badge.write_text(badge_of(done[0], clauses), "utf-8")
+    finish(done, stale)
+
+
+def opened(spec: str, timeout: float, memory: float) -> Candidate:
     try:
-        candidate = open_candidate(spec, timeout, int(memory * 2**30))
+        return open_candidate(spec, timeout, int(memory * 2**30))
     except ValueError as e:
         raise click.UsageError(str(e)) from e
-    with closing(candidate):
-        report = judged(spec, candidate, published, requested, ops, only, seed, per_op)
-    cases, stale = waivers.apply(accepted, report.cases, date.today())
-    report = reports.close(report.header, cases)
-    if report_file:
-        reports.write(report, report_file)
-    if junit:
-        junit.write_text(junit_of([report]), "utf-8")
-    if html:
-        html.write_text(page.html([report], clauses), "utf-8")
-    if badge:
-        badge.write_text(badge_of(report, clauses), "utf-8")
-    terminal.show(report, clauses)
-    finish(report, stale)
+
+
+def usable_backends() -> list[str]:
+    """The backends of this project that can be used here; a note about each that cannot."""
+    usable = []
+    for alias in ALIASES:
+        try:
+            if claimed(import_backend(alias)).ops:
+                usable.append(alias)
+        except CandidateError as e:
+            terminal.note(f"{e}; it is not checked")
+    return usable
 
 
 def judged(
@@ -180,11 +212,12 @@ def write_template(path: Path) -> None:
     click.echo(f"wrote {path}; now run: refgss check --candidate python:{path}")
 
 
-def finish(report: reports.Report, stale: Sequence[str]) -> None:
-    """Leave with the exit code of the verdict."""
-    if not any(case["outcome"] != Outcome.UNCLAIMED for case in report.cases):
-        raise TooFewCasesError("the candidate claims nothing of what was asked: no case was judged")
-    if code := OF_VERDICT[report.verdict]:
+def finish(done: Sequence[reports.Report], stale: Sequence[str]) -> None:
+    """Leave with the exit code of the worst verdict."""
+    for report in done:
+        if not any(case["outcome"] != Outcome.UNCLAIMED for case in report.cases):
+            raise TooFewCasesError(f"{report.name} claims nothing of this: no case was judged")
+    if code := max(OF_VERDICT[report.verdict] for report in done):
         raise ExitError(code)
     if stale:
         raise StaleWaiverError("; ".join(stale))

@@ -116,6 +116,8 @@ def show_coverage(clauses: Mapping[str, Clause], behind: Coverage) -> None:
     unknown = sorted(behind.functions.keys() - clauses.keys())
     for id in unknown:
         click.echo(f"{id} is named by {', '.join(behind.functions[id])}, and is no clause")
-    click.echo(f"{len(must) - len(bare)} of {len(must)} MUST clauses that vectors judge are covered")
+    click.echo(
+        f"{len(must) - len(bare)} of {len(must)} MUST clauses that vectors judge are covered"
+    )
     if bare or unknown:
         raise ExitError(NOT_CONFORMING)

@@ -11,6 +11,7 @@ import pytest
 
 from refgss.cli import run
 from refgss.conformance import spec_folder
+from refgss.conformance.candidates import ALIASES
 from refgss.conformance.report import read
 from refgss.conformance.vectors import Expected, Vector, write_vectors
 
@@ -53,7 +54,7 @@ def test_the_reference_conforms_in_every_profile(refgss_, tmp_path):
         (["--candidate", wrong("Tanh"), *GELU], 1, "GSS-NRM-3"),
         (["--candidate", wrong("Segfault"), *GELU], 1, "SIGSEGV"),
         (["--candidate", wrong("Hangs"), *GELU, "--timeout", "0.3"], 1, "timed out"),
-        ([], 2, "--candidate"),
+        (["--candidate", "reference", "--candidate", "native", "--report", "r"], 2, "one --cand"),
         (["--candidate", "numpy"], 2, "unknown candidate"),
         (["--candidate", "reference", "--op", "fft"], 2, "fft"),
         (["--candidate", "reference", "--profile", "f16"], 2, "f16"),
@@ -72,6 +73,14 @@ def test_the_reference_conforms_in_every_profile(refgss_, tmp_path):
 def test_check_leaves_with_the_right_code_and_says_why(refgss_, arguments, code, says):
     found, out, err = refgss_("check", *arguments)
     assert (found, says in out + err) == (code, True), out + err
+
+
+def test_without_a_candidate_every_usable_backend_is_checked(refgss_, monkeypatch):
+    monkeypatch.delitem(ALIASES, "jax")
+    monkeypatch.setitem(ALIASES, "native", "no_such_module")
+    code, out, err = refgss_("check", *GELU)
+    assert code == 0 and "refgss.reference 0.1.0 conforms" in out
+    assert "native cannot be used here" in err
 
 
 def test_a_defect_of_our_own_is_70_and_a_sentence(refgss_, monkeypatch):

@@ -1,6 +1,7 @@
 """The example candidates, each run as its first lines say."""
 
 import shutil
+import subprocess
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,3 +71,17 @@ def test_gated_state_spaces_pytorch_is_not_the_papers_layer():
     assert failed and all(r["layer_profile"] == "paper" for r in failed)
     summary = by_clause(records)["GSS-LAY-7"]
     assert summary.failed == summary.judged != []
+
+
+@needs_cc
+def test_c_conforms(tmp_path):
+    library = tmp_path / "libgss.so"
+    include = EXAMPLES.parents[1] / "include"
+    command = ["cc", "-std=c11", "-Wall", "-Wextra", "-Werror", "-O2", "-shared", "-fPIC"]
+    command += [f"-I{include}", str(EXAMPLES / "gss.c"), "-o", str(library), "-lm"]
+    subprocess.run(command, check=True)
+    records = check(f"lib:{library}")
+    assert failures(records) == []
+    ops = {"causal_conv", "discretize", "gss_lambda", "ssm_kernel", "ssm_scan", "ssm_step"}
+    assert passed_ops(records) == ops
+    assert not any(r["outcome"] == "not claimed" for r in records)
