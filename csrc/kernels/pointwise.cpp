@@ -1,0 +1,111 @@
+#include "pointwise.hpp"
+
+#include <cmath>
+
+#include "dispatch.hpp"
+#include "normal.hpp"
+
+namespace refgss {
+namespace REFGSS_ISA {
+namespace {
+
+/// f(i, count) over `length` elements, a register at a time.
+template <class T, class F> REFGSS_INLINE void by_registers(int64_t length, F&& f) {
+    constexpr int lanes = vec<T>::lanes;
+    int64_t i = 0;
+    for (; i + lanes <= length; i += lanes) f(i, lanes);
+    if (i < length) f(i, static_cast<int>(length - i));
+}
+template <class T> REFGSS_INLINE vec<T> take(const T* p, int count) {
+    return count == vec<T>::lanes ? load(p) : load_some(p, count);
+}
+template <class T> REFGSS_INLINE void put(T* p, vec<T> a, int count) {
+    count == vec<T>::lanes ? store(p, a) : store_some(p, a, count);
+}
+
+/// Σ f(i, count), in four chains; lanes beyond `count` must be zero.
+template <class T, class F> REFGSS_INLINE T total(int64_t length, F&& f) {
+    vec<T> sum[4] = {T(0), T(0), T(0), T(0)};
+    by_registers<T>(length, [&](int64_t i, int count) {
+        vec<T>& s = sum[i / vec<T>::lanes % 4];
+        s = s + f(i, count);
+    });
+    vec<T> all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    T s = 0;
+    for (int k = 0; k < vec<T>::lanes; ++k) s += all[k];
+    return s;
+}
+
+template <class T> struct moments {
+    T mean, scale;
+};
+template <class T> moments<T> moments_of(int64_t width, const T* x, T eps) {
+    T mean = total<T>(width, [&](int64_t i, int n) { return take(x + i, n); }) / T(width);
+    T square = total<T>(width, [&](int64_t i, int n) {
+        vec<T> d = take(x + i, n) - vec<T>(mean);
+        for (int k = n; k < vec<T>::lanes; ++k) d.set(k, T(0));
+        return d * d;
+    });
+    return {mean, T(1) / std::sqrt(square / T(width) + eps)};
+}
+
+template <class T>
+void layer_norm(int64_t width, const T* x, const T* weight, const T* bias, T eps, T* y) {
+    moments<T> m = moments_of(width, x, eps);
+    by_registers<T>(width, [&](int64_t i, int n) {
+        vec<T> normal = (take(x + i, n) - vec<T>(m.mean)) * vec<T>(m.scale);
+        put(y + i, fma(normal, take(weight + i, n), take(bias + i, n)), n);
+    });
+}
+
+/// With g = dy weight: dx = (g - mean(g) - x̂ mean(g x̂)) / √(var + ε).
+template <class T>
+void layer_norm_vjp(int64_t width, const T* x, const T* weight, const T* dy, T eps, T* dx,
+                    T* dweight, T* dbias) {
+    moments<T> m = moments_of(width, x, eps);
+    auto normal = [&](int64_t i, int n) {
+        return (take(x + i, n) - vec<T>(m.mean)) * vec<T>(m.scale);
+    };
+    auto g = [&](int64_t i, int n) { return take(dy + i, n) * take(weight + i, n); };
+    T mean = total<T>(width, g) / T(width);
+    T along = total<T>(width, [&](int64_t i, int n) { return g(i, n) * normal(i, n); }) / T(width);
+    by_registers<T>(width, [&](int64_t i, int n) {
+        vec<T> xhat = normal(i, n), d = take(dy + i, n);
+        put(dx + i, (g(i, n) - vec<T>(mean) - xhat * vec<T>(along)) * vec<T>(m.scale), n);
+        put(dweight + i, fma(d, xhat, take(dweight + i, n)), n);
+        put(dbias + i, take(dbias + i, n) + d, n);
+    });
+}
+
+template <class T> void gelu(int64_t length, const T* x, T* y) {
+    by_registers<T>(length, [&](int64_t i, int n) {
+        vec<T> v = take(x + i, n), gauss;
+        put(y + i, v * normal_cdf(v, gauss), n);
+    });
+}
+
+/// dx = (Φ(x) + x e^{-x²/2}/√(2π)) dy.
+template <class T> void gelu_vjp(int64_t length, const T* x, const T* dy, T* dx) {
+    by_registers<T>(length, [&](int64_t i, int n) {
+        vec<T> v = take(x + i, n), gauss, cdf = normal_cdf(v, gauss);
+        put(dx + i, fma(v * gauss, vec<T>(T(0.3989422804014327)), cdf) * take(dy + i, n), n);
+    });
+}
+
+template <class T> void gate(int64_t length, const T* a, T* x) {
+    by_registers<T>(length, [&](int64_t i, int n) {
+        vec<T> v = take(x + i, n), gauss;
+        put(x + i, take(a + i, n) * (v * normal_cdf(v, gauss)), n);
+    });
+}
+
+}  // namespace
+}  // namespace REFGSS_ISA
+
+using namespace REFGSS_ISA;
+REFGSS_TABLE(pointwise_kernels<float>, {layer_norm<float>, layer_norm_vjp<float>, gelu<float>,
+                                        gelu_vjp<float>, gate<float>})
+REFGSS_TABLE(pointwise_kernels<double>, {layer_norm<double>, layer_norm_vjp<double>, gelu<double>,
+                                         gelu_vjp<double>, gate<double>})
+
+}  // namespace refgss

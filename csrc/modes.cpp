@@ -1,0 +1,190 @@
+#include "modes.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "dispatch.hpp"
+#include "scratch.hpp"
+#include "threads.hpp"
+
+namespace refgss {
+namespace {
+
+constexpr double pi = 3.14159265358979323846;
+
+/// The rows of work: `tiles` tiles in each group, of neighbouring signals where there are enough of
+/// them, of neighbouring blocks of one signal otherwise.
+struct partition {
+    int64_t groups, signals, blocks;  // signals in a group
+    int rows;
+    bool across_signals;
+
+    partition(const mode_set& modes, int64_t batch, int64_t channels, int64_t blocks, int rows)
+        : groups(modes.groups), signals(modes.groups == 1 ? batch * channels : batch),
+          blocks(blocks), rows(rows), across_signals(signals >= rows / 2 || blocks == 1) {}
+    int64_t stacks() const { return across_signals ? (signals + rows - 1) / rows : signals; }
+    /// (b, h) of a signal.
+    template <class F> void locate(int64_t group, int64_t signal, int64_t channels, F&& f) const {
+        groups == 1 ? f(signal / channels, signal % channels) : f(signal, group);
+    }
+};
+
+/// The job of one group; `powers` holds block_re, block_im and block_decay.
+template <class T>
+mode_job job_of(const mode_set& modes, int64_t group, int64_t block, double* powers) {
+    int64_t row = padded(modes.count);
+    mode_job job{};
+    job.count = modes.count, job.block = block;
+    job.re = modes.re.data() + group * row, job.im = modes.im.data() + group * row;
+    job.block_re = powers, job.block_im = powers + row, job.block_decay = powers + 2 * row;
+    for (int64_t n = 0; n < row; ++n) {
+        powers[n] = job.re[n] * static_cast<double>(block);
+        powers[row + n] = std::remainder(job.im[n] * static_cast<double>(block), 2 * pi);
+    }
+    kernels<mode_kernels<T>>().block_powers(row, job.re, block, powers + 2 * row);
+    return job;
+}
+
+/// What a thread keeps between items: the tables of one group.
+template <class T> struct workplace {
+    int64_t group = -1;
+    mode_job job{};
+    double* powers;
+    T *table, *work;
+};
+
+template <class T> class workplaces {
+public:
+    workplaces(int slots, const mode_set& modes, int64_t block)
+        : places_(slots), row_(padded(modes.count)), table_(sized(slots, 2 * row_ * block)),
+          powers_(slots * 3 * row_), work_(slots * work_size(block)) {
+        for (int s = 0; s < slots; ++s) {
+            places_[s].powers = powers_.data() + s * 3 * row_;
+            places_[s].table = table_.data() + s * 2 * row_ * block;
+            places_[s].work = work_.data() + s * work_size(block);
+        }
+    }
+    workplace<T>& operator[](int slot) { return places_[slot]; }
+
+private:
+    // left operands, a tile of sums, and three rows of doubles
+    int64_t work_size(int64_t block) const {
+        return tile_limit * (2 * row_ + block + 2 * 64) + 6 * row_ + 64;
+    }
+    std::vector<workplace<T>> places_;
+    int64_t row_;
+    scratch<T> table_;
+    scratch<double> powers_;
+    scratch<T> work_;
+};
+
+int64_t block_for(int64_t length, int64_t width) {
+    return std::min<int64_t>(mode_block, (length + width - 1) / width * width);
+}
+
+}  // namespace
+
+template <class T>
+void synthesize(const mode_set& modes, const double* weights, view<T, 3> signal, bool add) {
+    auto& kernel = kernels<mode_kernels<T>>();
+    const int64_t B = signal.shape[0], L = signal.shape[1], H = signal.shape[2];
+    if (signal.size() == 0) return;
+    const int64_t row = padded(modes.count), block = block_for(L, kernel.panel_columns);
+    partition parts(modes, B, H, (L + block - 1) / block, kernel.tile_rows);
+    // segments of time give threads work where signals are few
+    const int64_t segment = parts.groups == 1 ? 48 : parts.blocks;
+    const int64_t segments = (parts.blocks + segment - 1) / segment;
+    const int64_t items = parts.groups * parts.stacks() * segments;
+    const int slots = slots_for(items);
+    workplaces<T> places(slots, modes, block);
+    parallel_for(items, slots, [&](int64_t item, int slot) {
+        auto& place = places[slot];
+        int64_t group = item / (parts.stacks() * segments);
+        if (place.group != group) {
+            place.group = group;
+            place.job = job_of<T>(modes, group, block, place.powers);
+            place.job.length = L, place.job.stride = signal.stride[1];
+            kernel.sample_table(place.job, place.table);
+        }
+        int64_t stack = item / segments % parts.stacks(), j = item % segments * segment;
+        int64_t end = std::min(parts.blocks, j + segment), active = modes.count;
+        while (j < end) {
+            mode_tile<T> tile{};
+            const double* w[tile_limit];
+            int64_t first = parts.across_signals ? stack * parts.rows : stack;
+            int64_t left = parts.across_signals ? parts.signals - first : end - j;
+            tile.rows = static_cast<int>(std::min<int64_t>(parts.rows, left));
+            for (int i = 0; i < tile.rows; ++i) {
+                tile.block[i] = parts.across_signals ? j : j + i;
+                parts.locate(group, parts.across_signals ? first + i : first, H,
+                             [&](int64_t b, int64_t h) {
+                                 tile.signal[i] = signal.at(b, int64_t(0), h);
+                                 w[i] = weights + (b * H + h) * 2 * row;
+                             });
+            }
+            active = kernel.synthesize(place.job, place.table, tile, w, active, add, place.work);
+            j += parts.across_signals ? 1 : tile.rows;
+        }
+    });
+}
+
+template <class T>
+void analyze(const mode_set& modes, view<const T, 3> signal, moment weighting, double* weights) {
+    auto& kernel = kernels<mode_kernels<T>>();
+    const int64_t B = signal.shape[0], L = signal.shape[1], H = signal.shape[2];
+    const int64_t row = padded(modes.count);
+    std::fill(weights, weights + B * H * 2 * row, 0.0);
+    if (signal.size() == 0 || modes.count == 0) return;
+    const int64_t block = block_for(L, kernel.panel_columns);
+    partition parts(modes, B, H, (L + block - 1) / block, kernel.tile_rows);
+    const int64_t items = parts.groups * parts.stacks();
+    const int slots = slots_for(items);
+    workplaces<T> places(slots, modes, block);
+    parallel_for(items, slots, [&](int64_t item, int slot) {
+        auto& place = places[slot];
+        int64_t group = item / parts.stacks(), stack = item % parts.stacks();
+        if (place.group != group) {
+            place.group = group;
+            place.job = job_of<T>(modes, group, block, place.powers);
+            place.job.length = L, place.job.stride = signal.stride[1];
+            kernel.mode_table(place.job, place.table);
+        }
+        mode_scale scales[tile_limit], *scale[tile_limit];
+        double* sum[tile_limit];
+        mode_tile<const T> tile{};
+        int64_t first = parts.across_signals ? stack * parts.rows : stack;
+        auto fill = [&](int64_t j, int count) {
+            tile.rows = count;
+            for (int i = 0; i < count; ++i) {
+                tile.block[i] = parts.across_signals ? j : j - i;
+                scale[i] = &scales[parts.across_signals ? i : 0];
+                parts.locate(group, parts.across_signals ? first + i : first, H,
+                             [&](int64_t b, int64_t h) {
+                                 tile.signal[i] = signal.at(b, int64_t(0), h);
+                                 sum[i] = weights + (b * H + h) * 2 * row;
+                             });
+            }
+        };
+        int signals = parts.across_signals
+                          ? static_cast<int>(std::min<int64_t>(parts.rows, parts.signals - first))
+                          : 1;
+        fill(0, signals);
+        for (int i = 0; i < signals; ++i)
+            for (int64_t l = 0; l < std::min(block, L); ++l)
+                scales[i].first += std::abs(static_cast<double>(tile.signal[i][l * signal.stride[1]]));
+        for (int64_t j = parts.blocks - 1; j >= 0;) {
+            int count = parts.across_signals ? signals
+                                             : static_cast<int>(std::min<int64_t>(parts.rows, j + 1));
+            fill(j, count);
+            kernel.analyze(place.job, place.table, tile, weighting, scale, sum, place.work);
+            j -= parts.across_signals ? 1 : count;
+        }
+    });
+}
+
+template void synthesize(const mode_set&, const double*, view<float, 3>, bool);
+template void synthesize(const mode_set&, const double*, view<double, 3>, bool);
+template void analyze(const mode_set&, view<const float, 3>, moment, double*);
+template void analyze(const mode_set&, view<const double, 3>, moment, double*);
+
+}  // namespace refgss

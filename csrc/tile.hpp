@@ -1,0 +1,58 @@
+// tile.hpp: the inner product of every matrix product here: a tile of rows × 2 registers held in
+// registers while k runs.
+#pragma once
+
+#include "simd.hpp"
+
+namespace refgss::REFGSS_ISA {
+
+#if defined(__AVX512F__)
+constexpr int tile_rows = 12;  // 24 sums, 2 columns and a broadcast fill 32 registers
+#else
+constexpr int tile_rows = 6;
+#endif
+template <class T> constexpr int tile_columns = 2 * vec<T>::lanes;
+
+/// sum[i][:] = (0 or sum[i][:]) + Σ_k a[i][k] b[k][:], rows of b `stride` apart, those of sum
+/// `columns` apart.  Sums in order of k: results do not depend on how rows are put into tiles.
+template <class T, int Rows>
+REFGSS_INLINE void tile_product(int64_t terms, const T* const* a, const T* b, int64_t stride,
+                                T* sum, int64_t columns, bool add) {
+    constexpr int lanes = vec<T>::lanes;
+    vec<T> s[Rows][2];
+#pragma GCC unroll 12
+    for (int i = 0; i < Rows; ++i) {
+        s[i][0] = add ? load(sum + i * columns) : vec<T>(T(0));
+        s[i][1] = add ? load(sum + i * columns + lanes) : vec<T>(T(0));
+    }
+    for (int64_t k = 0; k < terms; ++k, b += stride) {
+        vec<T> b0 = load(b), b1 = load(b + lanes);
+#pragma GCC unroll 12
+        for (int i = 0; i < Rows; ++i) {
+            vec<T> x(a[i][k]);
+            s[i][0] = fma(x, b0, s[i][0]);
+            s[i][1] = fma(x, b1, s[i][1]);
+        }
+    }
+#pragma GCC unroll 12
+    for (int i = 0; i < Rows; ++i) {
+        store(sum + i * columns, s[i][0]);
+        store(sum + i * columns + lanes, s[i][1]);
+    }
+}
+
+/// The same for 1 to tile_rows rows; entries of a beyond `rows` are ignored.
+template <class T>
+inline void tile_product(int rows, int64_t terms, const T* const* a, const T* b, int64_t stride,
+                         T* sum, int64_t columns, bool add) {
+    while (rows > 0) {
+        int done;
+        if (rows >= tile_rows) tile_product<T, tile_rows>(terms, a, b, stride, sum, columns, add), done = tile_rows;
+        else if (rows >= 4) tile_product<T, 4>(terms, a, b, stride, sum, columns, add), done = 4;
+        else if (rows >= 2) tile_product<T, 2>(terms, a, b, stride, sum, columns, add), done = 2;
+        else tile_product<T, 1>(terms, a, b, stride, sum, columns, add), done = 1;
+        a += done, sum += done * columns, rows -= done;
+    }
+}
+
+}  // namespace refgss::REFGSS_ISA
