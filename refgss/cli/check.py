@@ -13,13 +13,14 @@ import click
 
 from refgss.cli import terminal
 from refgss.cli.exits import OF_VERDICT, ExitError, StaleWaiverError, TooFewCasesError
-from refgss.conformance import PROFILES, fresh, page, runner, spec_folder, waivers
+from refgss.conformance import PROFILES, fresh, page, runner, shrink, spec_folder, waivers
 from refgss.conformance import report as reports
 from refgss.conformance.badge import badge as badge_of
 from refgss.conformance.candidates import (
     ALIASES,
     Candidate,
     CandidateError,
+    Capabilities,
     claimed,
     import_backend,
     open_candidate,
@@ -28,7 +29,7 @@ from refgss.conformance.clauses import read_clauses
 from refgss.conformance.compare import Outcome
 from refgss.conformance.junit import junit as junit_of
 from refgss.conformance.ops import OPS
-from refgss.conformance.vectors import VectorSet, read_vectors
+from refgss.conformance.vectors import VectorSet, read_vectors, write_vectors
 
 CANDIDATES = """
 \b
@@ -81,6 +82,12 @@ PATH = click.Path(path_type=Path, dir_okay=False)
     type=click.Path(path_type=Path, file_okay=False),
     help="Other vectors than the published ones.",
 )
+@click.option(
+    "--shrink",
+    "counterexamples",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Make the worst failure of each op small and save it as a vector in this folder.",
+)
 @click.option("--new-candidate", type=PATH, help="Write a NumPy candidate to start from, and stop.")
 def check(
     specs: Sequence[str],
@@ -97,14 +104,17 @@ def check(
     per_op: int,
     waiver_file: Path | None,
     folder: Path | None,
+    counterexamples: Path | None,
     new_candidate: Path | None,
 ) -> None:
     """Judge an implementation against the standard, clause by clause."""
     if new_candidate is not None:
         return write_template(new_candidate)
     specs = specs or usable_backends()
-    if len(specs) > 1 and (report_file or badge or waiver_file):
-        raise click.UsageError("--report, --badge and --waivers are for one --candidate at a time")
+    if len(specs) > 1 and (report_file or badge or waiver_file or counterexamples):
+        raise click.UsageError(
+            "--report, --badge, --waivers and --shrink are for one --candidate at a time"
+        )
     clauses = read_clauses(spec_folder())
     for id in only:
         if id not in clauses:
@@ -115,11 +125,18 @@ def check(
     done, stale = [], []
     for spec in specs:
         with closing(opened(spec, timeout, memory)) as candidate:
-            report = judged(spec, candidate, published, requested, ops, only, seed, per_op)
-        cases, old = waivers.apply(accepted, report.cases, date.today())
-        done.append(reports.close(report.header, cases))
-        stale += old
-        terminal.show(done[-1], clauses)
+            about = candidate.about
+            profiles = profiles_of(requested, about)
+            questions = asked(published, profiles, ops, only, about, seed, per_op)
+            with terminal.progress(about.name, len(questions)) as step:
+                records = runner.run(candidate, questions, seed, step)
+            records, old = waivers.apply(accepted, records, date.today())
+            header = reports.header(spec, about, profiles, published, seed)
+            done.append(reports.close(header, records))
+            stale += old
+            terminal.show(done[-1], clauses)
+            if counterexamples:
+                save_counterexamples(candidate, questions, records, counterexamples, published.date)
     if report_file:
         reports.write(done[0], report_file)
     if junit:
@@ -150,32 +167,31 @@ def usable_backends() -> list[str]:
     return usable
 
 
-def judged(
-    spec: str,
-    candidate: Candidate,
-    published: VectorSet,
-    requested: Sequence[str],
-    ops: Sequence[str],
-    only: Sequence[str],
-    seed: int,
-    per_op: int,
-) -> reports.Report:
-    """Run the selected cases and fresh ones."""
-    about = candidate.about
+def profiles_of(requested: Sequence[str], about: Capabilities) -> list[str]:
+    """What the candidate is held to, with a note about what it did not claim."""
     for op in runner.unknown_ops(about):
         terminal.note(f"the candidate claims {op}, which is no op of the standard")
-    profiles = runner.profiles_to_check(requested, about.profiles)
-    for profile in set(requested) - set(about.profiles):
+    for profile in sorted(set(requested) - set(about.profiles)):
         terminal.note(f"the candidate does not claim {profile}; it is checked because you asked")
+    return runner.profiles_to_check(requested, about.profiles)
+
+
+def asked(
+    published: VectorSet,
+    profiles: Sequence[str],
+    ops: Sequence[str],
+    only: Sequence[str],
+    about: Capabilities,
+    seed: int,
+    per_op: int,
+) -> list[runner.Question]:
+    """The selected vectors and fresh ones."""
     questions = runner.select(published.vectors, profiles, ops, only)
     if not questions:
         raise TooFewCasesError(
             "no vector fits this choice of profiles, ops and clauses: choose less narrowly"
         )
-    questions += fresh_questions(questions, about.ops, per_op, seed)
-    with terminal.progress(about.name, len(questions)) as step:
-        records = runner.run(candidate, questions, seed, step)
-    return reports.close(reports.header(spec, about, profiles, published, seed), records)
+    return questions + fresh_questions(questions, about.ops, per_op, seed)
 
 
 def fresh_questions(
@@ -194,6 +210,23 @@ def fresh_questions(
     precisions = sorted({q.precision for q in questions})
     drawn = fresh.draw(templates.values(), per_op, seed)
     return [runner.Question(v, precision, fresh=True) for v in drawn for precision in precisions]
+
+
+def save_counterexamples(
+    candidate: Candidate,
+    questions: Sequence[runner.Question],
+    records: Sequence[runner.Record],
+    folder: Path,
+    date: str,
+) -> None:
+    """Shrink the worst failure of each op, show it, and write it as a vector."""
+    if not fresh.available():
+        raise click.UsageError("--shrink needs python-flint: install refgss[certify]")
+    found = shrink.counterexamples(candidate, questions, records)
+    for small, record in found.values():
+        terminal.counterexample(record, shrink.shown(small))
+    write_vectors(folder, [small for small, _ in found.values()], date)
+    click.echo(f"{len(found)} counterexamples: replay them with --vectors {folder} --fresh 0")
 
 
 def read_waivers(path: Path | None) -> list[waivers.Waiver]:

@@ -115,6 +115,12 @@ def failed_clause(
     return text.append(f"    worst: {describe(summary.worst)}\n")
 
 
+def counterexample(case: Record, inputs: str) -> None:
+    """A small failing case with its inputs."""
+    text = Text(f"{describe(case)}\n    {inputs}")
+    console().print(text, soft_wrap=True)
+
+
 def describe(case: Record) -> str:
     """One failure in one line: where, what was got, what is proven."""
     text = f"{case['id']} ({case['precision']}): {case['outcome']}"

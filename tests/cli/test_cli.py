@@ -84,7 +84,7 @@ def test_without_a_candidate_every_usable_backend_is_checked(refgss_, monkeypatc
 
 
 def test_a_defect_of_our_own_is_70_and_a_sentence(refgss_, monkeypatch):
-    monkeypatch.setattr(sys.modules["refgss.cli.check"], "judged", lambda *_: 1 / 0)
+    monkeypatch.setattr(sys.modules["refgss.cli.check"], "asked", lambda *_: 1 / 0)
     code, _, err = refgss_("check", "--candidate", "reference")
     assert code == 70 and "ZeroDivisionError" in err and "report it" in err
     assert len(err.strip().splitlines()) == 1
