@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,13 @@ import numpy as np
 from refgss.conformance.candidates import Candidate
 from refgss.conformance.compare import Outcome
 from refgss.conformance.ops import is_complex
+from refgss.conformance.procedures import SEQUENCES
 from refgss.conformance.report import ratio_of
 from refgss.conformance.runner import Question, Record, ask
 from refgss.conformance.vectors import Vector
 
 MOST_STEPS = 300  # tries in all: each costs one certification and one answer
+FEW_AXES = 5
 DIGITS = (0, 1, 4, 11)  # significant bits that numbers are cut to; 0 bits is zero
 # not crashes and time-outs: a process that keeps dying is not asked for ever
 WORTH_IT = frozenset(
@@ -34,33 +37,41 @@ WORTH_IT = frozenset(
 )
 
 
-def lengths(v: Vector) -> list[int]:
-    """The lengths of all axes, longest first; the two parts of a complex number are no axis."""
-    found = {
-        n for name, x in v.tensors.items() for n in x.shape[: -1 if is_complex(name) else None]
-    }
-    return sorted(found | {v.options.get("length", 0)}, reverse=True)
+Axes = frozenset[tuple[str, int]]  # tensor and position; ("length", 0) is the option
 
 
-def cut(v: Vector, n: int, part: slice) -> Vector:
-    """The vector with every axis of length n cut to a part of it.
-
-    Axes that mean the same have the same length, so they are cut together.  Where others happen to
-    have that length too, the result may make no sense; certification then refuses it.
-    """
-    m = len(range(n)[part])
-    tensors = {}
+def axes_of(v: Vector) -> dict[int, Axes]:
+    """All axes by their length, longest first; the two parts of a complex number are no axis."""
+    found: dict[int, set[tuple[str, int]]] = {v.options.get("length", 0): {("length", 0)}}
     for name, x in v.tensors.items():
-        parts = 1 if is_complex(name) else 0
-        axes = x.shape[: x.ndim - parts]
-        tensors[name] = np.array(x[tuple(part if size == n else slice(None) for size in axes)])
-    if len(v.tensors.get("params.embedding.weight", ())) == n:  # fewer words
+        for i, n in enumerate(x.shape[: -1 if is_complex(name) else None]):
+            found.setdefault(n, set()).add((name, i))
+    return {n: frozenset(found[n]) for n in sorted(found, reverse=True)}
+
+
+def groups(axes: Axes) -> Iterator[Axes]:
+    """What to cut together: axes that mean the same have the same length, so all of them; and if
+    they are few, any of them, since others may happen to have that length too."""
+    yield axes
+    for size in range(1, len(axes) if len(axes) <= FEW_AXES else 0):
+        yield from map(frozenset, combinations(sorted(axes), size))
+
+
+def cut(v: Vector, axes: Axes, n: int, part: slice) -> Vector:
+    """The vector with these axes of length n cut to a part; certification refuses nonsense."""
+    m = len(range(n)[part])
+    tensors = {
+        name: np.array(x[tuple(part if (name, i) in axes else slice(None) for i in range(x.ndim))])
+        for name, x in v.tensors.items()
+    }
+    if ("params.embedding.weight", 0) in axes:  # fewer words
         tensors |= {k: np.minimum(x, m - 1) for k, x in tensors.items() if x.dtype.kind == "i"}
     options = dict(v.options)
-    if options.get("length") == n:
+    if ("length", 0) in axes:
         options["length"] = m
     if "splits" in options:
-        options["splits"] = [min(s, m) for s in options["splits"]]
+        longest = max(x.shape[1] for name, x in tensors.items() if name in SEQUENCES)
+        options["splits"] = [min(s, longest) for s in options["splits"]]
     return replace(v, tensors=tensors, options=options)
 
 
@@ -73,10 +84,11 @@ def rounded(x: np.ndarray, bits: int) -> np.ndarray:
 
 def smaller(v: Vector) -> Iterator[Vector]:
     """Simpler vectors, boldest first."""
-    for n in lengths(v):
-        for m in sorted({1, n // 2, n - 1} & set(range(1, n))):
-            yield cut(v, n, slice(m))
-            yield cut(v, n, slice(n - m, n))
+    for n, axes in axes_of(v).items():
+        for group in groups(axes):
+            for m in sorted({1, n // 2, n - 1} & set(range(1, n))):
+                yield cut(v, group, n, slice(m))
+                yield cut(v, group, n, slice(n - m, n))
     for i in range(len(v.options.get("splits", ()))):
         left = [s for j, s in enumerate(v.options["splits"]) if j != i]
         yield replace(v, options={**v.options, "splits": left})
@@ -95,9 +107,11 @@ def shrink(v: Vector, fails: Callable[[Vector], bool]) -> Vector:
     while progress and steps < MOST_STEPS:
         progress = False
         for simpler in smaller(found):
-            steps += 1
             certified = certify_again(replace(simpler, id=id))
-            if certified is not None and fails(certified):
+            if certified is None:
+                continue
+            steps += 1
+            if fails(certified):
                 found, progress = certified, True
                 break
             if steps >= MOST_STEPS:
@@ -110,18 +124,18 @@ def certify_again(v: Vector) -> Vector | None:
     from refgss.conformance.build import vector
     from refgss.conformance.cases import Case
 
+    case = Case(
+        id=v.id,
+        op=v.op,
+        clauses=v.clauses,
+        tensors=dict(v.tensors),
+        options=dict(v.options),
+        layer_profile=v.layer_profile,
+        outputs=tuple(v.expected),
+    )
     try:
-        return vector(
-            Case(
-                id=v.id,
-                op=v.op,
-                clauses=v.clauses,
-                tensors=dict(v.tensors),
-                options=dict(v.options),
-                layer_profile=v.layer_profile,
-                outputs=tuple(v.expected),
-            )
-        )
+        with np.errstate(all="ignore"):
+            return vector(case)
     except (ValueError, TypeError, IndexError, ZeroDivisionError):
         return None
 
