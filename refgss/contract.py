@@ -207,6 +207,13 @@ def check_layer(
     check_state(op, state, params["ssm.c"], x.shape[0])
 
 
+def check_layer_cotangents(
+    op: str, params: Mapping[str, Any], x: Any, dout: Any, dstate: Any
+) -> None:
+    check_shape(op, "dout", dout, x.shape, "f")
+    check_shape(op, "dstate", dstate, (x.shape[0], *params["ssm.c"].shape), "c")
+
+
 def check_language_model(
     op: str, params: Mapping[str, Any], tokens: Any, state: Any, config: LMConfig
 ) -> None:

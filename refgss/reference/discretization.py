@@ -131,6 +131,9 @@ def discretize_vjp(
 ) -> tuple[Array, Array]:
     """dĀ, dB̄ (·,N) -> dΛ (N,), dΔ of Δ's shape.  Clauses: GSS-GRD-1, GSS-GRD-3."""
     delta = contract.check_modes("discretize_vjp", lam, delta, form)
+    for name, cotangent in (("dabar", dabar), ("dbbar", dbbar)):
+        shape = (*delta.shape[:1], *lam.shape)
+        contract.check_shape("discretize_vjp", name, cotangent, shape, "c")
     z = step_exponent(lam, delta)
     dz = np.conj(powers_derivative(z, ONE, form, lam, False)[..., 0]) * dabar
     return input_weight_vjp(lam, delta, z, dbbar, dz, form)

@@ -74,12 +74,16 @@ def lm_logits_vjp(
     """dlogits (B,L,V), dstate (depth,B,H,N) -> dparams, dstate_0.  Clauses: GSS-GRD-11."""
     contract.check_language_model("lm_logits_vjp", params, tokens, state, config)
     layer_vjp: Any = gss_layer_vjp if isinstance(config.layer, GSSConfig) else dss_layer_vjp
-    xs, _ = hidden_states(params, tokens, state, config)
+    xs, states = hidden_states(params, tokens, state, config)
+    head = head_weight(params, config)
+    shapes = (*tokens.shape, head.shape[1]), (config.depth, *states[0].shape)
+    contract.check_shape("lm_logits_vjp", "dlogits", dlogits, shapes[0], "f")
+    contract.check_shape("lm_logits_vjp", "dstate", dstate, shapes[1], "c")
     g: dict[str, Array] = {}
     x = xs[-1]
     if config.final_norm:
         x = layer_norm(x, params["norm.weight"], params["norm.bias"], eps=config.layer.eps)
-    dx, dhead, _ = dense_vjp(x, head_weight(params, config), None, dlogits)
+    dx, dhead, _ = dense_vjp(x, head, None, dlogits)
     if config.final_norm:
         dx, g["norm.weight"], g["norm.bias"] = layer_norm_vjp(
             xs[-1], params["norm.weight"], params["norm.bias"], dx, eps=config.layer.eps
@@ -138,6 +142,7 @@ def lm_loss_vjp(
     Clauses: GSS-GRD-12.
     """
     contract.check_targets("lm_loss_vjp", params, tokens, targets)
+    contract.check_shape("lm_loss_vjp", "dloss", dloss, (), "f")
     logits, states = lm_logits(params, tokens, state, config=config)
     one_hot = np.eye(logits.shape[-1])[targets].astype(logits.dtype)
     dlogits = (np.exp(log_softmax(logits)) - one_hot) * (dloss / targets.size)

@@ -54,6 +54,7 @@ def gss_layer_vjp(
 ) -> tuple[dict[str, Array], Array, Array]:
     """dout (B,L,E), dstate (B,H,N) -> dparams, dx (B,L,E), dstate_0.  Clauses: GSS-GRD-10."""
     contract.check_layer("gss_layer_vjp", params, x, state, config)
+    contract.check_layer_cotangents("gss_layer_vjp", params, x, dout, dstate)
     p, g, eps = params, {}, config.eps
     # forward, keeping what the gradient needs
     h = layer_norm(x, p["norm.weight"], p["norm.bias"], eps=eps)
@@ -117,6 +118,7 @@ def dss_layer_vjp(
 ) -> tuple[dict[str, Array], Array, Array]:
     """dout (B,L,E), dstate (B,E,N) -> dparams, dx (B,L,E), dstate_0.  Clauses: GSS-GRD-10."""
     contract.check_layer("dss_layer_vjp", params, x, state, config)
+    contract.check_layer_cotangents("dss_layer_vjp", params, x, dout, dstate)
     p, g = params, {}
     u = layer_norm(x, p["norm.weight"], p["norm.bias"], eps=config.eps)
     lam = gss_lambda(p["ssm.a"], p["ssm.b"], imag=config.imag)

@@ -108,6 +108,8 @@ def ssm_step_vjp(
     form: KernelForm,
 ) -> tuple[Array, Array, Array, Array, Array]:
     """dy (B,H), dx' (B,H,N) -> du, dΛ, dC, dx, dΔ: the scan's, at L = 1.  Clauses: GSS-GRD-6."""
-    contract.check_step("ssm_step_vjp", u, lam, c, state, delta, form)
+    delta, state = contract.check_step("ssm_step_vjp", u, lam, c, state, delta, form)
+    contract.check_shape("ssm_step_vjp", "dy", dy, u.shape, "f")
+    contract.check_shape("ssm_step_vjp", "dstate", dstate, state.shape, "c")
     du, *rest = ssm_scan_vjp(u[:, None], lam, c, state, dy[:, None], dstate, delta=delta, form=form)
     return (du[:, 0], *rest)
