@@ -66,17 +66,9 @@ void kernel(const parameters& p, view<const T, 3> c, view<T, 2> k) {
     if (!p.delta.shared()) check_axis("delta", "H", static_cast<int64_t>(p.delta.re.size()), H);
     discretization d = discretize(p);
     for (const half& side : halves(p, d)) {
-        const int64_t row = padded(side.modes.set.count);
-        std::vector<double> weights(H * 2 * row, 0);
-        parallel_for(H, slots_for(H), [&](int64_t h, int) {
-            for (int64_t m = 0; m < side.modes.set.count; ++m) {
-                int64_t n = side.modes.order[m];
-                complex b = p.scale() * d.at(d.bbar, h, n) * ending(p, side, d.at(d.z, h, n), L);
-                double re = *c.at(h, n, int64_t(0)), im = *c.at(h, n, int64_t(1));
-                weights[h * 2 * row + m] = re * b.real() - im * b.imag();
-                weights[(h * 2 + 1) * row + m] = re * b.imag() + im * b.real();
-            }
-        });
+        std::vector<complex> scaled = d.bbar;
+        for (size_t i = 0; i < scaled.size(); ++i) scaled[i] *= p.scale() * ending(p, side, d.z[i], L);
+        std::vector<double> weights = mode_weights<T>(side.modes, scaled, c);
         view<T, 3> samples{k.data, {1, L, H}, {0, k.stride[1], k.stride[0]}};
         synthesize(side.modes.set, weights.data(), side.growing ? samples.reversed(1) : samples,
                    side.growing);

@@ -129,11 +129,12 @@ void synthesize(const mode_set& modes, const double* weights, view<T, 3> signal,
 }
 
 template <class T>
-void analyze(const mode_set& modes, view<const T, 3> signal, moment weighting, double* weights) {
+void analyze(const mode_set& modes, view<const T, 3> signal, moment weighting, double* weights,
+             bool add) {
     auto& kernel = kernels<mode_kernels<T>>();
     const int64_t B = signal.shape[0], L = signal.shape[1], H = signal.shape[2];
     const int64_t row = padded(modes.count);
-    std::fill(weights, weights + B * H * 2 * row, 0.0);
+    if (!add) std::fill(weights, weights + B * H * 2 * row, 0.0);
     if (signal.size() == 0 || modes.count == 0) return;
     const int64_t block = block_for(L, kernel.panel_columns);
     partition parts(modes, B, H, (L + block - 1) / block, kernel.tile_rows);
@@ -184,7 +185,7 @@ void analyze(const mode_set& modes, view<const T, 3> signal, moment weighting, d
 
 template void synthesize(const mode_set&, const double*, view<float, 3>, bool);
 template void synthesize(const mode_set&, const double*, view<double, 3>, bool);
-template void analyze(const mode_set&, view<const float, 3>, moment, double*);
-template void analyze(const mode_set&, view<const double, 3>, moment, double*);
+template void analyze(const mode_set&, view<const float, 3>, moment, double*, bool);
+template void analyze(const mode_set&, view<const double, 3>, moment, double*, bool);
 
 }  // namespace refgss

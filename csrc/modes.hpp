@@ -39,7 +39,8 @@ void synthesize(const mode_set& modes, const double* weights, view<T, 3> signal,
 
 enum class moment { none, first };
 template <class T>
-void analyze(const mode_set& modes, view<const T, 3> signal, moment weighting, double* weights);
+void analyze(const mode_set& modes, view<const T, 3> signal, moment weighting, double* weights,
+             bool add = false);
 
 // ---- What drivers (modes.cpp) and kernels (kernels/modes.cpp) share -----------------------------
 

@@ -278,7 +278,7 @@ private:
     void read_out() {
         const int64_t H = map_.channels();
         view<T, 3> samples{readout_.data(), {batch_, block_, H}, {block_ * H, H, 1}};
-        synthesize(map_.modes().set, map_.read_out(x_, 1).data(), samples, false);
+        map_.read_out(x_, samples, false);
     }
 
     ssm<T> map_;

@@ -45,6 +45,29 @@ template <class T> std::vector<int64_t> finite_until(view<const T, 3> u) {
 }  // namespace
 
 template <class T>
+std::vector<double> mode_weights(const sorted_modes& modes, const std::vector<complex>& factors,
+                                 view<const T, 3> c) {
+    const int64_t H = c.shape[0], N = c.shape[1], row = padded(modes.set.count);
+    std::vector<double> weights(sized(H, 2 * row), 0);
+    parallel_for(H, slots_for(H), [&](int64_t h, int) {
+        double *re = weights.data() + h * 2 * row, *im = re + row;
+        const complex* factor = factors.data() + (modes.set.groups == 1 ? 0 : h * N);
+        for (int64_t k = 0; k < modes.set.count; ++k) {
+            int64_t n = modes.order[k];
+            const T* value = c.at(h, n, int64_t(0));
+            double x = value[0], y = value[c.stride[2]];
+            re[k] = x * factor[n].real() - y * factor[n].imag();
+            im[k] = x * factor[n].imag() + y * factor[n].real();
+        }
+    });
+    return weights;
+}
+template std::vector<double> mode_weights(const sorted_modes&, const std::vector<complex>&,
+                                          view<const float, 3>);
+template std::vector<double> mode_weights(const sorted_modes&, const std::vector<complex>&,
+                                          view<const double, 3>);
+
+template <class T>
 ssm<T>::ssm(parameters p, view<const T, 3> c, int64_t length, int64_t limit)
     : parameters_(std::move(p)), channels_(c.shape[0]),
       piece_(limit > 0 ? limit : piece_for(length, c.shape[0])),
@@ -52,7 +75,11 @@ ssm<T>::ssm(parameters p, view<const T, 3> c, int64_t length, int64_t limit)
     const int64_t N = states();
     if (parameters_.delta.rank > 0) check_axis("delta", "H", discrete_.groups, channels_);
     check_axis("c", "N", c.shape[1], discrete_.count);
-    weights_.assign(sized(channels_, 2 * row()), 0);
+    std::vector<complex> factors = discrete_.bbar;
+    for (complex& b : factors) b *= parameters_.scale();
+    weights_ = mode_weights<T>(modes_, factors, c);
+    for (size_t i = 0; i < factors.size(); ++i) factors[i] *= discrete_.abar[i];
+    next_weights_ = mode_weights<T>(modes_, factors, c);
     step_.resize(sized(discrete_.groups, 4 * N) + sized(channels_, 2 * N));
     T* weight = step_.data() + discrete_.groups * 4 * N;
     for (int64_t g = 0; g < discrete_.groups; ++g)
@@ -62,17 +89,13 @@ ssm<T>::ssm(parameters p, view<const T, 3> c, int64_t length, int64_t limit)
             re[0] = re[1] = static_cast<T>(a.real());
             im[0] = static_cast<T>(-a.imag()), im[1] = static_cast<T>(a.imag());
         }
-    std::vector<int64_t> place(N);
-    for (int64_t k = 0; k < N; ++k) place[modes_.order[k]] = k;
-    for (int64_t h = 0; h < channels_; ++h)
-        for (int64_t n = 0; n < N; ++n) {
-            double re = *c.at(h, n, int64_t(0)), im = *c.at(h, n, int64_t(1));
-            complex b = parameters_.scale() * discrete_.at(discrete_.bbar, h, n);
-            double wr = re * b.real() - im * b.imag(), wi = re * b.imag() + im * b.real();
-            weights_[h * 2 * row() + place[n]] = wr, weights_[(h * 2 + 1) * row() + place[n]] = wi;
-            weight[(h * N + n) * 2] = static_cast<T>(wr);
-            weight[(h * N + n) * 2 + 1] = static_cast<T>(wi);
+    parallel_for(channels_, slots_for(channels_), [&](int64_t h, int) {
+        const double* from = weights_.data() + h * 2 * row();
+        for (int64_t k = 0; k < N; ++k) {
+            T* to = weight + (h * N + modes_.order[k]) * 2;
+            to[0] = static_cast<T>(from[k]), to[1] = static_cast<T>(from[row() + k]);
         }
+    });
     make_kernel();
 }
 
@@ -136,38 +159,36 @@ template <class T> std::vector<double> ssm<T>::power(int64_t n) const {
 }
 
 namespace {
-/// a[k] <- a[k] b[k], complex rows with real parts and imaginary parts `row` apart.
-void multiply(double* a, const double* b, int64_t row) {
+/// product[k] = a[k] b[k], complex rows with real parts and imaginary parts `row` apart.
+void multiply(const double* a, const double* b, int64_t row, double* product) {
     for (int64_t k = 0; k < row; ++k) {
         double re = a[k] * b[k] - a[row + k] * b[row + k];
-        a[row + k] = a[k] * b[row + k] + a[row + k] * b[k];
-        a[k] = re;
+        double im = a[k] * b[row + k] + a[row + k] * b[k];
+        product[k] = re, product[row + k] = im;
     }
 }
 }  // namespace
 
 template <class T>
-std::vector<double> ssm<T>::read_out(const std::vector<double>& x, int64_t n) const {
-    std::vector<double> w = x, p = power(n);
-    const int64_t rows = static_cast<int64_t>(x.size()) / std::max<int64_t>(2 * row(), 1);
+void ssm<T>::read_out(const std::vector<double>& x, view<T, 3> signal, bool add) const {
+    std::vector<double> w(x.size());
+    const int64_t rows = signal.shape[0] * channels_;
     parallel_for(rows, slots_for(rows), [&](int64_t r, int) {
-        int64_t h = r % channels_, g = discrete_.groups == 1 ? 0 : h;
-        multiply(w.data() + r * 2 * row(), p.data() + g * 2 * row(), row());
-        multiply(w.data() + r * 2 * row(), weights_.data() + h * 2 * row(), row());
+        multiply(x.data() + r * 2 * row(), next_weights_.data() + r % channels_ * 2 * row(), row(),
+                 w.data() + r * 2 * row());
     });
-    return w;
+    synthesize(modes_.set, w.data(), signal, add);
 }
 
 template <class T> void ssm<T>::advance(std::vector<double>& x, view<const T, 3> u) const {
-    std::vector<double> p = power(u.shape[1]), inputs(x.size());
-    analyze(modes_.set, u.reversed(1), moment::none, inputs.data());
+    std::vector<double> p = power(u.shape[1]);
     const int64_t rows = u.shape[0] * channels_;
     parallel_for(rows, slots_for(rows), [&](int64_t r, int) {
         int64_t g = discrete_.groups == 1 ? 0 : r % channels_;
-        double *to = x.data() + r * 2 * row(), *from = inputs.data() + r * 2 * row();
-        multiply(to, p.data() + g * 2 * row(), row());
-        for (int64_t k = 0; k < 2 * row(); ++k) to[k] += from[k];
+        double* row_of_x = x.data() + r * 2 * row();
+        multiply(row_of_x, p.data() + g * 2 * row(), row(), row_of_x);
     });
+    analyze(modes_.set, u.reversed(1), moment::none, x.data(), true);
 }
 
 /// y = K * u, and where u is not finite, exact before and NaN from then on (GSS-NFI).
@@ -213,7 +234,7 @@ void ssm<T>::apply(view<const T, 3> u, const view<const T, 4>* state, view<T, 3>
         auto u_piece = time_slice(u, first, n);
         auto y_piece = time_slice(y, first, n);
         convolve(u_piece, y_piece);
-        if (!at_rest) synthesize(modes_.set, read_out(x, 1).data(), y_piece, true);
+        if (!at_rest) read_out(x, y_piece, true);
         first += n;
         if (first < L || state_out != nullptr) advance(x, u_piece);
         at_rest = false;

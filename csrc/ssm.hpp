@@ -31,6 +31,11 @@ view<T, R> shaped(const refgss_array* a, const char* name, N... lengths) {
     return v;
 }
 
+/// C times factors (groups, N), as weights (H, 2, row) in the order of the modes.
+template <class T>
+std::vector<double> mode_weights(const sorted_modes& modes, const std::vector<complex>& factors,
+                                 view<const T, 3> c);
+
 /// A complex gradient with respect to z and C̃ (H,N), in the order of Λ -> dΛ, dC, dΔ (GSS-GRD-4).
 template <class T>
 void modes_vjp(const parameters& p, const discretization& d, view<const T, 3> c,
@@ -70,8 +75,8 @@ public:
     void unsorted(const std::vector<double>& x, view<T, 4> state) const;
     /// Ā^n (groups, 2, row).
     std::vector<double> power(int64_t n) const;
-    /// x Ā^n for all states, then weights C̃ if asked: what an initial state reads out from l = n on.
-    std::vector<double> read_out(const std::vector<double>& x, int64_t n) const;
+    /// Adds Re C̃ Ā^{l+1} x_0 to the signal, or sets it to that.
+    void read_out(const std::vector<double>& x, view<T, 3> signal, bool add) const;
     /// x <- Ā^n x + Σ Ā^{n-1-l} u_l.
     void advance(std::vector<double>& x, view<const T, 3> u) const;
 
@@ -86,7 +91,7 @@ private:
     discretization discrete_;
     sorted_modes modes_;
     bool taps_first_ = false;
-    std::vector<double> weights_;
+    std::vector<double> weights_, next_weights_;  // C̃ and C̃ Ā (H,2,row)
     std::vector<T> step_;  // see step_kernels
     std::vector<T> kernel_;
     std::shared_ptr<refgss_spectrum> spectrum_;

@@ -1,0 +1,90 @@
+"""The C++ backend: the ops of refgss.reference, as fast as the machine allows.
+
+NumPy arrays of float32 or float64 in, fresh arrays out; no silent copies of another type.  Beyond the
+contract: `Spectrum` and `ConvStream` (convolution), `Prepared` and `Stepper` (recurrence),
+`PreparedLayer`.
+"""
+
+try:
+    from refgss.native import _core
+except ImportError as error:
+    raise ImportError(
+        "refgss.native is not built: install a C++17 compiler (g++ or clang++) and run "
+        f"`pip install .` again; REFGSS_REQUIRE_NATIVE=1 shows what fails ({error})"
+    ) from error
+
+from refgss import __version__
+from refgss.native._core import get_num_threads, set_num_threads, simd
+from refgss.native.convolution import ConvStream, Spectrum, causal_conv, causal_conv_vjp
+from refgss.native.layers import (
+    PreparedLayer,
+    dss_layer,
+    dss_layer_vjp,
+    gss_layer,
+    gss_layer_vjp,
+    lm_logits,
+    lm_logits_vjp,
+    lm_loss,
+    lm_loss_vjp,
+)
+from refgss.native.pointwise import (
+    dense,
+    dense_vjp,
+    gelu,
+    gelu_vjp,
+    layer_norm,
+    layer_norm_vjp,
+)
+from refgss.native.state_space import (
+    Prepared,
+    Stepper,
+    discretize,
+    discretize_vjp,
+    gss_lambda,
+    gss_lambda_vjp,
+    ssm_kernel,
+    ssm_kernel_vjp,
+    ssm_scan,
+    ssm_scan_vjp,
+    ssm_step,
+    ssm_step_vjp,
+)
+from refgss.reference import OPS, s4d_lambda
+
+DELEGATED = ("s4d_lambda",)  # the reference's own: work of O(N)
+COMPOSED = (  # the reference's text over native ops
+    "gss_layer_vjp",
+    "dss_layer_vjp",
+    "lm_logits",
+    "lm_logits_vjp",
+    "lm_loss",
+    "lm_loss_vjp",
+)
+
+__all__ = [
+    "OPS",
+    "ConvStream",
+    "Prepared",
+    "PreparedLayer",
+    "Spectrum",
+    "Stepper",
+    "capabilities",
+    "get_num_threads",
+    "set_num_threads",
+    "simd",
+    *OPS,
+]
+
+
+def capabilities() -> dict:
+    """What this backend claims (GSS-CNF-1), what it borrows, and how it runs."""
+    return {
+        "name": "refgss.native",
+        "version": __version__,
+        "ops": list(OPS),
+        "profiles": ["f32", "f64", "paper", "gss-pytorch"],
+        "delegated": list(DELEGATED),
+        "composed": list(COMPOSED),
+        "simd": simd(),
+        "threads": get_num_threads(),
+    }

@@ -1,0 +1,96 @@
+"""The layers and the language model: forward layers in C++, compositions over native ops.
+
+What is only a composition of ops (the layers' gradients, the language model) is the reference's own
+text, run over the native ops: there is no second copy that could drift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import FunctionType
+from typing import Any, TypeVar
+
+import numpy as np
+
+from refgss import contract
+from refgss.config import GSS, DSSConfig, GSSConfig
+from refgss.native import _core
+from refgss.native.pointwise import dense, dense_vjp, gelu, gelu_vjp, layer_norm, layer_norm_vjp
+from refgss.native.state_space import (
+    Prepared,
+    form_tuple,
+    gss_lambda,
+    gss_lambda_vjp,
+    ssm_scan,
+    ssm_scan_vjp,
+)
+from refgss.reference import language_model as _language_model
+from refgss.reference import layers as _layers
+
+Params = Mapping[str, np.ndarray]
+F = TypeVar("F", bound=Callable)
+
+
+def gss_layer(
+    params: Params, x: np.ndarray, state: np.ndarray | None = None, *, config: GSSConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """x (B,L,E), state (B,H,N) or None -> (B,L,E), state.  Clauses: GSS-LAY-1..GSS-LAY-5."""
+    contract.check_layer("gss_layer", params, x, state, config)
+    return _core.gss_layer(dict(params), None, x, state, config.imag == "exp", config.eps)
+
+
+def dss_layer(
+    params: Params, x: np.ndarray, state: np.ndarray | None = None, *, config: DSSConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """x (B,L,E), state (B,E,N) or None -> (B,L,E), state.  Clauses: GSS-LAY-6."""
+    contract.check_layer("dss_layer", params, x, state, config)
+    form = form_tuple(config.form)
+    return _core.dss_layer(dict(params), None, x, state, config.imag == "exp", config.eps, form)
+
+
+class PreparedLayer:
+    """A GSS or DSS layer whose parameters stay: discretised and transformed once.
+
+    layer(x, state) is gss_layer(params, x, state, config=config), or dss_layer's.
+    """
+
+    def __init__(self, params: Params, length: int, *, config: GSSConfig | DSSConfig):
+        empty = np.empty((0, 0, params["norm.weight"].shape[0]), params["norm.weight"].dtype)
+        contract.check_layer("PreparedLayer", params, empty, None, config)
+        lam = gss_lambda(params["ssm.a"], params["ssm.b"], imag=config.imag)
+        is_gss = isinstance(config, GSSConfig)
+        delta = 1.0 if is_gss else np.exp(params["ssm.log_delta"])
+        form = GSS if isinstance(config, GSSConfig) else config.form
+        self.params, self.config = dict(params), config
+        self._map = Prepared(lam, params["ssm.c"], length, delta=delta, form=form)
+        self._layer = _core.gss_layer if is_gss else _core.dss_layer
+        self._options: tuple[Any, ...] = (config.imag == "exp", config.eps)
+        if isinstance(config, DSSConfig):
+            self._options += (form_tuple(config.form),)
+
+    def __call__(self, x: np.ndarray, state: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        contract.check_layer("PreparedLayer", self.params, x, state, self.config)
+        return self._layer(self.params, self._map._core, x, state, *self._options)
+
+
+def over(ops: Mapping[str, Any], function: F) -> F:
+    """The same text, its names of ops meaning these."""
+    names = {**function.__globals__, **ops}
+    copy = FunctionType(function.__code__, names, function.__name__, function.__defaults__)
+    copy.__kwdefaults__, copy.__doc__ = function.__kwdefaults__, function.__doc__
+    copy.__annotations__, copy.__module__ = function.__annotations__, __name__
+    return copy  # type: ignore[return-value]
+
+
+_OPS: dict[str, Any] = {
+    f.__name__: f
+    for f in (dense, dense_vjp, gelu, gelu_vjp, layer_norm, layer_norm_vjp)
+    + (gss_lambda, gss_lambda_vjp, ssm_scan, ssm_scan_vjp, gss_layer, dss_layer)
+}
+gss_layer_vjp = _OPS["gss_layer_vjp"] = over(_OPS, _layers.gss_layer_vjp)
+dss_layer_vjp = _OPS["dss_layer_vjp"] = over(_OPS, _layers.dss_layer_vjp)
+_OPS["hidden_states"] = over(_OPS, _language_model.hidden_states)
+lm_logits = _OPS["lm_logits"] = over(_OPS, _language_model.lm_logits)
+lm_logits_vjp = _OPS["lm_logits_vjp"] = over(_OPS, _language_model.lm_logits_vjp)
+lm_loss = over(_OPS, _language_model.lm_loss)
+lm_loss_vjp = over(_OPS, _language_model.lm_loss_vjp)

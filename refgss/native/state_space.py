@@ -1,0 +1,196 @@
+"""Parameters, discretisation, kernel and recurrence in C++: the contract of refgss.reference."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refgss import contract
+from refgss.config import Imag, KernelForm
+from refgss.native import _core
+
+METHODS = {"zoh": 1, "bilinear": 2, "dss-exp": 3, "dss-softmax": 4}  # enum refgss_method
+
+
+def form_tuple(form: KernelForm) -> tuple[int, bool, float, int]:
+    """The form as `_core` takes it."""
+    return METHODS[form.method], form.pairs, form.eps or 0.0, form.length or 0
+
+
+def gss_lambda(a: np.ndarray, b: np.ndarray, *, imag: Imag) -> np.ndarray:
+    """Λ = -e^a + i e^b, or -e^a + i b.  a, b (N,) -> (N,) complex.  Clauses: GSS-PAR-1, GSS-PAR-2."""
+    contract.check_lambda_parameters(a, b, imag)
+    return _core.gss_lambda(a, b, imag == "exp")
+
+
+def gss_lambda_vjp(
+    a: np.ndarray, b: np.ndarray, dlam: np.ndarray, *, imag: Imag
+) -> tuple[np.ndarray, np.ndarray]:
+    """dΛ (N,) -> da, db (N,).  Clauses: GSS-GRD-2."""
+    contract.check_lambda_parameters(a, b, imag)
+    contract.check_shape("gss_lambda_vjp", "dlam", dlam, a.shape, "c")
+    return _core.gss_lambda_vjp(a, b, dlam, imag == "exp")
+
+
+def discretize(
+    lam: np.ndarray, delta: np.ndarray, *, form: KernelForm
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ā, B̄ (N,), or (H,N) where Δ has channels.  Clauses: GSS-DIS-1..GSS-DIS-6."""
+    delta = contract.check_modes("discretize", lam, delta, form)
+    return _core.discretize(lam, np.asarray(delta), form_tuple(form))
+
+
+def discretize_vjp(
+    lam: np.ndarray, delta: np.ndarray, dabar: np.ndarray, dbbar: np.ndarray, *, form: KernelForm
+) -> tuple[np.ndarray, np.ndarray]:
+    """dĀ, dB̄ -> dΛ (N,), dΔ of Δ's shape.  Clauses: GSS-GRD-3."""
+    delta = np.asarray(contract.check_modes("discretize_vjp", lam, delta, form))
+    shape = (*delta.shape[:1], *lam.shape)
+    contract.check_shape("discretize_vjp", "dabar", dabar, shape, "c")
+    contract.check_shape("discretize_vjp", "dbbar", dbbar, shape, "c")
+    return _core.discretize_vjp(lam, delta, dabar, dbbar, form_tuple(form))
+
+
+def ssm_kernel(
+    lam: np.ndarray, c: np.ndarray, length: int, *, delta: np.ndarray, form: KernelForm
+) -> np.ndarray:
+    """K (H, length).  lam (N,), c (H,N) complex.  Clauses: GSS-KER-1, GSS-KER-2, GSS-KER-3."""
+    delta = contract.check_kernel("ssm_kernel", lam, c, length, delta, form)
+    return _core.ssm_kernel(lam, c, int(length), np.asarray(delta), form_tuple(form))
+
+
+def ssm_kernel_vjp(
+    lam: np.ndarray,
+    c: np.ndarray,
+    length: int,
+    dk: np.ndarray,
+    *,
+    delta: np.ndarray,
+    form: KernelForm,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """dK (H,length) -> dΛ (N,), dC (H,N), dΔ of Δ's shape.  Clauses: GSS-GRD-4."""
+    delta = contract.check_kernel("ssm_kernel_vjp", lam, c, length, delta, form)
+    contract.check_shape("ssm_kernel_vjp", "dk", dk, (c.shape[0], length), "f")
+    return _core.ssm_kernel_vjp(lam, c, dk, np.asarray(delta), form_tuple(form))
+
+
+def ssm_scan(
+    u: np.ndarray,
+    lam: np.ndarray,
+    c: np.ndarray,
+    state: np.ndarray | None,
+    *,
+    delta: np.ndarray,
+    form: KernelForm,
+) -> tuple[np.ndarray, np.ndarray]:
+    """u (B,L,H), x_0 (B,H,N) or None -> y (B,L,H), x_L (B,H,N).  Clauses: GSS-REC-1, GSS-STA-1.
+
+    Works on pieces of at most 2²³/H steps: memory beyond input and output does not grow with L.
+    """
+    delta, _ = contract.check_scan("ssm_scan", u, lam, c, state, delta, form)
+    return _core.ssm_scan(u, lam, c, state, np.asarray(delta), form_tuple(form))
+
+
+def ssm_scan_vjp(
+    u: np.ndarray,
+    lam: np.ndarray,
+    c: np.ndarray,
+    state: np.ndarray | None,
+    dy: np.ndarray,
+    dstate: np.ndarray,
+    *,
+    delta: np.ndarray,
+    form: KernelForm,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """dy (B,L,H), dx_L (B,H,N) -> du, dΛ, dC, dx_0, dΔ.  Clauses: GSS-GRD-6."""
+    delta, x = contract.check_scan("ssm_scan_vjp", u, lam, c, state, delta, form)
+    contract.check_shape("ssm_scan_vjp", "dy", dy, u.shape, "f")
+    contract.check_shape("ssm_scan_vjp", "dstate", dstate, x.shape, "c")
+    return _core.ssm_scan_vjp(u, lam, c, state, dy, dstate, np.asarray(delta), form_tuple(form))
+
+
+def ssm_step(
+    u: np.ndarray,
+    lam: np.ndarray,
+    c: np.ndarray,
+    state: np.ndarray | None,
+    *,
+    delta: np.ndarray,
+    form: KernelForm,
+) -> tuple[np.ndarray, np.ndarray]:
+    """One token: u (B,H), x (B,H,N) or None -> y (B,H), x' (B,H,N).  Clauses: GSS-REC-1.
+
+    Discretises anew each time; for many tokens see `Prepared` and `Stepper`.
+    """
+    delta, _ = contract.check_step("ssm_step", u, lam, c, state, delta, form)
+    return _core.ssm_step(u, lam, c, state, np.asarray(delta), form_tuple(form))
+
+
+def ssm_step_vjp(
+    u: np.ndarray,
+    lam: np.ndarray,
+    c: np.ndarray,
+    state: np.ndarray | None,
+    dy: np.ndarray,
+    dstate: np.ndarray,
+    *,
+    delta: np.ndarray,
+    form: KernelForm,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """dy (B,H), dx' (B,H,N) -> du, dΛ, dC, dx, dΔ: the scan's, at L = 1.  Clauses: GSS-GRD-6."""
+    contract.check_step("ssm_step_vjp", u, lam, c, state, delta, form)
+    du, *rest = ssm_scan_vjp(u[:, None], lam, c, state, dy[:, None], dstate, delta=delta, form=form)
+    return (du[:, 0], *rest)
+
+
+class Prepared:
+    """The map of `ssm_scan` and `ssm_step`, discretised once, its kernel transformed once.
+
+    `length` is that of the scans to come; others work too.  The arrays are copied: after a change
+    of a parameter, prepare anew.
+    """
+
+    def __init__(
+        self,
+        lam: np.ndarray,
+        c: np.ndarray,
+        length: int,
+        *,
+        delta: np.ndarray,
+        form: KernelForm,
+    ):
+        delta = contract.check_kernel("Prepared", lam, c, length, delta, form)
+        self.dtype, self.shape = c.dtype, c.shape
+        self._core = _core.Prepared(lam, c, np.asarray(delta), form_tuple(form), length)
+
+    def scan(self, u: np.ndarray, state: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """u (B,L,H), x_0 (B,H,N) or None -> y (B,L,H), x_L (B,H,N)."""
+        return self._core(u, state)
+
+    def step(self, u: np.ndarray, state: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """u (B,H), x (B,H,N) or None -> y (B,H), x' (B,H,N)."""
+        y, state = self._core(u[:, None], state)
+        return y[:, 0], state
+
+
+class Stepper:
+    """Decoding, a token of each of B sequences at a time, without moving the state each time.
+
+    Every `block` tokens the state advances by two matrix products; in between an output is a table
+    entry and a convolution of at most `block` taps.  Exact: `state` is that after all tokens so far.
+    """
+
+    def __init__(
+        self, prepared: Prepared, batch: int, state: np.ndarray | None = None, *, block: int = 128
+    ):
+        contract.check_state("Stepper", state, np.empty(prepared.shape, prepared.dtype), batch)
+        self._double = prepared.dtype == np.complex128
+        self._core = _core.Stepper(prepared._core, batch, block, state)
+
+    def step(self, u: np.ndarray) -> np.ndarray:
+        """u (B,H) -> y (B,H)."""
+        return self._core.step(u)
+
+    @property
+    def state(self) -> np.ndarray:
+        """(B,H,N)."""
+        return self._core.state(self._double)
