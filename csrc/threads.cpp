@@ -1,0 +1,214 @@
+#include "threads.hpp"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <string>
+#include <thread>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "status.hpp"
+
+namespace refgss {
+namespace {
+
+constexpr int spins_before_sleep = 4000;  // some tens of microseconds: shorter than a wake-up
+
+void pause_briefly() {
+#if defined(__x86_64__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+std::atomic<interrupt_check> check_for_interrupt{nullptr};
+thread_local bool inside_item = false;
+
+/// One loop in progress, shared by the threads that work on it.
+struct loop {
+    int64_t items;
+    int slots;
+    loop_body body;
+    std::atomic<int64_t> next{0};
+    std::atomic<bool> stopped{false};
+
+    void work(int slot, bool asks) {
+        flush_subnormals flushed;
+        bool nested = inside_item;
+        inside_item = true;
+        auto asked = std::chrono::steady_clock::now();
+        for (int64_t item; !stopped.load(std::memory_order_relaxed) &&
+                           (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) {
+            body.run(body.context, item, slot);
+            interrupt_check check = asks ? check_for_interrupt.load() : nullptr;
+            if (check == nullptr) continue;
+            auto now = std::chrono::steady_clock::now();
+            if (now - asked < std::chrono::milliseconds(20)) continue;
+            asked = now;
+            if (check() != 0) stopped = true;
+        }
+        inside_item = nested;
+    }
+};
+
+/// Workers that sleep until a loop is published.  One loop at a time: its caller owns the pool.
+class pool {
+public:
+    explicit pool(int threads) {
+        for (int slot = 1; slot < threads; ++slot)
+            workers_.emplace_back([this, slot] { serve(slot); });
+    }
+    ~pool() {
+        closing_ = true;
+        publish(nullptr);
+        for (auto& w : workers_) w.join();
+    }
+
+    void run(loop& job) {
+        publish(&job);
+        job.work(0, true);
+        std::unique_lock<std::mutex> lock(mutex_);
+        job_ = nullptr;  // a worker that wakes only now has missed it, and is not waited for
+        finished_.wait(lock, [this] { return busy_ == 0; });
+    }
+
+private:
+    void publish(loop* job) {
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+            job_ = job;
+            round_.fetch_add(1);
+        }
+        published_.notify_all();
+    }
+
+    void serve(int slot) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        for (uint64_t seen = 0; !closing_;) {
+            lock.unlock();
+            for (int spin = 0; spin < spins_before_sleep && round_.load() == seen; ++spin)
+                pause_briefly();
+            lock.lock();
+            published_.wait(lock, [&] { return round_.load() != seen; });
+            seen = round_.load();
+            loop* job = job_;
+            if (job == nullptr || slot >= job->slots) continue;
+            ++busy_;
+            lock.unlock();
+            job->work(slot, false);
+            lock.lock();
+            if (--busy_ == 0) finished_.notify_one();
+        }
+    }
+
+    std::mutex mutex_;  // guards job_ and busy_
+    std::condition_variable published_, finished_;
+    std::atomic<uint64_t> round_{0};
+    std::atomic<bool> closing_{false};
+    loop* job_ = nullptr;
+    int busy_ = 0;
+    std::vector<std::thread> workers_;
+};
+
+/// The pool and who may use it.  Made anew in a forked child, whose workers do not exist.
+struct process_state {
+    std::mutex owner;
+    std::unique_ptr<pool> workers;
+    std::atomic<int> threads{0};
+};
+
+int threads_from_environment() {
+    int all = std::max(1u, std::thread::hardware_concurrency());
+    const char* text = std::getenv("REFGSS_NUM_THREADS");
+    if (text == nullptr || *text == '\0') return all;
+    char* end;
+    long threads = std::strtol(text, &end, 10);
+    if (*end != '\0' || threads < 1 || threads > 1024)
+        throw error{REFGSS_ERROR_VALUE, std::string("REFGSS_NUM_THREADS=") + text +
+                                            " is not a number of threads: use 1 to 1024"};
+    return static_cast<int>(threads);
+}
+
+process_state*& current() {
+    static process_state* state = [] {
+        pthread_atfork(nullptr, nullptr, [] {
+            int threads = current()->threads;
+            current() = new process_state;  // the old one may be locked for ever: let it leak
+            current()->threads = threads;
+        });
+        return new process_state;  // never freed: workers may outlive static destructors
+    }();
+    return state;
+}
+
+}  // namespace
+
+int thread_count() {
+    process_state& state = *current();
+    if (state.threads == 0) state.threads = threads_from_environment();
+    return state.threads;
+}
+
+void set_thread_count(int threads) {
+    if (threads < 1 || threads > 1024)
+        throw error{REFGSS_ERROR_VALUE, "the number of threads must be between 1 and 1024"};
+    process_state& state = *current();
+    std::lock_guard<std::mutex> owner(state.owner);
+    state.workers.reset();
+    state.threads = threads;
+}
+
+void set_interrupt_check(interrupt_check check) { check_for_interrupt = check; }
+
+int slots_for(int64_t items) {
+    if (inside_item || items < 2) return 1;
+    return static_cast<int>(std::min<int64_t>(items, thread_count()));
+}
+
+void run_loop(int64_t items, int slots, loop_body body) {
+    loop job{items, slots, body};
+    process_state& state = *current();
+    bool alone = items < 2 || slots < 2 || inside_item;
+    std::unique_lock<std::mutex> owner(state.owner, std::defer_lock);
+    if (alone || !owner.try_lock()) {
+        job.work(0, !inside_item);
+    } else {
+        if (!state.workers) state.workers = std::make_unique<pool>(thread_count());
+        state.workers->run(job);
+    }
+    if (job.stopped) throw error{REFGSS_ERROR_INTERRUPTED, "interrupted"};
+}
+
+#if defined(__x86_64__)
+constexpr unsigned flush_bits = 0x8040;  // flush results to zero, take operands as zero
+flush_subnormals::flush_subnormals() : saved_(_mm_getcsr()) {
+    _mm_setcsr(static_cast<unsigned>(saved_) | flush_bits);
+}
+flush_subnormals::~flush_subnormals() {
+    _mm_setcsr((_mm_getcsr() & ~flush_bits) | (static_cast<unsigned>(saved_) & flush_bits));
+}
+#elif defined(__aarch64__)
+constexpr uint64_t flush_bits = uint64_t(1) << 24;
+flush_subnormals::flush_subnormals() {
+    asm volatile("mrs %0, fpcr" : "=r"(saved_));
+    asm volatile("msr fpcr, %0" ::"r"(saved_ | flush_bits));
+}
+flush_subnormals::~flush_subnormals() { asm volatile("msr fpcr, %0" ::"r"(saved_)); }
+#else
+flush_subnormals::flush_subnormals() : saved_(0) {}
+flush_subnormals::~flush_subnormals() {}
+#endif
+
+}  // namespace refgss

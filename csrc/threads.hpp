@@ -1,0 +1,51 @@
+// threads.hpp: one pool for the process, and loops over independent items.
+//
+// Items are claimed one by one.  Each must write memory of its own and may not depend on who runs
+// it, so that results are the same for any number of threads: sums across items are made in a fixed
+// order afterwards.  Subnormals are flushed to zero inside items, and the caller's mode is restored.
+#pragma once
+
+#include <cstdint>
+
+namespace refgss {
+
+int thread_count();
+void set_thread_count(int threads);
+
+/// Asked about every 20 ms on the calling thread; non-zero stops the loop.
+using interrupt_check = int32_t (*)();
+void set_interrupt_check(interrupt_check check);
+
+/// What a loop runs: run(context, item, slot).
+struct loop_body {
+    void (*run)(const void* context, int64_t item, int slot);
+    const void* context;
+};
+void run_loop(int64_t items, int slots, loop_body body);
+
+/// How many threads a loop of so many items is worth; the driver allocates scratch for as many.
+int slots_for(int64_t items);
+
+/// body(item, slot) for each item in [0, items): slot < slots tells concurrent calls apart, for
+/// scratch memory.  body must not throw.  Throws `error` with REFGSS_ERROR_INTERRUPTED.
+/// Called inside an item, or while another thread uses the pool, it runs on the calling thread.
+template <class Body> void parallel_for(int64_t items, int slots, const Body& body) {
+    run_loop(items, slots, {[](const void* context, int64_t item, int slot) {
+                         (*static_cast<const Body*>(context))(item, slot);
+                     },
+                     &body});
+}
+
+/// Flushes subnormals on this thread for the life of the object.
+class flush_subnormals {
+public:
+    flush_subnormals();
+    ~flush_subnormals();
+    flush_subnormals(const flush_subnormals&) = delete;
+    flush_subnormals& operator=(const flush_subnormals&) = delete;
+
+private:
+    uint64_t saved_;
+};
+
+}  // namespace refgss

@@ -1,0 +1,276 @@
+/* refgss.h: the C ABI of the refgss kernels.
+ *
+ * Anybody may implement this header, in any language; `refgss check --candidate lib:PATH` judges
+ * the result.  The rules hold for every function:
+ *
+ *  - An array is a borrowed view (`refgss_array`): the library neither keeps nor frees it.  Inputs
+ *    are only read.  Outputs are allocated by the caller with the shape that is documented, and are
+ *    overwritten.  The address range of an output must not meet that of any other argument.
+ *  - Strides count elements and may be negative or, for inputs, zero.  Data is aligned to its
+ *    element.  An axis may have length zero; where an array has no element, `data` may be NULL.
+ *  - All floating-point arrays of one call have the same dtype.  Complex arrays have a trailing
+ *    axis of two, (re, im).
+ *  - The result is a status.  On any status but REFGSS_OK the outputs are unspecified and
+ *    `refgss_last_error` holds one sentence for this thread.  Nothing is thrown.
+ *  - Every function may be called from several threads at once, except on one and the same handle.
+ *    After fork() the child may call as well.
+ *  - Memory that a call needs beyond its arguments is allocated in it and freed before it returns;
+ *    the notes "workspace" say how much.  Twiddle factors, a few bytes per point of the largest
+ *    transform so far, are kept for the life of the process.
+ *  - Results do not depend on the number of threads.
+ */
+#ifndef REFGSS_H
+#define REFGSS_H
+
+#include <stdint.h>
+
+#ifndef REFGSS_API
+#define REFGSS_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- Version ------------------------------------------------------------------------------- */
+
+#define REFGSS_ABI_VERSION 1
+
+/* The version this library implements; compare with REFGSS_ABI_VERSION before anything else. */
+REFGSS_API int32_t refgss_abi_version(void);
+
+/* ---- Arrays and errors ---------------------------------------------------------------------- */
+
+#define REFGSS_MAX_RANK 4
+
+enum refgss_dtype { REFGSS_F32 = 1, REFGSS_F64 = 2 };
+
+typedef struct refgss_array {
+    void *data;
+    int32_t dtype; /* enum refgss_dtype */
+    int32_t rank;  /* 0 .. REFGSS_MAX_RANK; further entries of shape and stride are ignored */
+    int64_t shape[4];
+    int64_t stride[4]; /* in elements */
+} refgss_array;
+
+enum refgss_status {
+    REFGSS_OK = 0,
+    REFGSS_ERROR_TYPE = 1,        /* a dtype is not supported, or dtypes differ */
+    REFGSS_ERROR_VALUE = 2,       /* a rank, shape, stride, alignment or option is wrong */
+    REFGSS_ERROR_MEMORY = 3,      /* workspace could not be allocated */
+    REFGSS_ERROR_INTERRUPTED = 4, /* the interrupt check asked to stop */
+    REFGSS_ERROR_INTERNAL = 5     /* a defect of the library */
+};
+
+/* The sentence that belongs to this thread's last failure; "" before any. */
+REFGSS_API const char *refgss_last_error(void);
+
+/* ---- Threads and instruction sets ----------------------------------------------------------- */
+
+/* Threads that a call may use, the caller's included: REFGSS_NUM_THREADS, or all processors.
+ * 0 where REFGSS_NUM_THREADS is not a number of threads; refgss_last_error says so. */
+REFGSS_API int32_t refgss_get_num_threads(void);
+REFGSS_API int32_t refgss_set_num_threads(int32_t threads);
+
+/* "baseline", "avx2" or "avx512": REFGSS_SIMD, or the widest this processor has.  NULL where
+ * REFGSS_SIMD is unknown or not supported; refgss_last_error says which. */
+REFGSS_API const char *refgss_simd(void);
+
+/* Called now and then on the calling thread during long work; non-zero stops the call, which then
+ * returns REFGSS_ERROR_INTERRUPTED.  NULL removes it. */
+REFGSS_API int32_t refgss_set_interrupt_check(int32_t (*check)(void));
+
+/* ---- Causal convolution (GSS-CNV) ------------------------------------------------------------ */
+
+/* y[b,l,h] = sum over j = 0 .. min(l, Lk-1) of k[h,j] u[b,l-j,h].
+ * u (B,L,H), k (H,Lk) -> y (B,L,H).
+ * A NaN or an infinity in row (b, ., h) of u reaches no other row.
+ * Workspace: for each thread 2 to 4 times L scalars for each of up to 16 channels, and as much once
+ * more where L is large and the channels are few. */
+REFGSS_API int32_t refgss_causal_conv(const refgss_array *u, const refgss_array *k,
+                                      const refgss_array *y);
+
+/* The gradients of the above: dy (B,L,H) -> du (B,L,H), dk (H,Lk).  Either output may be NULL. */
+REFGSS_API int32_t refgss_causal_conv_vjp(const refgss_array *u, const refgss_array *k,
+                                          const refgss_array *dy, const refgss_array *du,
+                                          const refgss_array *dk);
+
+/* A kernel transformed once for many convolutions with signals of at most `length` steps. */
+typedef struct refgss_spectrum refgss_spectrum;
+REFGSS_API int32_t refgss_spectrum_new(const refgss_array *k, int64_t length,
+                                       refgss_spectrum **spectrum);
+REFGSS_API void refgss_spectrum_free(refgss_spectrum *spectrum);
+REFGSS_API int32_t refgss_spectrum_conv(const refgss_spectrum *spectrum, const refgss_array *u,
+                                        const refgss_array *y);
+
+/* The convolution of a signal that arrives in chunks of any lengths: pushing u_1, u_2, ... gives
+ * the pieces of the convolution of the whole.  The memory held is that of Lk-1 steps and of one
+ * spectrum, whatever the length of the signal. */
+typedef struct refgss_conv_stream refgss_conv_stream;
+REFGSS_API int32_t refgss_conv_stream_new(const refgss_array *k, int64_t batch,
+                                          refgss_conv_stream **stream);
+REFGSS_API void refgss_conv_stream_free(refgss_conv_stream *stream);
+REFGSS_API int32_t refgss_conv_stream_push(refgss_conv_stream *stream, const refgss_array *u,
+                                           const refgss_array *y);
+
+/* ---- State-space maps (GSS-DIS, GSS-KER, GSS-REC) ----------------------------------------------
+ *
+ * lam (N,2), c (H,N,2); delta is a scalar (rank 0), (H) or, for the dss methods, (H,2) with steps of
+ * their own for Re and Im.  States are (B,H,N,2); an input state may be NULL, which means zeros.
+ * Exponents are formed in binary64 whatever the dtype.  A value that the standard refuses (Re lam > 0
+ * except in a dss-softmax kernel, a step that is not positive) is REFGSS_ERROR_VALUE.
+ * In gradients, the cotangent of a complex number is d/dRe + i d/dIm.
+ * Workspace: for each thread tables of 600 N numbers; 16 B H N bytes for states. */
+
+enum refgss_method {
+    REFGSS_ZOH = 1,        /* A = e^z, B = (e^z - 1)/lam, z = delta lam */
+    REFGSS_BILINEAR = 2,   /* A = (1 + z/2)/(1 - z/2), B = delta/(1 - z/2) */
+    REFGSS_DSS_EXP = 3,    /* B = (e^z - 1) conj(lam)/max(|lam|^2, eps) */
+    REFGSS_DSS_SOFTMAX = 4 /* B = 1/(lam sum over r < length of e^(z r)) */
+};
+
+typedef struct refgss_form {
+    int32_t method;
+    int32_t pairs;  /* not 0: one mode of each conjugate pair is stored, and real parts are doubled */
+    double eps;     /* dss-exp */
+    int64_t length; /* dss-softmax */
+} refgss_form;
+
+/* lam = -e^a + i e^b, or with imag_is_exp = 0 -e^a + i b.  a, b (N) -> lam (N,2). */
+REFGSS_API int32_t refgss_gss_lambda(const refgss_array *a, const refgss_array *b,
+                                     int32_t imag_is_exp, const refgss_array *lam);
+/* dlam (N,2) -> da, db (N). */
+REFGSS_API int32_t refgss_gss_lambda_vjp(const refgss_array *a, const refgss_array *b,
+                                         const refgss_array *dlam, int32_t imag_is_exp,
+                                         const refgss_array *da, const refgss_array *db);
+
+/* -> abar, bbar (N,2), or (H,N,2) where delta has channels. */
+REFGSS_API int32_t refgss_discretize(const refgss_array *lam, const refgss_array *delta,
+                                     const refgss_form *form, const refgss_array *abar,
+                                     const refgss_array *bbar);
+/* dabar, dbbar -> dlam (N,2), ddelta of delta's shape. */
+REFGSS_API int32_t refgss_discretize_vjp(const refgss_array *lam, const refgss_array *delta,
+                                         const refgss_array *dabar, const refgss_array *dbbar,
+                                         const refgss_form *form, const refgss_array *dlam,
+                                         const refgss_array *ddelta);
+
+/* k[h,l] = s Re sum over n of c[h,n] B[n] A[n]^l -> k (H,L). */
+REFGSS_API int32_t refgss_ssm_kernel(const refgss_array *lam, const refgss_array *c,
+                                     const refgss_array *delta, const refgss_form *form,
+                                     const refgss_array *k);
+/* dk (H,L) -> dlam (N,2), dc (H,N,2), ddelta. */
+REFGSS_API int32_t refgss_ssm_kernel_vjp(const refgss_array *lam, const refgss_array *c,
+                                         const refgss_array *dk, const refgss_array *delta,
+                                         const refgss_form *form, const refgss_array *dlam,
+                                         const refgss_array *dc, const refgss_array *ddelta);
+
+/* x_l = A x_(l-1) + u_l, y_l = s Re sum c B x_l: u (B,L,H), state -> y (B,L,H), state_out.
+ * Any cut of a sequence into calls gives the same map.  A NaN or an infinity at u[b,t,h] makes
+ * y[b,l,h] NaN from l = t on, and state_out[b,h,:] not finite; nothing else is touched. */
+REFGSS_API int32_t refgss_ssm_scan(const refgss_array *u, const refgss_array *lam,
+                                   const refgss_array *c, const refgss_array *state,
+                                   const refgss_array *delta, const refgss_form *form,
+                                   const refgss_array *y, const refgss_array *state_out);
+/* dy (B,L,H), dstate -> du (B,L,H), dlam, dc, dstate0, ddelta. */
+REFGSS_API int32_t refgss_ssm_scan_vjp(const refgss_array *u, const refgss_array *lam,
+                                       const refgss_array *c, const refgss_array *state,
+                                       const refgss_array *dy, const refgss_array *dstate,
+                                       const refgss_array *delta, const refgss_form *form,
+                                       const refgss_array *du, const refgss_array *dlam,
+                                       const refgss_array *dc, const refgss_array *dstate0,
+                                       const refgss_array *ddelta);
+/* One token: u (B,H), state -> y (B,H), state_out.  The states may not be the same array. */
+REFGSS_API int32_t refgss_ssm_step(const refgss_array *u, const refgss_array *lam,
+                                   const refgss_array *c, const refgss_array *state,
+                                   const refgss_array *delta, const refgss_form *form,
+                                   const refgss_array *y, const refgss_array *state_out);
+
+/* The map, discretised once, with its kernel transformed for scans of `length` steps (others work
+ * too).  Changing lam, c or delta afterwards changes nothing here. */
+typedef struct refgss_ssm refgss_ssm;
+REFGSS_API int32_t refgss_ssm_new(const refgss_array *lam, const refgss_array *c,
+                                  const refgss_array *delta, const refgss_form *form,
+                                  int64_t length, refgss_ssm **ssm);
+REFGSS_API void refgss_ssm_free(refgss_ssm *ssm);
+/* refgss_ssm_scan; with one step it is the recurrence. */
+REFGSS_API int32_t refgss_ssm_apply(const refgss_ssm *ssm, const refgss_array *u,
+                                    const refgss_array *state, const refgss_array *y,
+                                    const refgss_array *state_out);
+
+/* Decoding: a batch of sequences that advance by one token a call.  The state moves forward only
+ * every `block` tokens, by two matrix products; in between an output is a table entry and a
+ * convolution of at most `block` taps.  Exact, and a fraction of the recurrence's traffic. */
+typedef struct refgss_stepper refgss_stepper;
+REFGSS_API int32_t refgss_stepper_new(const refgss_ssm *ssm, int64_t batch, int64_t block,
+                                      const refgss_array *state, refgss_stepper **stepper);
+REFGSS_API void refgss_stepper_free(refgss_stepper *stepper);
+REFGSS_API int32_t refgss_stepper_step(refgss_stepper *stepper, const refgss_array *u,
+                                       const refgss_array *y);
+/* The state after the tokens so far. */
+REFGSS_API int32_t refgss_stepper_state(const refgss_stepper *stepper,
+                                        const refgss_array *state_out);
+
+/* ---- Pointwise maps (GSS-NRM) ------------------------------------------------------------------
+ *
+ * Any array is a matrix here, its last axis the columns.  Outputs have contiguous rows. */
+
+/* (x - mean)/sqrt(var + eps) weight + bias.  x (M,E), weight, bias (E) -> y (M,E). */
+REFGSS_API int32_t refgss_layer_norm(const refgss_array *x, const refgss_array *weight,
+                                     const refgss_array *bias, double eps, const refgss_array *y);
+/* dy (M,E) -> dx (M,E), dweight, dbias (E). */
+REFGSS_API int32_t refgss_layer_norm_vjp(const refgss_array *x, const refgss_array *weight,
+                                         const refgss_array *dy, double eps,
+                                         const refgss_array *dx, const refgss_array *dweight,
+                                         const refgss_array *dbias);
+/* x Phi(x), the exact form.  x (M,E) -> y. */
+REFGSS_API int32_t refgss_gelu(const refgss_array *x, const refgss_array *y);
+REFGSS_API int32_t refgss_gelu_vjp(const refgss_array *x, const refgss_array *dy,
+                                   const refgss_array *dx);
+/* x (M,I), weight (I,O), bias (O) or NULL -> y (M,O). */
+REFGSS_API int32_t refgss_dense(const refgss_array *x, const refgss_array *weight,
+                                const refgss_array *bias, const refgss_array *y);
+/* dy (M,O) -> dx (M,I), dweight (I,O), dbias (O) or NULL. */
+REFGSS_API int32_t refgss_dense_vjp(const refgss_array *x, const refgss_array *weight,
+                                    const refgss_array *dy, const refgss_array *dx,
+                                    const refgss_array *dweight, const refgss_array *dbias);
+
+/* ---- Layers (GSS-LAY) ------------------------------------------------------------------------ */
+
+/* E model width, F gate width, H channels, N states. */
+typedef struct refgss_gss_layer_params {
+    const refgss_array *norm_weight, *norm_bias;         /* (E) */
+    const refgss_array *w_v, *w_u;                       /* (E,F), (E,H) */
+    const refgss_array *ssm_norm_weight, *ssm_norm_bias; /* (H), or NULL: no norm in the SSM */
+    const refgss_array *a, *b, *c, *d;                   /* (N), (N), (H,N,2), (H) */
+    const refgss_array *w_uc, *w_o;                      /* (H,F), (F,E) */
+    const refgss_array *b_o;                             /* (E), or NULL */
+    double eps;
+    int32_t imag_is_exp;
+} refgss_gss_layer_params;
+
+typedef struct refgss_dss_layer_params {
+    const refgss_array *norm_weight, *norm_bias; /* (E) */
+    const refgss_array *a, *b, *c, *d;           /* (N), (N), (E,N,2), (E) */
+    const refgss_array *log_delta;               /* (E) or (E,2) */
+    const refgss_array *w_o, *b_o;               /* (E,E), (E) or NULL */
+    refgss_form form;
+    double eps;
+    int32_t imag_is_exp;
+} refgss_dss_layer_params;
+
+/* x (B,L,E), state (B,H,N,2) or NULL -> y (B,L,E), state_out or NULL.  `ssm` is the layer's map,
+ * prepared; or NULL, and a, b and c are used.
+ * Workspace: 2 H scalars a row of x, and 1024 rows of 2 E + 2 F. */
+REFGSS_API int32_t refgss_gss_layer(const refgss_gss_layer_params *params, const refgss_ssm *ssm,
+                                    const refgss_array *x, const refgss_array *state,
+                                    const refgss_array *y, const refgss_array *state_out);
+/* The same with H = E.  Workspace: 3 E scalars a row of x. */
+REFGSS_API int32_t refgss_dss_layer(const refgss_dss_layer_params *params, const refgss_ssm *ssm,
+                                    const refgss_array *x, const refgss_array *state,
+                                    const refgss_array *y, const refgss_array *state_out);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
