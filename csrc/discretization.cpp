@@ -46,6 +46,10 @@ complex falling(complex z) { return z.real() > 0 ? -z : z; }
 /// σ = Σ_{r<L} e^{zr} = L φ(zL)/φ(z), z = falling and reduced modulo 2πi, and σ'/σ.
 complex softmax_sum(complex z, double length) { return length * phi(z * length) / phi(z); }
 complex softmax_slope(complex z, double length) {
+    if (std::abs(z) >= 1) {  // σ'/σ is e^z or so: the form below would cancel
+        complex first = std::exp(z), last = std::exp(z * length);
+        return first / (1.0 - first) - length * last / (1.0 - last);
+    }
     return length * phi_slope(z * length) / phi(z * length) - phi_slope(z) / phi(z);
 }
 
