@@ -250,7 +250,9 @@ py::tuple run_layer(const Layer& layer, const layer_arrays& p, const prepared* m
     in x(x_, "x"), state(state_, "state");
     const refgss_array* c = p["ssm.c"];
     out y(x->dtype, shape(x)), next(x->dtype, {x.axis(0), c->shape[0], c->shape[1]}, true);
-    call([&] { return layer(map ? map->handle() : nullptr, x, state, y, next); });
+    const refgss_ssm* handle = map ? map->handle() : nullptr;
+    const refgss_array *px = x, *pstate = state, *p_y = y, *pnext = next;
+    call([&] { return layer(handle, px, pstate, p_y, pnext); });
     return py::make_tuple(y.array(), next.array());
 }
 
@@ -261,7 +263,7 @@ py::tuple gss_layer(const py::dict& params, const prepared* map, object x, objec
                               p["ssm.norm.weight"], p["ssm.norm.bias"], p["ssm.a"], p["ssm.b"],
                               p["ssm.c"], p["ssm.d"], p["w_uc"], p["w_o"], p["b_o"], eps,
                               imag_is_exp};
-    auto layer = [&](auto... arguments) { return refgss_gss_layer(&a, arguments...); };
+    auto layer = [&](auto*... arguments) { return refgss_gss_layer(&a, arguments...); };
     return run_layer(layer, p, map, x, state);
 }
 
@@ -271,7 +273,7 @@ py::tuple dss_layer(const py::dict& params, const prepared* map, object x, objec
     refgss_dss_layer_params a{p["norm.weight"], p["norm.bias"], p["ssm.a"], p["ssm.b"], p["ssm.c"],
                               p["ssm.d"], p["ssm.log_delta"], p["w_o"], p["b_o"], form_of(form),
                               eps, imag_is_exp};
-    auto layer = [&](auto... arguments) { return refgss_dss_layer(&a, arguments...); };
+    auto layer = [&](auto*... arguments) { return refgss_dss_layer(&a, arguments...); };
     return run_layer(layer, p, map, x, state);
 }
 
