@@ -231,6 +231,9 @@ def kernels() -> Iterator[Case]:
     tensors = {"lam": growing, "c": draw(2, 3, 2), "delta": np.array(1, F)}
     note = "Re Λ > 0: the largest term must be factored out"
     yield Case("ssm_kernel/dss-softmax-growing", "ssm_kernel", ("GSS-KER-5",), tensors, o, (), note)
+    tensors = tensors | {"lam": lam_of(40 + 1j, 0.5 - 2j, -0.3 + 1j)}
+    note = "Re Λ > 0: Σ e^{zr} overflows binary64 too"
+    yield Case("ssm_kernel/dss-softmax-huge", "ssm_kernel", ("GSS-KER-5",), tensors, o, (), note)
     tensors = {"lam": draw.modes(4), "c": draw(2, 4, 2), "delta": np.array(1, F)}
     note = "a prefix of the kernel declared for a longer sequence"
     o = o | {"length": 16}
@@ -576,6 +579,8 @@ def models() -> Iterator[Case]:
         yield Case(f"lm_loss/{name}", "lm_loss", ("GSS-LM-4",), loss | {"state": state}, *args)
         grad = loss | {"dloss": np.array(1, F)}
         yield Case(f"lm_loss_vjp/{name}", "lm_loss_vjp", ("GSS-GRD-12",), grad, *args)
+        grad = loss | {"dloss": np.array(-2.5, F)}
+        yield Case(f"lm_loss_vjp/{name}-scaled", "lm_loss_vjp", ("GSS-GRD-12",), grad, *args)
         grad = stateful | {"dlogits": draw(b, length, v), "dstate": draw(*state.shape)}
         yield Case(f"lm_logits_vjp/{name}", "lm_logits_vjp", ("GSS-GRD-11",), grad, *args)
     config = cfg.LMConfig(cfg.PAPER, depth=1, final_norm=False)
@@ -612,6 +617,8 @@ def refusals() -> Iterator[Case]:
     ):
         yield refuse(op, "growing", "GSS-DIS-6", base | {"lam": growing}, o)
         yield refuse(op, "nan-lambda", "GSS-NFI-2", base | {"lam": unset}, o)
+        for why, value in (("nan-frequency", complex(-1, np.nan)), ("infinite-decay", -np.inf)):
+            yield refuse(op, why, "GSS-NFI-2", base | {"lam": lam_of(value, -1)}, o)
         yield refuse(op, "negative-step", "GSS-NFI-3", good | base | {"delta": -one}, o)
     zero = good | {"lam": lam_of(0, -1)}
     yield refuse("ssm_kernel", "softmax-zero", "GSS-DIS-8", zero, softmax | {"length": 4})

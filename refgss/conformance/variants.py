@@ -129,18 +129,14 @@ def right_angle(u: Array, k: Array, rows: Rows) -> Array:
 
 @instead_of("convolution.convolution_at")
 def toeplitz(u: Array, k: Array, rows: Rows) -> Array:
-    """Products with blocks of 64 rows of the kernel's Toeplitz matrix."""
+    """A product with the kernel's Toeplitz matrix."""
     if by_definition(u, k, rows):
         return convolution_at(u, k, rows)
-    L, y = u.shape[1], np.zeros_like(u)
-    taps = np.zeros((len(k), L), k.dtype)
-    taps[:, : k.shape[1]] = k[:, :L]
-    for start in range(0, L, 64):
-        end = min(start + 64, L)
-        lag = np.subtract.outer(np.arange(start, end), np.arange(end))  # (64,end)
-        matrix = np.where(lag >= 0, taps[:, lag], 0)  # (H,64,end)
-        y[:, start:end] = np.einsum("hlj,bjh->blh", matrix, u[:, :end], optimize=True)
-    return y[:, rows]
+    L = u.shape[1]
+    taps = np.zeros((len(k), 2 * L - 1), k.dtype)
+    taps[:, L - 1 :][:, : k.shape[1]] = k[:, :L]
+    matrix = np.lib.stride_tricks.sliding_window_view(taps, L, axis=1)[..., ::-1]  # (H,L,L)
+    return np.einsum("hlj,bjh->blh", matrix, u)[:, rows]
 
 
 @instead_of("convolution.convolution_at")
