@@ -1,0 +1,185 @@
+"""The mutation score: which vectors reject which mutants, and the tables that publish it.
+
+    python -m refgss.conformance.kills [--write]
+
+prints the score; --write renews spec/mutants.json (status and killing vectors of each mutant),
+spec/signatures.json (every vector that each mutant fails, for `diagnosis`), and the table for
+readers, spec/15-mutants.md.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from refgss import contract, reference
+from refgss.conformance import mutants, runner, spec_folder
+from refgss.conformance.candidates import ModuleCandidate
+from refgss.conformance.mutants import Mutant
+from refgss.conformance.runner import Question, Record
+from refgss.conformance.vectors import Vector, read_vectors
+
+Function = tuple[str, str]  # file without .py, name
+Reach = Mapping[Function, set[str]]  # the ids of the vectors that call it
+
+
+def reached(vectors: Iterable[Vector]) -> Reach:
+    """Which functions of the reference each vector calls: a mutant shows in no other vector."""
+    stems = {path_of(stem): stem for stem in mutants.sources()}
+    found: dict[Function, set[str]] = defaultdict(set)
+    candidate = ModuleCandidate(reference)
+    for v in vectors:
+
+        def note(frame: FrameType, event: str, _: Any, id: str = v.id) -> None:
+            if event == "call" and (stem := stems.get(frame.f_code.co_filename)):
+                found[stem, frame.f_code.co_name].add(id)
+
+        sys.setprofile(note)
+        try:
+            runner.ask(candidate, Question(v, "f64"))
+        finally:
+            sys.setprofile(None)
+    return found
+
+
+def path_of(stem: str) -> str:
+    if stem == "contract":
+        return str(contract.__file__)
+    return str(Path(str(reference.__file__)).with_name(f"{stem}.py"))
+
+
+def enclosing(mutant: Mutant) -> str:
+    """The name of the function in which the substitution is made."""
+    source = mutants.sources()[mutant.file]
+    last = source[: source.index(mutant.before) + len(mutant.before.rstrip())].count("\n") + 1
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef) and node.lineno <= last <= (node.end_lineno or 0):
+            return node.name
+    raise ValueError(f"{mutant.name}: its substitution is not in a function")
+
+
+def questions(mutant: Mutant, vectors: Sequence[Vector], reach: Reach) -> list[Question]:
+    """What can tell the mutant from the reference; vectors that name its clause come first."""
+    ids = reach.get((mutant.file, enclosing(mutant)), set())
+    able = sorted((v for v in vectors if v.id in ids), key=lambda v: mutant.clause not in v.clauses)
+    return [Question(v, p) for v in able for p in mutant.precisions]
+
+
+def failures(mutant: Mutant, asked: Iterable[Question]) -> Iterator[Record]:
+    """The vectors that reject the mutant, one after the other."""
+    candidate = ModuleCandidate(mutants.load(mutant))
+    for question in asked:
+        with np.errstate(all="ignore"):
+            record = runner.ask(candidate, question)
+        if record["outcome"] != "pass":
+            yield record
+
+
+def killers(mutant: Mutant, asked: Sequence[Question]) -> dict[str, str]:
+    """The first vector that rejects the mutant at each precision; empty where it survives."""
+    found = {}
+    for precision in mutant.precisions:
+        at = (q for q in asked if q.precision == precision)
+        if (record := next(failures(mutant, at), None)) is not None:
+            found[precision] = str(record["id"])
+    return found
+
+
+def survey(mutant: Mutant, vectors: Sequence[Vector], reach: Reach) -> dict[str, list[str]]:
+    """The ids of all vectors that reject the mutant, at each precision."""
+    found: dict[str, list[str]] = {p: [] for p in mutant.precisions}
+    for record in failures(mutant, questions(mutant, vectors, reach)):
+        found[record["precision"]].append(record["id"])
+    return found
+
+
+def entry(mutant: Mutant, failed: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """A line of mutants.json."""
+    killed = all(failed[p] for p in mutant.precisions)
+    line = {"name": mutant.name, "clause": mutant.clause, "file": mutant.file}
+    line |= {"status": "killed" if killed else "survived", "note": mutant.note}
+    by = {p: ids[0] for p, ids in failed.items() if ids}
+    return line | {"killed_by": by, "rejections": {p: len(ids) for p, ids in failed.items()}}
+
+
+def signatures(
+    failed: Mapping[str, Mapping[str, Sequence[str]]], vectors: Sequence[Vector]
+) -> dict[str, Any]:
+    """For each mutant and precision a hexadecimal number: bit i is set if it fails vector i."""
+    ids = sorted(v.id for v in vectors)
+    place = {id: i for i, id in enumerate(ids)}
+    return {
+        "vectors": ids,
+        "fails": {
+            name: {p: f"{sum(1 << place[id] for id in found):x}" for p, found in by.items()}
+            for name, by in failed.items()
+        },
+    }
+
+
+def table(lines: Sequence[Mapping[str, Any]]) -> str:
+    """The chapter for readers."""
+    killed = sum(line["status"] == "killed" for line in lines)
+    text = [
+        "# 15 Mutants\n",
+        "A mutant is the reference with one named error of meaning. The vectors are measured by",
+        "the mutants that they reject, in every precision in which the error shows. This chapter",
+        "is written by `python -m refgss.conformance.kills --write`.\n",
+        f"**{killed} of {len(lines)} killed.**\n",
+        "| clause | mutant | what it does | rejected first by |",
+        "|---|---|---|---|",
+    ]
+    for line in sorted(lines, key=lambda line: clause_order(line["clause"])):
+        by = sorted(set(line["killed_by"].values()))
+        shown = ", ".join(f"`{id}`" for id in by) or "**survives**"
+        note = line["note"].replace("|", "\\|")
+        text.append(f"| {line['clause']} | `{line['name']}` | {note} | {shown} |")
+    return "\n".join(text) + "\n"
+
+
+AREAS = "ARR PAR INI DIS KER CNV REC NRM LAY LM GRD STA ACC NFI".split()
+
+
+def clause_order(id: str) -> tuple[int, int]:
+    _, area, number = id.split("-")
+    return AREAS.index(area), int(number)
+
+
+def main(write: bool) -> int:
+    """Survey all mutants; the exit code is 1 if one survives."""
+    folder = spec_folder()
+    vectors = read_vectors(folder / "vectors").vectors
+    declared = mutants.declared()
+    work = partial(survey, vectors=vectors, reach=reached(vectors))
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        failed = dict(zip(declared, pool.map(work, declared.values()), strict=True))
+    lines = [entry(m, failed[name]) for name, m in declared.items()]
+    survivors = [line for line in lines if line["status"] != "killed"]
+    for line in survivors:
+        print(f"survived: {line['name']} ({line['clause']}): {line['note']}")
+    clauses = len({line["clause"] for line in lines if line["status"] == "killed"})
+    print(f"{len(lines) - len(survivors)} of {len(lines)} mutants killed, of {clauses} clauses")
+    if write:
+        write_json(folder / "mutants.json", lines)
+        write_json(folder / "signatures.json", signatures(failed, vectors))
+        (folder / "15-mutants.md").write_text(table(lines), "utf-8")
+    return bool(survivors)
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main("--write" in sys.argv[1:]))
