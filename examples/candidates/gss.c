@@ -155,19 +155,19 @@ int32_t refgss_discretize(const refgss_array *lam, const refgss_array *delta, co
 
 typedef struct {
     double complex z, A, w, x; /* exponent, transition, weight in the output, state */
-} mode_t;
+} Mode;
 
 /* The modes of channel h, their states zero. */
 static void channel(const refgss_array *lam, const refgss_array *c, const refgss_array *delta,
-                    int64_t h, const refgss_form *form, mode_t *modes) {
+                    int64_t h, const refgss_form *form, Mode *modes) {
     for (int64_t n = 0; n < lam->shape[0]; n++) {
         const double complex z = exponent(lam, delta, h, n);
-        modes[n] = (mode_t){z, power(z, 1, form), weight(lam, c, delta, h, n, form), 0};
+        modes[n] = (Mode){z, power(z, 1, form), weight(lam, c, delta, h, n, form), 0};
     }
 }
 
 /* N + 1, so that no mode at all is no failure. */
-static mode_t *room(int64_t N) { return malloc((size_t)(N + 1) * sizeof(mode_t)); }
+static Mode *room(int64_t N) { return malloc((size_t)(N + 1) * sizeof(Mode)); }
 
 /* k[h,l] = Re sum over n of w A^l */
 int32_t refgss_ssm_kernel(const refgss_array *lam, const refgss_array *c, const refgss_array *delta,
@@ -178,13 +178,13 @@ int32_t refgss_ssm_kernel(const refgss_array *lam, const refgss_array *c, const 
     const int64_t H = c->shape[0], N = c->shape[1], L = k->shape[1];
     if (!is_shape(k, 2, H, L, 0, 0)) return refuse("ssm_kernel", "k must be (H,L)");
     if (softmax && L > form->length) return refuse("ssm_kernel", "k is longer than form.length");
-    mode_t *modes = room(N);
+    Mode *modes = room(N);
     if (!modes) return REFGSS_ERROR_MEMORY;
     for (int64_t h = 0; h < H; h++) {
         channel(lam, c, delta, h, form, modes);
         for (int64_t l = 0; l < L; l++) {
             double sum = 0;
-            for (const mode_t *m = modes; m < modes + N; m++)
+            for (const Mode *m = modes; m < modes + N; m++)
                 sum += creal(m->w * power(m->z, (double)l - shift(m->z, form), form));
             set(k, h, l, 0, 0, sum);
         }
@@ -222,7 +222,7 @@ static int32_t recurrence(const char *op, int time, const refgss_array *u, const
     if (state && !is_shape(state, 4, B, H, N, 2)) return refuse(op, "state must be (B,H,N,2)");
     if (form->method == REFGSS_DSS_SOFTMAX && L > form->length)
         return refuse(op, "u is longer than form.length");
-    mode_t *modes = room(N);
+    Mode *modes = room(N);
     if (!modes) return REFGSS_ERROR_MEMORY;
     for (int64_t h = 0; h < H; h++) {
         channel(lam, c, delta, h, form, modes);
@@ -231,7 +231,7 @@ static int32_t recurrence(const char *op, int time, const refgss_array *u, const
                 modes[n].x = state ? get(state, b, h, n, 0) + I * get(state, b, h, n, 1) : 0;
             for (int64_t l = 0; l < L; l++) {
                 double sum = 0;
-                for (mode_t *m = modes; m < modes + N; m++) {
+                for (Mode *m = modes; m < modes + N; m++) {
                     m->x = m->A * m->x + get(u, b, time ? l : h, h, 0);
                     sum += creal(m->w * m->x);
                 }

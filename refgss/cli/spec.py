@@ -21,11 +21,14 @@ from refgss.conformance.clauses import Clause, citing_functions, read_clauses
 from refgss.conformance.vectors import read_vectors
 
 
+TEXT = ("reference.", "contract.")  # a backend that names a clause is no definition of it
+
+
 @dataclass(frozen=True)
 class Coverage:
     """What stands behind each clause, by its id."""
 
-    functions: Mapping[str, list[str]]
+    functions: Mapping[str, list[str]]  # of the reference and of contract.py
     vectors: Mapping[str, list[str]]
     mutants: Mapping[str, list[str]]  # killed ones only
 
@@ -49,8 +52,9 @@ def coverage() -> Coverage:
     for v in read_vectors(folder / "vectors").vectors:
         for id in v.clauses:
             vectors[id].append(v.id)
-    package = Path(refgss.__file__).parent
-    return Coverage(citing_functions(package), vectors, killed_mutants(folder / "mutants.json"))
+    named = citing_functions(Path(refgss.__file__).parent)
+    functions = {id: [f for f in found if f.startswith(TEXT)] for id, found in named.items()}
+    return Coverage(functions, vectors, killed_mutants(folder / "mutants.json"))
 
 
 def killed_mutants(table: Path) -> dict[str, list[str]]:

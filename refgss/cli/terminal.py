@@ -37,7 +37,7 @@ def console(stderr: bool = False) -> Console:
 
 def note(text: str) -> None:
     """A remark that is no result."""
-    console(stderr=True).print(Text(f"note: {text}", "yellow"))
+    console(stderr=True).print(Text(f"note: {text}", "yellow"), soft_wrap=True)
 
 
 @contextmanager
