@@ -64,8 +64,8 @@ def fft_allowance(y, k, u):
 @readable
 def phi(z):
     """φ(z) = (e^z - 1)/z and φ(0) = 1, without cancellation.  Clauses: GSS-DIS-2, GSS-ACC-3."""
-    zero = z == 0
-    return np.where(zero, 1, np.expm1(z) / np.where(zero, 1, z)).astype(z.dtype)
+    one = np.abs(z) < np.finfo(z.dtype).eps  # to within 𝐮; a subnormal divisor would overflow
+    return np.where(one, 1, np.expm1(z) / np.where(one, 1, z)).astype(z.dtype)
 
 
 @readable

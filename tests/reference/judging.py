@@ -16,9 +16,10 @@ def assert_within_budget(case, got, precision):
 
 
 def assert_close(wanted, got, precision):
-    """`got` has the outputs `wanted`, proven values by name, and no others."""
+    """`got` has the outputs `wanted`, by name, and no others; these are proven sharply enough."""
     assert got.keys() == wanted.keys()
     for name, want in wanted.items():
+        assert all(np.all(want.radius <= 2.0**-10 * b) for b in want.budget.values()), name
         y = ops.to_real(got[name])
         assert y.shape == want.full_shape, name
         ratio = error_ratio(y.astype(np.float64), want, precision)

@@ -5,8 +5,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refgss.conformance.certify import certify
-
 from . import hard_cases
 from .judging import assert_within_budget
 
@@ -65,17 +63,5 @@ def test_memory_layout_does_not_matter_and_arguments_are_left_alone(name):
         assert_within_budget(case, case.run("f64", **given_), "f64")
         for k, x in case.at("f64").items():
             np.testing.assert_array_equal(given_[k], x)
-
-    check()
-
-
-@pytest.mark.parametrize("name", hard_cases.FORWARD)
-def test_the_radius_is_tiny_beside_the_budget(name):
-    @settings(max_examples=examples(name))
-    @given(both(name))
-    def check(case):
-        for want in certify(case.op, case.tensors, case.options).values():
-            for budget in want.budget.values():
-                assert np.all(want.radius <= 2.0**-10 * budget)
 
     check()

@@ -194,8 +194,11 @@ def test_the_zero_order_hold_tends_to_its_limit(re, im, k):
 
 
 @pytest.mark.parametrize("method", ["zoh", "bilinear"])
-def test_at_zero_the_limit_is_reached(method):
-    zero, delta = np.zeros(1, complex), np.array([0.25, 3])
-    a, b = reference.discretize(zero, delta, form=cfg.KernelForm(method))
-    np.testing.assert_array_equal(a, [[1], [1]])
-    np.testing.assert_array_equal(b, [[0.25], [3]])
+@pytest.mark.parametrize("lam", [0, -1e-45, -1e-38j, -1e-30 + 1e-38j])
+@pytest.mark.parametrize("kind", [np.complex64, np.complex128])
+def test_at_zero_the_limit_is_reached(method, lam, kind):
+    lam, delta = np.array([lam], kind), np.array([0.25, 3], kind(0).real.dtype)
+    a, b = reference.discretize(lam, delta, form=cfg.KernelForm(method))
+    np.testing.assert_array_equal(a.real, [[1], [1]])
+    np.testing.assert_array_equal(b.real, [[0.25], [3]])
+    assert np.all(np.abs(a.imag) < 1e-30) and np.all(np.abs(b.imag) < 1e-30)
