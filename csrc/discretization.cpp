@@ -97,6 +97,9 @@ parameters parameters_of(const refgss_array* lam, const refgss_array* delta, con
     if (form->method == REFGSS_DSS_SOFTMAX && form->length < 1)
         refuse("dss-softmax needs the length over which it is normalised, at least 1");
     check_array(lam, "lam", 2);
+    if (lam->dtype != dtype_of<T>)
+        throw error{REFGSS_ERROR_TYPE,
+                    "lam has another dtype than the first argument: convert one of them"};
     check_axis("lam", "its last axis", lam->shape[1], 2);
     auto values = typed<const T, 2>(*lam);
     for (int64_t n = 0; n < values.shape[0]; ++n) {

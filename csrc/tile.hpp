@@ -16,7 +16,7 @@ template <class T> constexpr int tile_columns = 2 * vec<T>::lanes;
 /// sum[i][:] = (0 or sum[i][:]) + Σ_k a[i][k] b[k][:], rows of b `stride` apart, those of sum
 /// `columns` apart.  Sums in order of k: results do not depend on how rows are put into tiles.
 template <class T, int Rows>
-REFGSS_INLINE void tile_product(int64_t terms, const T* const* a, const T* b, int64_t stride,
+void tile_product(int64_t terms, const T* const* a, const T* b, int64_t stride,
                                 T* sum, int64_t columns, bool add) {
     constexpr int lanes = vec<T>::lanes;
     vec<T> s[Rows][2];
@@ -46,12 +46,13 @@ template <class T>
 inline void tile_product(int rows, int64_t terms, const T* const* a, const T* b, int64_t stride,
                          T* sum, int64_t columns, bool add) {
     while (rows > 0) {
-        int done;
-        if (rows >= tile_rows) tile_product<T, tile_rows>(terms, a, b, stride, sum, columns, add), done = tile_rows;
-        else if (rows >= 4) tile_product<T, 4>(terms, a, b, stride, sum, columns, add), done = 4;
-        else if (rows >= 2) tile_product<T, 2>(terms, a, b, stride, sum, columns, add), done = 2;
-        else tile_product<T, 1>(terms, a, b, stride, sum, columns, add), done = 1;
-        a += done, sum += done * columns, rows -= done;
+        auto product = tile_product<T, 1>;
+        int height = 1;
+        if (rows >= tile_rows) product = tile_product<T, tile_rows>, height = tile_rows;
+        else if (rows >= 4) product = tile_product<T, 4>, height = 4;
+        else if (rows >= 2) product = tile_product<T, 2>, height = 2;
+        product(terms, a, b, stride, sum, columns, add);
+        a += height, sum += height * columns, rows -= height;
     }
 }
 

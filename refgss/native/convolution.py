@@ -17,9 +17,7 @@ def causal_conv(u: np.ndarray, k: np.ndarray) -> np.ndarray:
     return _core.causal_conv(u, k)
 
 
-def causal_conv_vjp(
-    u: np.ndarray, k: np.ndarray, dy: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def causal_conv_vjp(u: np.ndarray, k: np.ndarray, dy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """dy (B,L,H) -> du (B,L,H), dk (H,Lk).  Clauses: GSS-GRD-5."""
     contract.check_convolution("causal_conv_vjp", u, k)
     contract.check_shape("causal_conv_vjp", "dy", dy, u.shape, "f")
