@@ -36,7 +36,7 @@ if platform.machine().lower() in ("x86_64", "amd64"):
 
 def sanitizers() -> list[str]:
     names = os.environ.get("REFGSS_SANITIZE")
-    return [f"-fsanitize={names}", "-fno-omit-frame-pointer", "-g", "-O1"] if names else []
+    return [f"-fsanitize={names}", "-fno-omit-frame-pointer", "-g", "-O1"] if names else ["-g0"]
 
 
 class BuildNative(build_ext):
