@@ -1,0 +1,82 @@
+"""The standard in JAX: every op for CPUs, GPUs and TPUs, under jit, vmap, grad and scan.
+
+Functions have the reference's names and signatures; those with several algorithms also take
+`plan=`.  `sequence_parallel` spreads one sequence over many devices: README.md beside this file.
+"""
+
+try:
+    import jax as _jax
+except ImportError as e:
+    raise ImportError("refgss.xla needs JAX: pip install 'refgss[jax]'") from e
+
+from refgss import __version__
+from refgss.xla.convolution import causal_conv
+from refgss.xla.discretization import discretize, gss_lambda, s4d_lambda
+from refgss.xla.gradients import (
+    causal_conv_vjp,
+    dense_vjp,
+    discretize_vjp,
+    dss_layer_vjp,
+    gelu_vjp,
+    gss_lambda_vjp,
+    gss_layer_vjp,
+    layer_norm_vjp,
+    lm_logits_vjp,
+    lm_loss_vjp,
+    ssm_kernel_vjp,
+    ssm_scan_vjp,
+    ssm_step_vjp,
+)
+from refgss.xla.kernel import ssm_kernel
+from refgss.xla.language_model import lm_logits, lm_loss
+from refgss.xla.layers import dss_layer, gss_layer
+from refgss.xla.plan import Plan, plan_for
+from refgss.xla.pointwise import dense, gelu, layer_norm
+from refgss.xla.recurrence import ssm_scan, ssm_step
+from refgss.xla.sharding import sequence_parallel
+
+__all__ = [
+    "Plan",
+    "capabilities",
+    "plan_for",
+    "sequence_parallel",
+    "s4d_lambda",
+    "gss_lambda",
+    "gss_lambda_vjp",
+    "discretize",
+    "discretize_vjp",
+    "ssm_kernel",
+    "ssm_kernel_vjp",
+    "causal_conv",
+    "causal_conv_vjp",
+    "ssm_scan",
+    "ssm_scan_vjp",
+    "ssm_step",
+    "ssm_step_vjp",
+    "layer_norm",
+    "layer_norm_vjp",
+    "gelu",
+    "gelu_vjp",
+    "dense",
+    "dense_vjp",
+    "gss_layer",
+    "gss_layer_vjp",
+    "dss_layer",
+    "dss_layer_vjp",
+    "lm_logits",
+    "lm_logits_vjp",
+    "lm_loss",
+    "lm_loss_vjp",
+]
+
+OPS = tuple(__all__[4:])
+
+
+def capabilities() -> dict:
+    """What this backend claims (GSS-CNF-1); f64 only where JAX's x64 mode is on."""
+    return {
+        "name": "refgss.xla",
+        "version": __version__,
+        "ops": list(OPS),
+        "profiles": ["f32", *(["f64"] if _jax.config.x64_enabled else []), "paper", "gss-pytorch"],
+    }

@@ -1,0 +1,134 @@
+"""Chapter 2: parameters and discretisation.  (a, b) -> Λ;  (Λ, Δ) -> z = ΔΛ -> Ā, B̄.
+
+Δ is a scalar, (H,) or (H,2); what depends on it is (N,) for a scalar and (H,N) otherwise: (·,N).
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from refgss import contract
+from refgss.config import Imag, KernelForm
+from refgss.xla.inputs import arrays
+from refgss.xla.pairs import Array, Pair, choose, pair, unpair
+from refgss.xla.powers import Exponent, powers
+
+
+def s4d_lambda(n: int, *, init: str) -> Array:
+    """Λ (n,) complex: one of each conjugate pair.  Clauses: GSS-INI-1..GSS-INI-4.
+
+    Raises ValueError for an unknown init or n < 1.
+    """
+    if n < 1:
+        raise ValueError(f"s4d_lambda: n must be at least 1, not {n}")
+    k = np.arange(n)
+    re, im = np.full(n, -0.5), np.zeros(n)
+    if init == "lin":
+        im = math.pi * k
+    elif init == "inv":
+        im = 2 * n / math.pi * (2 * n / (2 * k + 1) - 1)
+    elif init == "real":
+        re = -1.0 - k
+    elif init == "legs":  # HiPPO's skew part is normal: its spectrum is ±i times singular values
+        root = np.sqrt(2 * np.arange(2 * n) + 1.0)
+        skew = np.outer(root, root) / 2 * np.sign(np.subtract.outer(root, root))
+        im = np.linalg.svd(skew, compute_uv=False)[::2]
+    else:
+        raise ValueError(f"s4d_lambda: unknown init {init!r}: use lin, inv, real or legs")
+    return jnp.asarray(re + 1j * im)
+
+
+def gss_lambda(a: Array, b: Array, *, imag: Imag) -> Array:
+    """Λ = -e^a + i e^b, or -e^a + i b: (N,) -> (N,) complex.  Clauses: GSS-PAR-1, GSS-PAR-2."""
+    contract.check_lambda_parameters(a, b, imag)
+    a, b = arrays("gss_lambda", a, b)
+    return lax.complex(-jnp.exp(a), jnp.exp(b) if imag == "exp" else b)
+
+
+def step_exponent(lam: Pair, delta: Array) -> Exponent:
+    """z = ΔΛ (·,N), or Δ_re Re Λ + i Δ_im Im Λ.  Clauses: GSS-DIS-1, GSS-ACC-2."""
+    if delta.ndim == 2:
+        return Exponent(lam, delta[:, :1], delta[:, 1:])
+    return Exponent(lam, delta[..., None], delta[..., None])
+
+
+# Gauss-Legendre on [0,1]: eight nodes integrate e^{sz} to 10^-22 where |z| < 1
+NODES, WEIGHTS = (np.polynomial.legendre.leggauss(8) + np.array([[1.0], [0.0]])) / 2
+
+
+def expm1_and_phi(z: Exponent) -> tuple[Pair, Pair]:
+    """e^z - 1 and φ(z) = (e^z - 1)/z = ∫₀¹ e^{sz} ds: the integral where |z| < 1.
+
+    A sum of positive weights cancels nothing, in φ as in φ′ = ∫₀¹ s e^{sz} ds, and neither does the
+    derivative e^z of e^z - 1 elsewhere.  Clauses: GSS-ACC-3.
+    """
+    terms = powers(z, NODES, "zoh") * jnp.asarray(WEIGHTS, z.lam.re.dtype)
+    inside = Pair(terms.re.sum(-1), terms.im.sum(-1))
+    slim = z.rounded
+    small = slim.re * slim.re + slim.im * slim.im < 1
+    e = powers(z, np.ones(1), "zoh")[..., 0]
+    outside = Pair(e.re - 1, e.im)
+    divisor = Pair(jnp.where(small, 1, slim.re), slim.im)  # not 0, for the sake of the gradient
+    return (
+        choose(small, inside * slim, outside),
+        choose(small, inside, outside * divisor.reciprocal()),
+    )
+
+
+def input_weight(lam: Pair, delta: Array, z: Exponent, form: KernelForm) -> Pair:
+    """B̄ (·,N).  Clauses: GSS-DIS-2, GSS-DIS-3, GSS-DIS-4, GSS-DIS-5."""
+    slim, step = z.rounded, delta[..., None]
+    if form.method == "zoh":
+        return expm1_and_phi(z)[1] * step
+    if form.method == "bilinear":
+        return Pair(1 - slim.re / 2, -slim.im / 2).reciprocal() * step
+    if form.method == "dss-exp":
+        assert form.eps is not None
+        size = jnp.maximum(lam.re**2 + lam.im**2, form.eps)
+        return expm1_and_phi(z)[0] * Pair(lam.re / size, -lam.im / size)
+    return (lam * softmax_sum(z, form)).reciprocal()
+
+
+def decaying(z: Exponent) -> tuple[Array, Exponent]:
+    """Whether Re z > 0 (N,), and z, or then -z: the largest term of a softmax is factored out."""
+    grows = z.lam.re > 0
+    return grows, Exponent(choose(grows, z.lam * -1.0, z.lam), z.step_re, z.step_im)
+
+
+def softmax_sum(z: Exponent, form: KernelForm) -> Pair:
+    """Σ_r e^{±z r} over r < form.length (·,N), every term at most 1 in modulus.
+
+    Two levels: with r = T j + t the sum is a product of two short sums, and a remainder.
+    """
+    assert form.length is not None
+    _, z = decaying(z)
+    L = form.length
+    T = max(math.isqrt(L), 1)
+    q = L // T
+    A, B = powers(z, T * np.arange(q + 1), "zoh"), powers(z, np.arange(T), "zoh")
+
+    def total(p: Pair) -> Pair:
+        return Pair(p.re.sum(-1), p.im.sum(-1))
+
+    return total(A[..., :q]) * total(B) + A[..., q] * total(B[..., : L - q * T])
+
+
+def transition(z: Exponent, form: KernelForm) -> Pair:
+    """Ā (·,N): e^z, or (1 + z/2)/(1 - z/2).  Clauses: GSS-DIS-2, GSS-DIS-3."""
+    return powers(z, np.ones(1, int), form.method)[..., 0]
+
+
+def discretize(lam: Array, delta: Array, *, form: KernelForm) -> tuple[Array, Array]:
+    """Ā, B̄ (·,N) complex.  lam (N,) complex; delta scalar, (H,) or (H,2) real.
+
+    Raises ValueError where concrete Re Λ > 0, Δ <= 0, or Λ = 0 under dss-softmax.
+    Clauses: GSS-DIS-1..GSS-DIS-6.
+    """
+    delta = contract.check_modes("discretize", lam, delta, form)
+    lam, delta = arrays("discretize", lam, delta)
+    z = step_exponent(pair(lam), delta)
+    return unpair(transition(z, form)), unpair(input_weight(pair(lam), delta, z, form))

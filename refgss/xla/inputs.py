@@ -1,0 +1,28 @@
+"""What every op does with its tensors first: arrays of this backend, at their precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Array = Any
+
+
+def arrays(op: str, *tensors: Any) -> list[Array]:
+    """NumPy or JAX arrays (None stays None) as JAX arrays, never at a lower precision.
+
+    Raises ValueError for 64-bit floats where x64 is disabled: JAX would round them silently.
+    """
+    wide = [x for x in tensors if x is not None and str(x.dtype) in ("float64", "complex128")]
+    if wide and not jax.config.x64_enabled:
+        raise ValueError(
+            f"{op}: {wide[0].dtype} needs JAX's x64 mode: set JAX_ENABLE_X64=1 or give float32"
+        )
+    return [None if x is None else jnp.asarray(x) for x in tensors]
+
+
+def parameters(op: str, params: Mapping[str, Any]) -> dict[str, Array]:
+    return dict(zip(params, arrays(op, *params.values()), strict=True))

@@ -1,0 +1,70 @@
+"""Chapter 7: the GSS layer (figure 1(b) of arXiv 2206.13947) and the DSS layer.
+
+Parameters are flat mappings, named as in the standard.  Under `jax.grad` the gradient of the
+complex `ssm.c` is JAX's, the conjugate of the standard's: `gss_layer_vjp` returns the standard's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+
+from refgss import contract
+from refgss.config import GSS, DSSConfig, GSSConfig
+from refgss.xla.discretization import gss_lambda
+from refgss.xla.inputs import arrays, parameters
+from refgss.xla.pairs import Array
+from refgss.xla.plan import Plan
+from refgss.xla.pointwise import dense, gelu, layer_norm
+from refgss.xla.recurrence import ssm_scan
+
+Params = Mapping[str, Array]
+
+
+def gss_layer(
+    params: Params,
+    x: Array,
+    state: Array | None = None,
+    *,
+    config: GSSConfig,
+    plan: Plan | None = None,
+) -> tuple[Array, Array]:
+    """x (B,L,E), state (B,H,N) complex or None -> (B,L,E), state.
+
+    Clauses: GSS-LAY-1..GSS-LAY-5, GSS-STA-3.
+    """
+    contract.check_layer("gss_layer", params, x, state, config)
+    p, (x, state) = parameters("gss_layer", params), arrays("gss_layer", x, state)
+    h = layer_norm(x, p["norm.weight"], p["norm.bias"], eps=config.eps)  # (B,L,E)
+    v = gelu(dense(h, p["w_v"], plan=plan))  # (B,L,F), the gate
+    u = gelu(dense(h, p["w_u"], plan=plan))  # (B,L,H)
+    if config.ssm_norm:
+        u = layer_norm(u, p["ssm.norm.weight"], p["ssm.norm.bias"], eps=config.eps)
+    lam = gss_lambda(p["ssm.a"], p["ssm.b"], imag=config.imag)  # (N,)
+    one = jnp.ones((), x.dtype)
+    s, state = ssm_scan(u, lam, p["ssm.c"], state, delta=one, form=GSS, plan=plan)  # (B,L,H)
+    uc = dense(s + p["ssm.d"] * u, p["w_uc"], plan=plan)  # (B,L,F), linear
+    return dense(uc * v, p["w_o"], p.get("b_o"), plan=plan) + x, state  # (B,L,E)
+
+
+def dss_layer(
+    params: Params,
+    x: Array,
+    state: Array | None = None,
+    *,
+    config: DSSConfig,
+    plan: Plan | None = None,
+) -> tuple[Array, Array]:
+    """x (B,L,E), state (B,E,N) complex or None -> (B,L,E), state.
+
+    Clauses: GSS-LAY-6, GSS-STA-3.
+    """
+    contract.check_layer("dss_layer", params, x, state, config)
+    p, (x, state) = parameters("dss_layer", params), arrays("dss_layer", x, state)
+    u = layer_norm(x, p["norm.weight"], p["norm.bias"], eps=config.eps)  # (B,L,E)
+    lam = gss_lambda(p["ssm.a"], p["ssm.b"], imag=config.imag)  # (N,)
+    delta = jnp.exp(p["ssm.log_delta"])  # (E,) or (E,2)
+    s, state = ssm_scan(u, lam, p["ssm.c"], state, delta=delta, form=config.form, plan=plan)
+    y = gelu(s + p["ssm.d"] * u)
+    return dense(y, p["w_o"], p.get("b_o"), plan=plan) + x, state

@@ -1,0 +1,58 @@
+"""Chapter 6: layer norm, GELU and the dense map."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from refgss import contract
+from refgss.xla.inputs import arrays
+from refgss.xla.pairs import Array, einsum
+from refgss.xla.plan import Plan
+
+
+def layer_norm(x: Array, weight: Array, bias: Array, *, eps: float) -> Array:
+    """(x - mean)/√(var + ε)·weight + bias over the last axis.  Clauses: GSS-NRM-1, GSS-NRM-2.
+
+    x (...,E), weight and bias (E,) -> (...,E).  The variance is the mean squared deviation.
+    """
+    contract.check_layer_norm("layer_norm", x, weight, bias, eps)
+    x, weight, bias = arrays("layer_norm", x, weight, bias)
+    d = x - x.mean(-1, keepdims=True)
+    return d * lax.rsqrt((d * d).mean(-1, keepdims=True) + eps) * weight + bias
+
+
+@jax.custom_jvp
+def normal_cdf(x: Array) -> Array:
+    """Φ(x) = erfc(-x/√2)/2: no cancellation in either tail.  Clauses: GSS-NRM-3."""
+    return 0.5 * lax.erfc(x * -math.sqrt(0.5))
+
+
+@normal_cdf.defjvp
+def _normal_cdf_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    return normal_cdf(x), jnp.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi)) * dx
+
+
+def gelu(x: Array) -> Array:
+    """x Φ(x): the exact form.  Clauses: GSS-NRM-3.  Any shape."""
+    contract.check_real("gelu", "x", x)
+    (x,) = arrays("gelu", x)
+    return x * normal_cdf(x)
+
+
+def dense(x: Array, weight: Array, bias: Array | None = None, *, plan: Plan | None = None) -> Array:
+    """x (...,I) @ weight (I,O) [+ bias (O,)] -> (...,O).  Clauses: GSS-NRM-4.
+
+    The product is in the precision of its operands; under Plan(weights="bf16") the weight is first
+    rounded to bfloat16, and the gradient passes through the rounding.
+    """
+    contract.check_dense("dense", x, weight, bias)
+    x, weight, bias = arrays("dense", x, weight, bias)
+    if plan is not None and plan.weights == "bf16":
+        weight = weight.astype(jnp.bfloat16).astype(weight.dtype)
+    y = einsum("...i,io->...o", x, weight)
+    return y if bias is None else y + bias
