@@ -1,12 +1,12 @@
 """The C++ backend: the ops of refgss.reference, as fast as the machine allows.
 
-NumPy arrays of float32 or float64 in, fresh arrays out; no silent copies of another type.  Beyond the
-contract: `Spectrum` and `ConvStream` (convolution), `Prepared` and `Stepper` (recurrence),
+NumPy arrays of float32 or float64 in, fresh arrays out; no silent copies of another type.  Beyond
+the contract: `Spectrum` and `ConvStream` (convolution), `Prepared` and `Stepper` (recurrence),
 `PreparedLayer`.
 """
 
 try:
-    from refgss.native import _core
+    from refgss.native._core import get_num_threads, set_num_threads, simd
 except ImportError as error:
     raise ImportError(
         "refgss.native is not built: install a C++17 compiler (g++ or clang++) and run "
@@ -14,7 +14,6 @@ except ImportError as error:
     ) from error
 
 from refgss import __version__
-from refgss.native._core import get_num_threads, set_num_threads, simd
 from refgss.native.convolution import ConvStream, Spectrum, causal_conv, causal_conv_vjp
 from refgss.native.layers import (
     PreparedLayer,
@@ -63,16 +62,42 @@ COMPOSED = (  # the reference's text over native ops
 
 __all__ = [
     "OPS",
+    "capabilities",
     "ConvStream",
     "Prepared",
     "PreparedLayer",
     "Spectrum",
     "Stepper",
-    "capabilities",
     "get_num_threads",
     "set_num_threads",
     "simd",
-    *OPS,
+    "s4d_lambda",
+    "gss_lambda",
+    "gss_lambda_vjp",
+    "discretize",
+    "discretize_vjp",
+    "ssm_kernel",
+    "ssm_kernel_vjp",
+    "causal_conv",
+    "causal_conv_vjp",
+    "ssm_scan",
+    "ssm_scan_vjp",
+    "ssm_step",
+    "ssm_step_vjp",
+    "layer_norm",
+    "layer_norm_vjp",
+    "gelu",
+    "gelu_vjp",
+    "dense",
+    "dense_vjp",
+    "gss_layer",
+    "gss_layer_vjp",
+    "dss_layer",
+    "dss_layer_vjp",
+    "lm_logits",
+    "lm_logits_vjp",
+    "lm_loss",
+    "lm_loss_vjp",
 ]
 
 

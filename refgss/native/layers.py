@@ -59,7 +59,7 @@ class PreparedLayer:
         contract.check_layer("PreparedLayer", params, empty, None, config)
         lam = gss_lambda(params["ssm.a"], params["ssm.b"], imag=config.imag)
         is_gss = isinstance(config, GSSConfig)
-        delta = 1.0 if is_gss else np.exp(params["ssm.log_delta"])
+        delta: Any = 1.0 if is_gss else np.exp(params["ssm.log_delta"])
         form = GSS if isinstance(config, GSSConfig) else config.form
         self.params, self.config = dict(params), config
         self._map = Prepared(lam, params["ssm.c"], length, delta=delta, form=form)
@@ -83,9 +83,18 @@ def over(ops: Mapping[str, Any], function: F) -> F:
 
 
 _OPS: dict[str, Any] = {
-    f.__name__: f
-    for f in (dense, dense_vjp, gelu, gelu_vjp, layer_norm, layer_norm_vjp)
-    + (gss_lambda, gss_lambda_vjp, ssm_scan, ssm_scan_vjp, gss_layer, dss_layer)
+    "dense": dense,
+    "dense_vjp": dense_vjp,
+    "gelu": gelu,
+    "gelu_vjp": gelu_vjp,
+    "layer_norm": layer_norm,
+    "layer_norm_vjp": layer_norm_vjp,
+    "gss_lambda": gss_lambda,
+    "gss_lambda_vjp": gss_lambda_vjp,
+    "ssm_scan": ssm_scan,
+    "ssm_scan_vjp": ssm_scan_vjp,
+    "gss_layer": gss_layer,
+    "dss_layer": dss_layer,
 }
 gss_layer_vjp = _OPS["gss_layer_vjp"] = over(_OPS, _layers.gss_layer_vjp)
 dss_layer_vjp = _OPS["dss_layer_vjp"] = over(_OPS, _layers.dss_layer_vjp)

@@ -17,7 +17,7 @@ def form_tuple(form: KernelForm) -> tuple[int, bool, float, int]:
 
 
 def gss_lambda(a: np.ndarray, b: np.ndarray, *, imag: Imag) -> np.ndarray:
-    """Λ = -e^a + i e^b, or -e^a + i b.  a, b (N,) -> (N,) complex.  Clauses: GSS-PAR-1, GSS-PAR-2."""
+    """a, b (N,) -> Λ = -e^a + i e^b, or -e^a + i b.  Clauses: GSS-PAR-1, GSS-PAR-2."""
     contract.check_lambda_parameters(a, b, imag)
     return _core.gss_lambda(a, b, imag == "exp")
 
@@ -138,8 +138,10 @@ def ssm_step_vjp(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """dy (B,H), dx' (B,H,N) -> du, dΛ, dC, dx, dΔ: the scan's, at L = 1.  Clauses: GSS-GRD-6."""
     contract.check_step("ssm_step_vjp", u, lam, c, state, delta, form)
-    du, *rest = ssm_scan_vjp(u[:, None], lam, c, state, dy[:, None], dstate, delta=delta, form=form)
-    return (du[:, 0], *rest)
+    du, dlam, dc, dstate0, ddelta = ssm_scan_vjp(
+        u[:, None], lam, c, state, dy[:, None], dstate, delta=delta, form=form
+    )
+    return du[:, 0], dlam, dc, dstate0, ddelta
 
 
 class Prepared:
@@ -176,7 +178,7 @@ class Stepper:
     """Decoding, a token of each of B sequences at a time, without moving the state each time.
 
     Every `block` tokens the state advances by two matrix products; in between an output is a table
-    entry and a convolution of at most `block` taps.  Exact: `state` is that after all tokens so far.
+    entry and a convolution of at most `block` taps.  Exact: `state` is that after all tokens.
     """
 
     def __init__(
