@@ -53,10 +53,11 @@ class BuildNative(build_ext):
 
         def compile_one(job: tuple[Path, str, list[str]]) -> str:
             path, isa, extra = job
+            python = ext.include_dirs if path.stem.startswith("bindings") else []
             (made,) = self.compiler.compile(
                 [str(path.relative_to(HERE))],
                 output_dir=str(Path(self.build_temp) / isa),
-                include_dirs=["include", "csrc", *(ext.include_dirs if path.stem.startswith("bindings") else [])],
+                include_dirs=["include", "csrc", *python],
                 macros=[("REFGSS_API", '__attribute__((visibility("default")))')],
                 extra_postargs=flags + extra,
                 depends=[str(p) for p in HERE.glob("csrc/**/*.hpp")] + ["include/refgss.h"],
@@ -71,11 +72,14 @@ class BuildNative(build_ext):
         name = ["-install_name", f"@rpath/{LIBRARY}"] if mac else [f"-Wl,-soname,{LIBRARY}"]
         rpath = "@loader_path" if mac else "$ORIGIN"
         self.compiler.link_shared_object(
-            library, str(target / LIBRARY), extra_postargs=[*name, "-pthread", *sanitizers()],
+            library,
+            str(target / LIBRARY),
+            extra_postargs=[*name, "-pthread", *sanitizers()],
             target_lang="c++",
         )
         self.compiler.link_shared_object(
-            bindings, self.get_ext_fullpath(ext.name),
+            bindings,
+            self.get_ext_fullpath(ext.name),
             extra_postargs=[str(target / LIBRARY), f"-Wl,-rpath,{rpath}", *sanitizers()],
             target_lang="c++",
         )

@@ -20,7 +20,6 @@ from refgss.conformance import spec_folder
 from refgss.conformance.clauses import Clause, citing_functions, read_clauses
 from refgss.conformance.vectors import read_vectors
 
-
 TEXT = ("reference.", "contract.")  # a backend that names a clause is no definition of it
 
 

@@ -1,4 +1,4 @@
-"""A case cut in pieces: the candidate's own state is handed from chunk to chunk (GSS-REC-3, GSS-STA-4).
+"""A case cut in pieces: the candidate's own state is handed on (GSS-REC-3, GSS-STA-4).
 
 The option `splits` of a case lists where its sequence is cut.  For `ssm_step` every piece is one
 token.  The outputs, put together again, are judged as those of the uncut sequence.
