@@ -13,31 +13,35 @@ constexpr int tile_rows = 6;
 #endif
 template <class T> constexpr int tile_columns = 2 * vec<T>::lanes;
 
+constexpr int64_t run_length = 128;  // terms that are added up before they meet the others
+
 /// sum[i][:] = (0 or sum[i][:]) + Σ_k a[i][k] b[k][:], rows of b `stride` apart, those of sum
-/// `columns` apart.  Sums in order of k: results do not depend on how rows are put into tiles.
+/// `columns` apart.  Sums of runs of k, in order: results do not depend on how rows are put into tiles,
+/// and errors grow with the length of a run and the number of runs, not with their product.
 template <class T, int Rows>
-void tile_product(int64_t terms, const T* const* a, const T* b, int64_t stride,
-                                T* sum, int64_t columns, bool add) {
+void tile_product(int64_t terms, const T* const* a, const T* b, int64_t stride, T* sum,
+                  int64_t columns, bool add) {
     constexpr int lanes = vec<T>::lanes;
-    vec<T> s[Rows][2];
+    for (int64_t first = 0; first < terms || !add; first += run_length, add = true) {
+        const int64_t end = terms - first < run_length ? terms : first + run_length;
+        vec<T> s[Rows][2];
 #pragma GCC unroll 12
-    for (int i = 0; i < Rows; ++i) {
-        s[i][0] = add ? load(sum + i * columns) : vec<T>(T(0));
-        s[i][1] = add ? load(sum + i * columns + lanes) : vec<T>(T(0));
-    }
-    for (int64_t k = 0; k < terms; ++k, b += stride) {
-        vec<T> b0 = load(b), b1 = load(b + lanes);
+        for (int i = 0; i < Rows; ++i) s[i][0] = s[i][1] = vec<T>(T(0));
+        for (int64_t k = first; k < end; ++k, b += stride) {
+            vec<T> b0 = load(b), b1 = load(b + lanes);
+#pragma GCC unroll 12
+            for (int i = 0; i < Rows; ++i) {
+                vec<T> x(a[i][k]);
+                s[i][0] = fma(x, b0, s[i][0]);
+                s[i][1] = fma(x, b1, s[i][1]);
+            }
+        }
 #pragma GCC unroll 12
         for (int i = 0; i < Rows; ++i) {
-            vec<T> x(a[i][k]);
-            s[i][0] = fma(x, b0, s[i][0]);
-            s[i][1] = fma(x, b1, s[i][1]);
+            T* to = sum + i * columns;
+            store(to, add ? load(to) + s[i][0] : s[i][0]);
+            store(to + lanes, add ? load(to + lanes) + s[i][1] : s[i][1]);
         }
-    }
-#pragma GCC unroll 12
-    for (int i = 0; i < Rows; ++i) {
-        store(sum + i * columns, s[i][0]);
-        store(sum + i * columns + lanes, s[i][1]);
     }
 }
 

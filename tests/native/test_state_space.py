@@ -1,5 +1,5 @@
-"""The state-space maps in C++: within the budgets on hard cases and at sizes where blocks, tiles and
-pieces meet; the same for any layout, thread count and cut."""
+"""The state-space maps in C++: within the budgets on hard cases and at sizes where blocks, tiles
+and pieces meet; the same for any layout, thread count and cut."""
 
 import numpy as np
 import pytest

@@ -1,0 +1,83 @@
+"""Ours: for each work what is timed, as a function of the data that returns what is run.
+
+Where there is more than one way, {name: (what is run, how many units of work that is)}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from refgss import native
+from refgss.bench.works import Data
+from refgss.config import GSS, PAPER
+
+KIND: Any = {"delta": np.float32(1), "form": GSS}
+
+
+def start(threads: int) -> str:
+    native.set_num_threads(threads)
+    return f"refgss {native.__version__} ({native.simd()})"
+
+
+def conv(d: Data) -> Callable:
+    return lambda: native.causal_conv(d["u"], d["k"])
+
+
+def conv_cached(d: Data) -> Callable:
+    spectrum = native.Spectrum(d["k"], d["u"].shape[1])
+    return lambda: spectrum(d["u"])
+
+
+def kernel(d: Data) -> Callable:
+    return lambda: native.ssm_kernel(d["lam"], d["c"], d["L"], **KIND)
+
+
+def scan(d: Data) -> Callable:
+    return lambda: native.ssm_scan(d["u"], d["lam"], d["c"], d["state"], **KIND)[0]
+
+
+def step(d: Data) -> dict[str, tuple[Callable, int]]:
+    prepared = native.Prepared(d["lam"], d["c"], 0, **KIND)
+    stepper = native.Stepper(prepared, len(d["u"]), d["state"], block=128)
+    u, state = d["u"][:, 0], d["state"]
+
+    def block() -> None:
+        """128 tokens, the update of the state among them."""
+        for _ in range(128):
+            stepper.step(u)
+
+    return {
+        "refgss": (lambda: prepared.step(u, state)[0][:, None], 1),
+        "refgss, Stepper": (block, 128),
+    }
+
+
+def layer(d: Data) -> dict[str, tuple[Callable, int]]:
+    p = d["params"]
+    prepared = native.PreparedLayer(p, d["x"].shape[1], config=PAPER)
+    h = d["x"].reshape(-1, d["x"].shape[2])
+    v, y = native.dense(h, p["w_v"]), native.dense(h, p["w_u"])
+
+    def products() -> None:
+        """What any implementation must do: the share of matrix products."""
+        for x, w in ((h, "w_v"), (h, "w_u"), (y, "w_uc"), (v, "w_o")):
+            native.dense(x, p[w])
+
+    return {
+        "refgss": (lambda: prepared(d["x"], None)[0], 1),
+        "refgss, its matrix products": (products, 1),
+    }
+
+
+def train(d: Data) -> Callable:
+    def run() -> np.ndarray:
+        k = native.ssm_kernel(d["lam"], d["c"], d["L"], **KIND)
+        y = native.causal_conv(d["u"], k)
+        _, dk = native.causal_conv_vjp(d["u"], k, d["dy"])
+        native.ssm_kernel_vjp(d["lam"], d["c"], d["L"], dk, **KIND)
+        return y
+
+    return run

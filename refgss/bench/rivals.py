@@ -1,0 +1,270 @@
+"""Rivals: what one writes with PyTorch, JAX, SciPy or NumPy, in its best layout.
+
+Each class is one library: `start` fixes its threads and names its version, and a method per work
+returns what is timed.  Layout, twice the length for the FFT, and powers of Λ in the working
+precision are the customary ones.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from refgss.bench.works import Data
+
+
+class Torch:
+    def start(self, threads: int) -> str:
+        import torch
+
+        torch.set_num_threads(threads)
+        self.torch: Any = torch
+        return f"PyTorch {torch.__version__}"
+
+    def tensors(self, d: Data, *names: str, grad: bool = False) -> list[Any]:
+        made = [self.torch.from_numpy(np.ascontiguousarray(d[n])) for n in names]
+        return [t.requires_grad_() for t in made] if grad else made
+
+    def spectral(self, u: Any, kf: Any) -> Any:
+        """u (B,H,L) with the kernel's spectrum; the last axis is the fast one."""
+        L = u.shape[-1]
+        return self.torch.fft.irfft(self.torch.fft.rfft(u, 2 * L) * kf, 2 * L)[..., :L]
+
+    def conv(self, d: Data) -> Callable:
+        u, k = self.tensors(d, "u", "k")
+        u = u.transpose(1, 2).contiguous()
+        fft = self.torch.fft
+        return lambda: self.spectral(u, fft.rfft(k, 2 * u.shape[-1])).transpose(1, 2)
+
+    def conv_cached(self, d: Data) -> Callable:
+        u, k = self.tensors(d, "u", "k")
+        u = u.transpose(1, 2).contiguous()
+        kf = self.torch.fft.rfft(k, 2 * u.shape[-1])
+        return lambda: self.spectral(u, kf).transpose(1, 2)
+
+    def kernel_of(self, lam: Any, c: Any, length: int) -> Any:
+        """Real products: twice as fast as the complex one."""
+        torch = self.torch
+        w = c * ((torch.exp(lam) - 1) / lam)
+        p = torch.exp(lam[:, None] * torch.arange(length))
+        return w.real @ p.real - w.imag @ p.imag
+
+    def kernel(self, d: Data) -> Callable:
+        lam, c = self.tensors(d, "lam", "c")
+        return lambda: self.kernel_of(lam, c, d["L"])
+
+    def scan(self, d: Data) -> Callable:
+        torch = self.torch
+        lam, c, u, x = self.tensors(d, "lam", "c", "u", "state")
+        L = u.shape[1]
+
+        def run() -> Any:
+            w = c * ((torch.exp(lam) - 1) / lam)
+            p = torch.exp(lam[:, None] * torch.arange(L + 1))
+            k = w.real @ p[:, :L].real - w.imag @ p[:, :L].imag
+            y = self.spectral(u.transpose(1, 2), torch.fft.rfft(k, 2 * L)).transpose(1, 2)
+            y = y + torch.einsum("bhn,nl->blh", x * w, p[:, 1:]).real
+            torch.einsum("blh,nl->bhn", u.to(lam.dtype), p[:, :L].flip(1)) + p[:, L] * x
+            return y
+
+        return run
+
+    def step(self, d: Data) -> Callable:
+        torch = self.torch
+        lam, c, u, x = self.tensors(d, "lam", "c", "u", "state")
+        abar, w, u = torch.exp(lam), c * ((torch.exp(lam) - 1) / lam), u[:, 0]
+
+        def run() -> Any:
+            x1 = abar * x + u[..., None]
+            return torch.einsum("hn,bhn->bh", w, x1).real[:, None]
+
+        return run
+
+    def layer(self, d: Data) -> Callable:
+        torch, F = self.torch, self.torch.nn.functional
+        p = {k: torch.from_numpy(v) for k, v in d["params"].items()}
+        x = torch.from_numpy(d["x"])
+        L = x.shape[1]
+        lam = torch.complex(-torch.exp(p["ssm.a"]), torch.exp(p["ssm.b"]))
+        kf = torch.fft.rfft(self.kernel_of(lam, p["ssm.c"], L), 2 * L)
+
+        def run() -> Any:
+            with torch.inference_mode():
+                h = F.layer_norm(x, x.shape[-1:], p["norm.weight"], p["norm.bias"], 1e-5)
+                v, u = F.gelu(h @ p["w_v"]), F.gelu(h @ p["w_u"])
+                y = self.spectral(u.transpose(1, 2), kf).transpose(1, 2) + p["ssm.d"] * u
+                return (y @ p["w_uc"] * v) @ p["w_o"] + x
+
+        return run
+
+    def train(self, d: Data) -> Callable:
+        torch = self.torch
+        lam, c, u = self.tensors(d, "lam", "c", "u", grad=True)
+        (dy,) = self.tensors(d, "dy")
+        L = u.shape[1]
+
+        def run() -> Any:
+            k = self.kernel_of(lam, c, L)
+            y = self.spectral(u.transpose(1, 2), torch.fft.rfft(k, 2 * L)).transpose(1, 2)
+            torch.autograd.grad(y, (lam, c, u), dy)
+            return y.detach()
+
+        return run
+
+
+class Jax:
+    def start(self, threads: int) -> str:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        import jax
+
+        self.jax: Any = jax
+        self.np: Any = jax.numpy
+        return f"JAX {jax.__version__}"
+
+    def compiled(self, function: Callable, *arguments: Any) -> Callable:
+        arrays = self.jax.tree.map(self.np.asarray, arguments)
+        fast = self.jax.jit(function)
+        return lambda: self.jax.block_until_ready(fast(*arrays))
+
+    def convolve(self, u: Any, kf: Any) -> Any:
+        """u (B,L,H); XLA's FFT works on the last axis."""
+        L = u.shape[1]
+        u = u.swapaxes(1, 2)
+        y = self.np.fft.irfft(self.np.fft.rfft(u, 2 * L) * kf, 2 * L)[..., :L]
+        return y.swapaxes(1, 2)
+
+    def conv(self, d: Data) -> Callable:
+        def run(u: Any, k: Any) -> Any:
+            return self.convolve(u, self.np.fft.rfft(k, 2 * u.shape[1]))
+
+        return self.compiled(run, d["u"], d["k"])
+
+    def conv_cached(self, d: Data) -> Callable:
+        kf = self.np.fft.rfft(d["k"], 2 * d["u"].shape[1])
+        return self.compiled(self.convolve, d["u"], kf)
+
+    def weights_and_powers(self, lam: Any, c: Any, length: int) -> tuple[Any, Any]:
+        w = c * ((self.np.exp(lam) - 1) / lam)
+        return w, self.np.exp(lam[:, None] * self.np.arange(length))
+
+    def kernel_of(self, lam: Any, c: Any, length: int) -> Any:
+        w, p = self.weights_and_powers(lam, c, length)
+        return w.real @ p.real - w.imag @ p.imag
+
+    def kernel(self, d: Data) -> Callable:
+        return self.compiled(lambda lam, c: self.kernel_of(lam, c, d["L"]), d["lam"], d["c"])
+
+    def scan(self, d: Data) -> Callable:
+        jnp, L = self.np, d["u"].shape[1]
+
+        def run(lam: Any, c: Any, u: Any, x: Any) -> Any:
+            w, p = self.weights_and_powers(lam, c, L + 1)
+            k = w.real @ p[:, :L].real - w.imag @ p[:, :L].imag
+            y = self.convolve(u, jnp.fft.rfft(k, 2 * L))
+            y = y + jnp.einsum("bhn,nl->blh", x * w, p[:, 1:]).real
+            back = p[:, :L][:, ::-1]
+            re = jnp.einsum("blh,nl->bhn", u, back.real)
+            return y, re + 1j * jnp.einsum("blh,nl->bhn", u, back.imag) + p[:, L] * x
+
+        fast = self.compiled(run, d["lam"], d["c"], d["u"], d["state"])
+        return lambda: fast()[0]
+
+    def step(self, d: Data) -> Callable:
+        jnp = self.np
+        w, p = self.weights_and_powers(jnp.asarray(d["lam"]), d["c"], 2)
+
+        def run(abar: Any, w: Any, u: Any, x: Any) -> Any:
+            x = abar * x + u[..., None]
+            return (w.real * x.real - w.imag * x.imag).sum(-1)[:, None], x
+
+        fast = self.compiled(run, p[:, 1], w, d["u"][:, 0], d["state"])
+        return lambda: fast()[0]
+
+    def layer(self, d: Data) -> Callable:
+        jnp, L = self.np, d["x"].shape[1]
+        q = d["params"]
+        lam = jnp.asarray(-np.exp(q["ssm.a"]) + 1j * np.exp(q["ssm.b"]))
+        kf = jnp.fft.rfft(self.kernel_of(lam, jnp.asarray(q["ssm.c"]), L), 2 * L)
+
+        def run(p: Any, kf: Any, x: Any) -> Any:
+            d = x - x.mean(-1, keepdims=True)
+            h = d / jnp.sqrt((d * d).mean(-1, keepdims=True) + 1e-5)
+            h = h * p["norm.weight"] + p["norm.bias"]
+            gelu = self.jax.nn.gelu
+            v, u = gelu(h @ p["w_v"], approximate=False), gelu(h @ p["w_u"], approximate=False)
+            y = self.convolve(u, kf) + p["ssm.d"] * u
+            return (y @ p["w_uc"] * v) @ p["w_o"] + x
+
+        return self.compiled(run, q, kf, d["x"])
+
+    def train(self, d: Data) -> Callable:
+        jnp, L = self.np, d["u"].shape[1]
+
+        def forward(lam: Any, c: Any, u: Any) -> Any:
+            return self.convolve(u, jnp.fft.rfft(self.kernel_of(lam, c, L), 2 * L))
+
+        def run(lam: Any, c: Any, u: Any, dy: Any) -> Any:
+            y, back = self.jax.vjp(forward, lam, c, u)
+            return y, back(dy)
+
+        fast = self.compiled(run, d["lam"], d["c"], d["u"], d["dy"])
+        return lambda: fast()[0]
+
+
+class SciPy:
+    def start(self, threads: int) -> str:
+        import scipy
+
+        self.threads = threads
+        return f"SciPy {scipy.__version__}"
+
+    def convolution(self, d: Data, cached: bool) -> Callable:
+        from scipy import fft
+
+        u, L = np.ascontiguousarray(d["u"].swapaxes(1, 2)), d["u"].shape[1]
+        n = fft.next_fast_len(2 * L, real=True)
+        kf = fft.rfft(d["k"], n, workers=self.threads)
+
+        def run() -> np.ndarray:
+            spectrum = kf if cached else fft.rfft(d["k"], n, workers=self.threads)
+            y = fft.irfft(fft.rfft(u, n, workers=self.threads) * spectrum, n, workers=self.threads)
+            return y[..., :L].swapaxes(1, 2)
+
+        return run
+
+    def conv(self, d: Data) -> Callable:
+        return self.convolution(d, False)
+
+    def conv_cached(self, d: Data) -> Callable:
+        return self.convolution(d, True)
+
+
+class NumPy:
+    def start(self, threads: int) -> str:
+        return f"NumPy {np.__version__}"
+
+    def kernel(self, d: Data) -> Callable:
+        lam, c = d["lam"], d["c"]
+
+        def run() -> np.ndarray:
+            w = c * ((np.exp(lam) - 1) / lam)
+            p = np.exp(lam[:, None] * np.arange(d["L"], dtype=np.float32))
+            return w.real @ p.real - w.imag @ p.imag
+
+        return run
+
+    def step(self, d: Data) -> Callable:
+        lam, u, x = d["lam"], d["u"][:, 0], d["state"]
+        abar, w = np.exp(lam), d["c"] * ((np.exp(lam) - 1) / lam)
+
+        def run() -> np.ndarray:
+            x1 = abar * x + u[..., None]
+            return np.einsum("hn,bhn->bh", w, x1).real[:, None]
+
+        return run
+
+
+RIVALS: dict[str, Any] = {"torch": Torch, "jax": Jax, "scipy": SciPy, "numpy": NumPy}

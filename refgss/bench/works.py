@@ -1,0 +1,161 @@
+"""What is timed: for each work its sizes, its data, and exact values at some of its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from refgss import reference
+from refgss.config import GSS, PAPER
+from refgss.reference.kernel import kernel_at
+
+Sizes = Mapping[str, Any]
+Data = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Work:
+    """sizes: timed by default.  exact: from data to (which outputs are compared, their values)."""
+
+    summary: str
+    sizes: tuple[Sizes, ...]
+    data: Callable[[Sizes], Data]
+    exact: Callable[[Data], tuple[Any, np.ndarray]]
+
+
+def modes(n: int, kind: str, rng: np.random.Generator) -> np.ndarray:
+    """Λ (n,): "random" as a GSS layer begins, or "slow", which forget nothing within 10⁴ steps."""
+    if kind == "slow":
+        return (-np.exp(rng.uniform(-14, -9, n)) + 1j * rng.uniform(0, 3, n)).astype(np.complex64)
+    a, b = rng.standard_normal((2, n)).astype(np.float32)
+    return reference.gss_lambda(a, b, imag="exp")
+
+
+def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.standard_normal(shape, np.float32)
+
+
+def weights(rng: np.random.Generator, h: int, n: int) -> np.ndarray:
+    return normal(rng, h, n) + 1j * normal(rng, h, n)
+
+
+def conv_data(s: Sizes) -> Data:
+    rng = np.random.default_rng(0)
+    decay = np.exp(-np.arange(s["L"]) / (s["L"] / 4)).astype(np.float32)
+    k = normal(rng, s["H"], s["L"]) * decay
+    return {
+        "u": normal(rng, s["B"], s["L"], s["H"]),
+        "k": k,
+        "dy": normal(rng, s["B"], s["L"], s["H"]),
+    }
+
+
+def conv_exact(d: Data) -> tuple[Any, np.ndarray]:
+    """By FFT in binary64, of the first and the last channels."""
+    some = np.unique(np.r_[0, d["k"].shape[0] - 1])
+    u, k = d["u"][:, :, some].astype(float), d["k"][some].astype(float)
+    n = 2 * u.shape[1]
+    y = np.fft.irfft(np.fft.rfft(u, n, axis=1) * np.fft.rfft(k.T, n, axis=0), n, axis=1)
+    return (slice(None), slice(None), some), y[:, : u.shape[1]]
+
+
+def kernel_data(s: Sizes) -> Data:
+    rng = np.random.default_rng(0)
+    return {
+        "lam": modes(s["N"], s["modes"], rng),
+        "c": weights(rng, s["H"], s["N"]),
+        "L": s["L"],
+        "dk": normal(rng, s["H"], s["L"]),
+    }
+
+
+def kernel_exact(d: Data) -> tuple[Any, np.ndarray]:
+    """The reference in binary64, at positions all over the kernel."""
+    at = np.unique(np.geomspace(1, d["L"], 400).astype(int)) - 1
+    lam, c = d["lam"].astype(complex), d["c"].astype(complex)
+    return (slice(None), at), kernel_at(lam, c, at, np.float64(1), GSS)
+
+
+def scan_data(s: Sizes) -> Data:
+    rng = np.random.default_rng(0)
+    lam, c = modes(s["N"], s["modes"], rng), weights(rng, s["H"], s["N"])
+    state = np.stack([weights(rng, s["H"], s["N"]) for _ in range(s["B"])])
+    return {"lam": lam, "c": c, "u": normal(rng, s["B"], s["L"], s["H"]), "state": state}
+
+
+def scan_exact(d: Data) -> tuple[Any, np.ndarray]:
+    """y of the reference in binary64, first and last channel."""
+    some = np.unique(np.r_[0, d["c"].shape[0] - 1])
+    lam, c, x = d["lam"].astype(complex), d["c"][some].astype(complex), d["state"][:, some]
+    u = d["u"][:, :, some].astype(float)
+    zeta = np.arange(u.shape[1])
+    k = kernel_at(lam, c, zeta, np.float64(1), GSS)
+    carried = np.einsum(
+        "bhn,hn,nl->blh",
+        x,
+        c * reference.discretize(lam, 1.0, form=GSS)[1],
+        np.exp(lam[:, None] * (zeta + 1)),
+    ).real
+    data = {"u": u, "k": k}
+    return (slice(None), slice(None), some), conv_exact(data)[1] + carried
+
+
+def layer_data(s: Sizes) -> Data:
+    rng = np.random.default_rng(0)
+    E, F, H, N = (s[x] for x in "EFHN")
+
+    def matrix(rows: int, columns: int) -> np.ndarray:
+        return normal(rng, rows, columns) / np.float32(rows**0.5)
+
+    params = {
+        "norm.weight": 1 + normal(rng, E) / 10,
+        "norm.bias": normal(rng, E) / 10,
+        "ssm.a": normal(rng, N),
+        "ssm.b": normal(rng, N),
+        "ssm.c": weights(rng, H, N) / np.float32(N**0.5),
+        "ssm.d": normal(rng, H),
+    }
+    params |= {"w_v": matrix(E, F), "w_u": matrix(E, H), "w_uc": matrix(H, F), "w_o": matrix(F, E)}
+    return {"params": params, "x": normal(rng, s["B"], s["L"], E)}
+
+
+def layer_exact(d: Data) -> tuple[Any, np.ndarray]:
+    """The reference in binary64, on the first 64 steps: a causal layer needs no others."""
+    wide = {k: v.astype(np.result_type(v.dtype, float)) for k, v in d["params"].items()}
+    y, _ = reference.gss_layer(wide, d["x"][:, :64].astype(float), None, config=PAPER)
+    return (slice(None), slice(0, 64)), y
+
+
+CONV = tuple({"B": b, "L": l, "H": 256} for b in (1, 2, 8) for l in (1024, 4096, 16384, 65536))
+PAPER_SIZE = {"B": 1, "L": 4096, "E": 1024, "F": 4096, "H": 256, "N": 512}
+KERNEL = tuple(
+    {"H": 256, "N": 512, "L": length, "modes": kind}
+    for kind in ("random", "slow")
+    for length in (4096, 65536)
+)
+SCAN = tuple({"B": 1, "L": 4096, "H": 256, "N": 512, "modes": kind} for kind in ("random", "slow"))
+
+WORKS = {
+    "conv": Work("causal convolution, its kernel given in time", CONV, conv_data, conv_exact),
+    "conv-cached": Work("convolution, its kernel transformed before", CONV, conv_data, conv_exact),
+    "kernel": Work("the kernel K of a GSS layer", KERNEL, kernel_data, kernel_exact),
+    "scan": Work("outputs and final state from inputs and state", SCAN, scan_data, scan_exact),
+    "step": Work(
+        "the recurrence, one token, discretised before",
+        ({"B": 1, "L": 1, "H": 256, "N": 512, "modes": "random"},),
+        scan_data,
+        scan_exact,
+    ),
+    "layer": Work(
+        "a GSS layer forward, its kernel transformed before", (PAPER_SIZE,), layer_data, layer_exact
+    ),
+    "train": Work(
+        "kernel and convolution, forward and backward",
+        ({"B": 1, "L": 4096, "H": 256, "N": 512, "modes": "random"},),
+        lambda s: scan_data(s) | kernel_data(s) | {"dy": conv_data(s)["dy"]},
+        lambda d: scan_exact(d | {"state": np.zeros_like(d["state"])}),
+    ),
+}

@@ -1,0 +1,113 @@
+"""The backend as a whole: every instruction set conforms, layers are what they are made of, and the C
+ABI alone gives the same numbers."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from refgss import config as cfg
+from refgss import reference
+from refgss.conformance import cases
+
+native = pytest.importorskip("refgss.native")
+from refgss.native import abi  # noqa: E402
+
+WIDER = {"baseline": ["baseline"], "avx2": ["baseline", "avx2"]}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("level", WIDER.get(native.simd(), ["baseline", "avx2", "avx512"]))
+def test_every_instruction_set_conforms(level, threads):
+    done = subprocess.run(
+        [sys.executable, "-m", "refgss", "check", "--candidate", "native", "--fresh", "0"],
+        env=os.environ | {"REFGSS_SIMD": level, "REFGSS_NUM_THREADS": str(threads)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+LAYERS = [config for config, *_ in cases.LAYERS.values()]
+
+
+def layer_case(config, dtype, e=6, h=5, n=4, length=37):
+    params = cases.layer_params(cases.Draw("layer"), config, e, 8, e if is_dss(config) else h, n)
+    real = {k: np.asarray(v) for k, v in params.items()}
+    real["ssm.c"] = real["ssm.c"][..., 0] + 1j * real["ssm.c"][..., 1]
+    cast = {
+        k: v.astype(np.result_type(dtype, 1j) if "ssm.c" in k else dtype) for k, v in real.items()
+    }
+    x = np.random.default_rng(0).standard_normal((2, length, e)).astype(dtype)
+    return cast, x
+
+
+def is_dss(config):
+    return isinstance(config, cfg.DSSConfig)
+
+
+def layer_of(module, config):
+    return module.dss_layer if is_dss(config) else module.gss_layer
+
+
+@pytest.mark.parametrize("config", LAYERS)
+def test_prepared_layers_and_pieces(config):
+    params, x = layer_case(config, np.float64)
+    if is_dss(config) and config.form.length is not None:
+        config = cfg.DSSConfig(form=cfg.dss_softmax(x.shape[1]))
+    want, state = layer_of(reference, config)(params, x, config=config)
+    scale = np.abs(want).max()
+    prepared = native.PreparedLayer(params, x.shape[1], config=config)
+    y, last = prepared(x, None)
+    assert np.abs(y - want).max() <= 1e-12 * scale
+    assert np.abs(last - state).max() <= 1e-12 * np.abs(state).max()
+    middle = None
+    for piece in np.split(x, [0, 1, 2, 20], axis=1):
+        y, middle = prepared(piece, middle)
+    assert np.abs(y - want[:, 20:]).max() <= 1e-12 * scale
+    assert np.abs(middle - state).max() <= 1e-12 * np.abs(state).max()
+
+
+def test_a_layer_taller_than_its_tiles():
+    """2100 rows: three tiles of at most 1024."""
+    config = cfg.GSS_PYTORCH
+    params, x = layer_case(config, np.float64, length=1050)
+    y, _ = native.gss_layer(params, x, config=config)
+    first, state = native.gss_layer(params, x[:, :500], config=config)
+    rest, _ = native.gss_layer(params, x[:, 500:], state, config=config)
+    whole = np.concatenate([first, rest], 1)
+    assert np.abs(y - whole).max() <= 1e-12 * np.abs(y).max()
+    some, _ = reference.gss_layer(params, x[:1, :40], config=config)
+    assert np.abs(y[:1, :40] - some).max() <= 1e-12 * np.abs(y).max()
+
+
+def test_the_abi_alone():
+    ffi, library = abi.open_library()
+    rng = np.random.default_rng(0)
+    lam = (-np.exp(rng.standard_normal(7)) + 1j).astype(np.complex64)
+    c = (rng.standard_normal((3, 7)) + 1j).astype(np.complex64)
+    u, delta = rng.standard_normal((2, 50, 3)).astype(np.float32), np.array(0.5, np.float32)
+    form = ffi.new("refgss_form *", (1, 0, 0.0, 0))
+    y, state = np.empty_like(u), np.empty((2, 3, 7), np.complex64)
+    arrays = [abi.view(ffi, a) for a in (u, lam, c, delta, y, state)]
+    au, alam, ac, adelta, ay, astate = arrays
+    status = library.refgss_ssm_scan(au, alam, ac, ffi.NULL, adelta, form, ay, astate)
+    assert status == 0, ffi.string(library.refgss_last_error())
+    want = native.ssm_scan(u, lam, c, None, delta=delta, form=cfg.GSS)
+    np.testing.assert_array_equal(y, want[0])
+    np.testing.assert_array_equal(state, want[1])
+
+    def refused(*arguments):
+        assert library.refgss_ssm_scan(*arguments) != 0
+        return ffi.string(library.refgss_last_error()).decode()
+
+    assert "y" in refused(au, alam, ac, ffi.NULL, adelta, form, au, astate)  # output over input
+    assert "NULL" in refused(au, alam, ac, ffi.NULL, adelta, ffi.NULL, ay, astate)
+    assert "lam" in refused(au, ffi.NULL, ac, ffi.NULL, adelta, form, ay, astate)
+    wide = abi.view(ffi, lam.astype(np.complex128))
+    assert "dtype" in refused(au, wide, ac, ffi.NULL, adelta, form, ay, astate)
+    form.method = 9
+    assert "method" in refused(au, alam, ac, ffi.NULL, adelta, form, ay, astate)
