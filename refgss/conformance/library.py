@@ -6,6 +6,7 @@ arguments, options and outputs is that op.  What it takes is read from its decla
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -25,6 +26,7 @@ MOST_AXES = 4
 
 Shape = tuple[int, ...]
 Values = Mapping[str, Any]
+Arrays = Mapping[str, np.ndarray | None]
 
 
 def header_file() -> Path:
@@ -45,12 +47,26 @@ def declarations(header: str) -> str:
 
 
 def parameters(declared: str) -> dict[str, list[str]]:
-    """By op, the names of its function's parameters in order."""
+    """By op, the names of its function's parameters in order.
+
+    Functions that take more than the op's arguments (the layers, with prepared maps) are left out.
+    """
     found = {}
     for op, inside in re.findall(r"\bint32_t\s+refgss_(\w+)\(([^)]*)\)\s*;", declared):
-        if op in ops.OPS:
-            found[op] = [re.split(r"[\s*]+", p.strip())[-1] for p in inside.split(",")]
+        names = [re.split(r"[\s*]+", p.strip())[-1] for p in inside.split(",")]
+        if op in ops.OPS and {meaning(name) for name in names} <= names_of(op):
+            found[op] = names
     return found
+
+
+def meaning(name: str) -> str:
+    """The argument, option or output of the op that a parameter of this name stands for."""
+    return {"imag_is_exp": "imag"}.get(name, name.removesuffix("_out"))
+
+
+def names_of(op: str) -> set[str]:
+    contract = ops.OPS[op]
+    return {*contract.arguments, *contract.keywords, *contract.outputs}
 
 
 class Library:
@@ -84,17 +100,19 @@ class Library:
         """One call through the C ABI; outputs complex where the contract has complex ones."""
         contract = ops.OPS[op]
         given = dict(zip(contract.arguments, arguments, strict=True)) | keywords
-        tensors = {
+        tensors: Arrays = {
             k: np.ascontiguousarray(ops.to_real(x)).reshape(ops.to_real(x).shape)
             for k, x in given.items()
             if k not in ops.SCALARS and x is not None
         }
-        dtype = next(iter(tensors.values())).dtype
-        outputs = {name: room(op, name, given, tensors, dtype) for name in contract.outputs}
+        dtype = next(x.dtype for x in tensors.values() if x is not None)
+        outputs: Arrays = {name: room(op, name, given, tensors, dtype) for name in contract.outputs}
+        seen_in, seen_out = (
+            as_matrices(x) if op.removesuffix("_vjp") in POINTWISE else x
+            for x in (tensors, outputs)
+        )
         keep: list[Any] = []  # what C sees must outlive the call
-        values = [
-            self.argument(name, given, tensors, outputs, keep) for name in self.parameters[op]
-        ]
+        values = [self.argument(p, given, seen_in, seen_out, keep) for p in self.parameters[op]]
         self.check(getattr(self.lib, f"refgss_{op}")(*values))
         results = tuple(
             None if y is None else ops.from_real(name, y) for name, y in outputs.items()
@@ -114,7 +132,7 @@ class Library:
         elif name in ops.SCALARS:
             return given[name]
         else:
-            x = tensors.get(name) if name in given else outputs[name.removesuffix("_out")]
+            x = tensors.get(name) if name in given else outputs[meaning(name)]
             if x is None:
                 return self.ffi.NULL
             keep.append(self.view(x, keep))
@@ -126,7 +144,7 @@ class Library:
             raise NotImplementedError(f"refgss.h has no array of {x.ndim} axes of {x.dtype}")
         data = self.ffi.from_buffer(x) if x.size else self.ffi.NULL
         keep.append(data)
-        strides = [s // x.itemsize for s in x.strides]
+        strides = [math.prod(x.shape[i + 1 :]) for i in range(x.ndim)]  # NumPy's are odd if empty
         fields = {"data": self.ffi.cast("void *", data), "dtype": DTYPES[x.dtype.name]}
         fields |= {"rank": x.ndim, "shape": list(x.shape), "stride": strides}
         return self.ffi.new("refgss_array *", fields)
@@ -140,7 +158,19 @@ class Library:
         raise kinds.get(status, RuntimeError)(sentence or f"status {status}")
 
 
-# ---- The shapes of outputs, which the caller allocates -----------------------------------------
+# ---- Arrays as the header wants them -----------------------------------------------------------
+
+POINTWISE = ("layer_norm", "gelu", "dense")
+OF_ROWS = ("x", "y", "dx", "dy")  # of these, all axes but the last are rows of a matrix
+
+
+def as_matrices(arrays: Arrays) -> Arrays:
+    """The same memory, signals as matrices."""
+    return {k: matrix(x) if k in OF_ROWS and x is not None else x for k, x in arrays.items()}
+
+
+def matrix(x: np.ndarray) -> np.ndarray:
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1] if x.ndim else 1)
 
 
 def room(op: str, name: str, given: Values, tensors: Values, dtype: Any) -> np.ndarray | None:

@@ -65,7 +65,7 @@ def test_a_wrong_module_gets_its_outcome(name, outcome, detail):
         ("leaves", "crashed", "exited with status 1: out of ideas"),
         ("is killed", "crashed", "SIGSEGV"),
         ("holds too much", "crashed", "MemoryError"),
-        ("Hangs", "timed out", "0.5 s"),
+        ("hangs", "timed out", "0.5 s"),
         ("is honest but wrong", "wrong value", ""),
     ],
 )

@@ -1,0 +1,42 @@
+"""The native backend asked in this process, in a child, and through the C ABI: one verdict."""
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from refgss.conformance import spec_folder
+from refgss.conformance.candidates import CandidateError, import_backend, open_candidate
+from refgss.conformance.runner import run, select
+from refgss.conformance.vectors import read_vectors
+
+try:
+    NATIVE = import_backend("native")
+    LIBRARIES = list(Path(NATIVE.__file__).parent.glob("librefgss.*"))
+except CandidateError as e:
+    pytest.skip(str(e), allow_module_level=True)
+if not LIBRARIES:
+    pytest.skip("the native backend is not built", allow_module_level=True)
+
+QUESTIONS = select(
+    read_vectors(spec_folder() / "vectors").vectors, ["f32", "f64", "paper", "gss-pytorch"]
+)
+NUMBERS = ("outcome", "ratio", "index", "got", "expected", "budget")
+
+
+def verdicts(spec):
+    with closing(open_candidate(spec)) as candidate:
+        records = run(candidate, QUESTIONS, seed=0)
+        return {(r["id"], r["precision"]): [r.get(k) for k in NUMBERS] for r in records}
+
+
+def test_in_this_process_and_in_a_child_the_numbers_are_the_same():
+    assert verdicts("native") == verdicts("python:refgss.native")
+
+
+def test_through_the_c_abi_the_outcomes_are_the_same_for_every_op_of_the_header():
+    here, abi = verdicts("native"), verdicts(f"lib:{LIBRARIES[0]}")
+    claimed = {key for key, (outcome, *_) in abi.items() if outcome != "not claimed"}
+    assert len({id.split("/")[0] for id, _ in claimed}) > 10
+    for key in claimed:
+        assert abi[key][0] == here[key][0], (key, abi[key], here[key])
