@@ -1,5 +1,5 @@
-"""The backend as a whole: every instruction set conforms, layers are what they are made of, and the C
-ABI alone gives the same numbers."""
+"""The backend as a whole: every instruction set conforms, layers are what they are made of, and the
+C ABI alone gives the same numbers."""
 
 import os
 import subprocess

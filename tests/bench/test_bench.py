@@ -1,0 +1,52 @@
+"""The benchmark's machinery, at sizes that take no time."""
+
+import json
+import math
+
+import pytest
+
+pytest.importorskip("refgss.native")
+
+from refgss import bench  # noqa: E402
+from refgss.bench.report import Report, Row, Timing  # noqa: E402
+
+SMALL = {
+    "conv": {"B": 1, "L": 50, "H": 3},
+    "conv-cached": {"B": 1, "L": 50, "H": 3},
+    "kernel": {"H": 3, "N": 4, "L": 50, "modes": "slow"},
+    "scan": {"B": 2, "L": 50, "H": 3, "N": 4, "modes": "random"},
+    "step": {"B": 2, "L": 1, "H": 3, "N": 4, "modes": "random"},
+    "layer": {"B": 1, "L": 64, "E": 8, "F": 16, "H": 4, "N": 4},
+    "train": {"B": 1, "L": 50, "H": 3, "N": 4, "modes": "random"},
+}
+
+
+@pytest.mark.parametrize("work", bench.WORKS)
+def test_all_contenders_do_the_same_work(work):
+    """Their outputs agree with the exact ones to what binary32 and powers formed in it allow."""
+    report = bench.run(work, [SMALL[work]], threads=1, seconds=0.01)
+    (row,) = report.rows
+    assert row.sizes == SMALL[work]
+    assert row.of("refgss").error < 1e-6
+    for t in row.timings:
+        assert 0 < t.minimum <= t.median
+        assert math.isnan(t.error) or t.error < 1e-3, t.contender
+    assert json.loads(report.json())["environment"]["versions"]["refgss"]
+    assert all(t.contender in report.table() for t in row.timings)
+
+
+def test_the_ratio_is_to_the_fastest_rival():
+    times = {"refgss": 2.0, "refgss, other": 1.0, "slow": 9.0, "fast": 6.0}
+    row = Row({}, tuple(Timing(k, v, v, 0.0, 0.0) for k, v in times.items()))
+    assert row.ratio("refgss") == 3 and row.ratio("refgss, other") == 6 and row.ratio("fast") == 1
+    alone = Row({}, (Timing("refgss", 1.0, 1.0, 0.0, 0.0),))
+    assert math.isnan(alone.ratio("refgss"))
+    empty = {"processor": "", "simd": "", "versions": {}, "variables": {"OMP_X": "1"}}
+    assert "OMP_X=1" in Report("conv", 2, empty, (row,)).table()
+
+
+def test_what_is_refused():
+    with pytest.raises(ValueError, match="unknown work"):
+        bench.run("nothing")
+    with pytest.raises(ValueError, match="threads"):
+        bench.run("conv", threads=0)
