@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("refgss.native")
 
-from refgss import bench  # noqa: E402
-from refgss.bench.report import Report, Row, Timing  # noqa: E402
+from refgss import bench
+from refgss.bench.report import Report, Row, Timing
 
 SMALL = {
     "conv": {"B": 1, "L": 50, "H": 3},
