@@ -13,6 +13,7 @@ import traceback
 import click
 
 from refgss import __version__
+from refgss.cli.bench import bench
 from refgss.cli.check import check
 from refgss.cli.exits import DEFECT, ExitError, code_of
 from refgss.cli.info import info
@@ -27,7 +28,7 @@ def commands() -> None:
     """The executable standard for gated state-space (GSS) sequence layers."""
 
 
-for command in (check, spec, vectors, report, diff, verify, info):
+for command in (check, spec, vectors, report, diff, verify, info, bench):
     commands.add_command(command)
 
 

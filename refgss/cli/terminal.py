@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich import box
@@ -57,8 +57,10 @@ def show(report: Report, clauses: Mapping[str, Clause]) -> None:
         cases = sum(len(s.cases) for s in absent)
         names = ", ".join(s.name for s in absent)
         out.print(Text(f"not claimed ({cases} cases): {names}\n", "dim"), soft_wrap=True)
+    if suspects := report.footer.get("suspects"):
+        out.print(diagnosis(suspects, clauses), soft_wrap=True)
     described: dict[tuple[str, ...], str] = {}
-    for summary in suspects(report):
+    for summary in failing_clauses(report):
         out.print(failed_clause(summary, clauses.get(summary.name), described), soft_wrap=True)
     out.print(closing_line(report, clauses), soft_wrap=True)
 
@@ -93,7 +95,17 @@ def worst_ratio(summary: Summary) -> Text:
     return Text(worst["outcome"], "red")
 
 
-def suspects(report: Report) -> list[Summary]:
+def diagnosis(suspects: Sequence[Mapping[str, str]], clauses: Mapping[str, Clause]) -> Text:
+    """The clauses that are most probably violated, and why."""
+    text = Text("most probably violated:\n", "bold")
+    for suspect in suspects:
+        clause = clauses.get(suspect["clause"])
+        text.append(f"  {suspect['clause']} ", "bold red").append(clause.text if clause else "")
+        text.append(f"\n    {suspect['reason']}\n", "dim")
+    return text
+
+
+def failing_clauses(report: Report) -> list[Summary]:
     """Clauses that fail, the one whose cases fail most consistently first."""
     failing = [s for s in by_clause(report.cases).values() if s.failed]
     return sorted(failing, key=lambda s: (-len(s.failed) / len(s.judged), len(s.cases), s.name))

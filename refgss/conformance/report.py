@@ -83,8 +83,13 @@ def host() -> dict[str, str]:
     return found
 
 
-def close(header: Mapping[str, Any], cases: Sequence[Record]) -> Report:
-    """A complete report: counts, verdict and seal in its footer.  Clauses: GSS-FMT-10."""
+def close(
+    header: Mapping[str, Any], cases: Sequence[Record], suspects: Sequence[Mapping[str, str]] = ()
+) -> Report:
+    """A complete report: counts, verdict and seal in its footer.  Clauses: GSS-FMT-10.
+
+    suspects: clauses that the failures point to, each with a reason, most likely first.
+    """
     counts = Counter(case["outcome"] for case in cases)
     body = [line(x) for x in (header, *cases)]
     footer = {
@@ -94,6 +99,7 @@ def close(header: Mapping[str, Any], cases: Sequence[Record]) -> Report:
         "lines": len(body),
         "sha256": hashlib.sha256(b"".join(body)).hexdigest(),
     }
+    footer |= {"suspects": list(suspects)} if suspects else {}
     return Report(header, cases, footer)
 
 
@@ -132,7 +138,7 @@ def read(path: Path) -> Report:
     kinds = [value["type"] for value in values]
     if kinds != ["header", *["case"] * (len(kinds) - 2), "footer"]:
         raise DamagedReportError(f"{path} is truncated, or its lines are out of order")
-    report = close(values[0], values[1:-1])
+    report = close(values[0], values[1:-1], values[-1].get("suspects", ()))
     if values[-1]["sha256"] != hashlib.sha256(b"".join(lines[:-1])).hexdigest():
         raise DamagedReportError(f"{path} was edited: its lines do not have the footer's SHA-256")
     if values[-1] != report.footer:

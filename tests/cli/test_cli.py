@@ -216,6 +216,12 @@ def test_vectors_lists_and_exports(refgss_, tmp_path):
     assert refgss_("vectors", "export", tmp_path / "out")[0] == 2
 
 
+def test_bench_knows_every_work():
+    from refgss.bench import WORKS
+
+    assert sys.modules["refgss.cli.bench"].WORKS == tuple(WORKS)
+
+
 def test_info_says_what_can_be_used(refgss_, monkeypatch):
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
     code, out, _ = refgss_("info")
@@ -228,7 +234,7 @@ def test_help_names_every_command_and_a_pipe_gets_no_colours():
     done = subprocess.run(command, capture_output=True, check=True)
     assert b"\x1b" not in done.stdout and done.stderr == b""
     done = subprocess.run([sys.executable, "-m", "refgss", "-h"], capture_output=True, check=True)
-    for name in ("check", "spec", "vectors", "report", "diff", "verify", "info"):
+    for name in ("check", "spec", "vectors", "report", "diff", "verify", "info", "bench"):
         assert f"\n  {name} " in done.stdout.decode()
 
 
