@@ -5,7 +5,7 @@ Functions have the reference's names and signatures; those with several algorith
 """
 
 try:
-    import jax as _jax
+    import jax  # noqa: F401
 except ImportError as e:
     raise ImportError("refgss.xla needs JAX: pip install 'refgss[jax]'") from e
 
@@ -27,6 +27,7 @@ from refgss.xla.gradients import (
     ssm_scan_vjp,
     ssm_step_vjp,
 )
+from refgss.xla.inputs import x64
 from refgss.xla.kernel import ssm_kernel
 from refgss.xla.language_model import lm_logits, lm_loss
 from refgss.xla.layers import dss_layer, gss_layer
@@ -78,5 +79,5 @@ def capabilities() -> dict:
         "name": "refgss.xla",
         "version": __version__,
         "ops": list(OPS),
-        "profiles": ["f32", *(["f64"] if _jax.config.x64_enabled else []), "paper", "gss-pytorch"],
+        "profiles": ["f32", *(["f64"] if x64() else []), "paper", "gss-pytorch"],
     }

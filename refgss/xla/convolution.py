@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.fft import next_fast_len
@@ -25,6 +27,7 @@ def causal_conv(u: Array, k: Array, *, plan: Plan | None = None) -> Array:
     return convolve(u, k, resolve(plan))
 
 
+@partial(jax.jit, static_argnames="plan")
 def convolve(u: Array, k: Array, plan: Plan) -> Array:
     k = k[:, : u.shape[1]]  # later taps meet no signal
     if 0 in (*u.shape, *k.shape):

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -26,7 +28,8 @@ def s4d_lambda(n: int, *, init: str) -> Array:
     if n < 1:
         raise ValueError(f"s4d_lambda: n must be at least 1, not {n}")
     k = np.arange(n)
-    re, im = np.full(n, -0.5), np.zeros(n)
+    re: np.ndarray = np.full(n, -0.5)
+    im: np.ndarray = np.zeros(n)
     if init == "lin":
         im = math.pi * k
     elif init == "inv":
@@ -66,11 +69,11 @@ def expm1_and_phi(z: Exponent) -> tuple[Pair, Pair]:
     A sum of positive weights cancels nothing, in φ as in φ′ = ∫₀¹ s e^{sz} ds, and neither does the
     derivative e^z of e^z - 1 elsewhere.  Clauses: GSS-ACC-3.
     """
-    terms = powers(z, NODES, "zoh") * jnp.asarray(WEIGHTS, z.lam.re.dtype)
+    e = powers(z, np.append(NODES, 1), "zoh")
+    terms, e = e[..., :-1] * jnp.asarray(WEIGHTS, z.lam.re.dtype), e[..., -1]
     inside = Pair(terms.re.sum(-1), terms.im.sum(-1))
     slim = z.rounded
     small = slim.re * slim.re + slim.im * slim.im < 1
-    e = powers(z, np.ones(1), "zoh")[..., 0]
     outside = Pair(e.re - 1, e.im)
     divisor = Pair(jnp.where(small, 1, slim.re), slim.im)  # not 0, for the sake of the gradient
     return (
@@ -129,6 +132,10 @@ def discretize(lam: Array, delta: Array, *, form: KernelForm) -> tuple[Array, Ar
     Clauses: GSS-DIS-1..GSS-DIS-6.
     """
     delta = contract.check_modes("discretize", lam, delta, form)
-    lam, delta = arrays("discretize", lam, delta)
+    return discretized(*arrays("discretize", lam, delta), form)
+
+
+@partial(jax.jit, static_argnames="form")
+def discretized(lam: Array, delta: Array, form: KernelForm) -> tuple[Array, Array]:
     z = step_exponent(pair(lam), delta)
     return unpair(transition(z, form)), unpair(input_weight(pair(lam), delta, z, form))

@@ -8,6 +8,7 @@ with their functions, so that `jax.grad` and `jax.jvp` use them too.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -32,28 +33,61 @@ from refgss.xla.plan import Plan
 Params = Mapping[str, Array]
 
 
-def pull_back(op: str, f: Callable, primals: tuple, cotangents: Any, names: str) -> tuple:
-    """(∂f)^T cotangents, in the standard's convention.  names: of the cotangents, for messages."""
-    out, back = jax.vjp(f, *primals)
-    given = cotangents if isinstance(cotangents, tuple) else (cotangents,)
-    expected = out if isinstance(out, tuple) else (out,)
-    for name, d, y in zip(names.split(), given, expected, strict=True):
-        contract.check_shape(op, name, d, y.shape, "c" if jnp.iscomplexobj(y) else "f")
-    conjugated = tuple(jnp.conj(d) for d in arrays(op, *given))
+@partial(jax.jit, static_argnames=("f", "options"))
+def transposed(f: Callable, primals: tuple, cotangents: tuple, fixed: tuple, options: Any) -> tuple:
+    """(∂f)^T cotangents in the standard's convention; f(*primals, *fixed, **options)."""
+    out, back = jax.vjp(lambda *p: f(*p, *fixed, **dict(options)), *primals)
+    conjugated = tuple(jnp.conj(d) for d in cotangents)
     gradients = back(conjugated if isinstance(out, tuple) else conjugated[0])
     return jax.tree.map(jnp.conj, gradients)
+
+
+def pull_back(
+    op: str, f: Callable, primals: tuple, fixed: tuple = (), /, *, cotangents: dict, **options: Any
+) -> tuple:
+    """The gradient of f, compiled once for all calls with the same shapes and options.
+
+    Raises as f does, and where a cotangent, given by name, has not the shape of its output.
+    """
+    out = jax.eval_shape(partial(f, **options), *primals, *fixed)
+    for (name, d), y in zip(cotangents.items(), jax.tree.leaves(out), strict=True):
+        contract.check_shape(op, name, d, y.shape, "c" if jnp.iscomplexobj(y) else "f")
+    given = tuple(arrays(op, *cotangents.values()))
+    return transposed(f, primals, given, fixed, tuple(options.items()))
+
+
+# the ops with everything that they differentiate in front
+
+
+def kernel_op(lam: Array, c: Array, delta: Array, **options: Any) -> Array:
+    return kernel.kernel_of_modes(lam, c, delta, **options)
+
+
+def scan_op(u: Array, lam: Array, c: Array, state: Array, delta: Array, **options: Any) -> tuple:
+    return recurrence.ssm_scan(u, lam, c, state, delta=delta, **options)
+
+
+def step_op(u: Array, lam: Array, c: Array, state: Array, delta: Array, **options: Any) -> tuple:
+    return recurrence.ssm_step(u, lam, c, state, delta=delta, **options)
+
+
+def logits_op(params: Params, state: Array, tokens: Array, **options: Any) -> tuple:
+    return language_model.lm_logits(params, tokens, state, **options)
+
+
+def loss_op(params: Params, state: Array, tokens: Array, targets: Array, **options: Any) -> Array:
+    return language_model.lm_loss(params, tokens, targets, state, **options)
 
 
 def gss_lambda_vjp(a: Array, b: Array, dlam: Array, *, imag: Imag) -> tuple[Array, Array]:
     """dΛ (N,) -> da, db (N,).  Clauses: GSS-GRD-1, GSS-GRD-2."""
     contract.check_lambda_parameters(a, b, imag)
-    a, b = arrays("gss_lambda_vjp", a, b)
     return pull_back(
         "gss_lambda_vjp",
-        lambda a, b: discretization.gss_lambda(a, b, imag=imag),
-        (a, b),
-        dlam,
-        "dlam",
+        discretization.gss_lambda,
+        tuple(arrays("gss_lambda_vjp", a, b)),
+        cotangents={"dlam": dlam},
+        imag=imag,
     )
 
 
@@ -62,13 +96,12 @@ def discretize_vjp(
 ) -> tuple[Array, Array]:
     """dĀ, dB̄ (·,N) -> dΛ (N,), dΔ of Δ's shape.  Clauses: GSS-GRD-1, GSS-GRD-3."""
     delta = contract.check_modes("discretize_vjp", lam, delta, form)
-    lam, delta = arrays("discretize_vjp", lam, delta)
     return pull_back(
         "discretize_vjp",
-        lambda lam, delta: discretization.discretize(lam, delta, form=form),
-        (lam, delta),
-        (dabar, dbbar),
-        "dabar dbbar",
+        discretization.discretize,
+        tuple(arrays("discretize_vjp", lam, delta)),
+        cotangents={"dabar": dabar, "dbbar": dbbar},
+        form=form,
     )
 
 
@@ -79,10 +112,11 @@ def ssm_kernel_vjp(
     delta = contract.check_kernel("ssm_kernel_vjp", lam, c, length, delta, form)
     return pull_back(
         "ssm_kernel_vjp",
-        lambda lam, c, delta: kernel.ssm_kernel(lam, c, length, delta=delta, form=form),
+        kernel_op,
         tuple(arrays("ssm_kernel_vjp", lam, c, delta)),
-        dk,
-        "dk",
+        cotangents={"dk": dk},
+        length=length,
+        form=form,
     )
 
 
@@ -93,10 +127,10 @@ def causal_conv_vjp(
     contract.check_convolution("causal_conv_vjp", u, k)
     return pull_back(
         "causal_conv_vjp",
-        lambda u, k: convolution.causal_conv(u, k, plan=plan),
+        convolution.causal_conv,
         tuple(arrays("causal_conv_vjp", u, k)),
-        dy,
-        "dy",
+        cotangents={"dy": dy},
+        plan=plan,
     )
 
 
@@ -116,12 +150,11 @@ def ssm_scan_vjp(
     delta, state = contract.check_scan("ssm_scan_vjp", u, lam, c, state, delta, form)
     return pull_back(
         "ssm_scan_vjp",
-        lambda u, lam, c, state, delta: recurrence.ssm_scan(
-            u, lam, c, state, delta=delta, form=form, plan=plan
-        ),
+        scan_op,
         tuple(arrays("ssm_scan_vjp", u, lam, c, state, delta)),
-        (dy, dstate),
-        "dy dstate",
+        cotangents={"dy": dy, "dstate": dstate},
+        form=form,
+        plan=plan,
     )
 
 
@@ -140,12 +173,10 @@ def ssm_step_vjp(
     delta, state = contract.check_step("ssm_step_vjp", u, lam, c, state, delta, form)
     return pull_back(
         "ssm_step_vjp",
-        lambda u, lam, c, state, delta: recurrence.ssm_step(
-            u, lam, c, state, delta=delta, form=form
-        ),
+        step_op,
         tuple(arrays("ssm_step_vjp", u, lam, c, state, delta)),
-        (dy, dstate),
-        "dy dstate",
+        cotangents={"dy": dy, "dstate": dstate},
+        form=form,
     )
 
 
@@ -156,17 +187,22 @@ def layer_norm_vjp(
     contract.check_layer_norm("layer_norm_vjp", x, weight, bias, eps)
     return pull_back(
         "layer_norm_vjp",
-        lambda x, weight, bias: pointwise.layer_norm(x, weight, bias, eps=eps),
+        pointwise.layer_norm,
         tuple(arrays("layer_norm_vjp", x, weight, bias)),
-        dy,
-        "dy",
+        cotangents={"dy": dy},
+        eps=eps,
     )
 
 
 def gelu_vjp(x: Array, dy: Array) -> Array:
     """dx = (Φ(x) + x e^{-x²/2}/√(2π)) dy.  Clauses: GSS-GRD-7."""
     contract.check_real("gelu_vjp", "x", x)
-    return pull_back("gelu_vjp", pointwise.gelu, tuple(arrays("gelu_vjp", x)), dy, "dy")[0]
+    return pull_back(
+        "gelu_vjp",
+        pointwise.gelu,
+        tuple(arrays("gelu_vjp", x)),
+        cotangents={"dy": dy},
+    )[0]
 
 
 def dense_vjp(
@@ -176,10 +212,10 @@ def dense_vjp(
     contract.check_dense("dense_vjp", x, weight, bias)
     return pull_back(
         "dense_vjp",
-        lambda x, weight, bias: pointwise.dense(x, weight, bias, plan=plan),
+        pointwise.dense,
         tuple(arrays("dense_vjp", x, weight, bias)),
-        dy,
-        "dy",
+        cotangents={"dy": dy},
+        plan=plan,
     )
 
 
@@ -198,10 +234,11 @@ def gss_layer_vjp(
     state = contract.check_state("gss_layer_vjp", state, params["ssm.c"], x.shape[0])
     return pull_back(
         "gss_layer_vjp",
-        lambda p, x, s: layers.gss_layer(p, x, s, config=config, plan=plan),
+        layers.gss_layer,
         (parameters("gss_layer_vjp", params), *arrays("gss_layer_vjp", x, state)),
-        (dout, dstate),
-        "dout dstate",
+        cotangents={"dout": dout, "dstate": dstate},
+        config=config,
+        plan=plan,
     )
 
 
@@ -220,10 +257,11 @@ def dss_layer_vjp(
     state = contract.check_state("dss_layer_vjp", state, params["ssm.c"], x.shape[0])
     return pull_back(
         "dss_layer_vjp",
-        lambda p, x, s: layers.dss_layer(p, x, s, config=config, plan=plan),
+        layers.dss_layer,
         (parameters("dss_layer_vjp", params), *arrays("dss_layer_vjp", x, state)),
-        (dout, dstate),
-        "dout dstate",
+        cotangents={"dout": dout, "dstate": dstate},
+        config=config,
+        plan=plan,
     )
 
 
@@ -247,10 +285,12 @@ def lm_logits_vjp(
     state = zero_states(params, tokens, config) if state is None else state
     return pull_back(
         "lm_logits_vjp",
-        lambda p, s: language_model.lm_logits(p, tokens, s, config=config, plan=plan),
+        logits_op,
         (parameters("lm_logits_vjp", params), *arrays("lm_logits_vjp", state)),
-        (dlogits, dstate),
-        "dlogits dstate",
+        tuple(arrays("lm_logits_vjp", tokens)),
+        cotangents={"dlogits": dlogits, "dstate": dstate},
+        config=config,
+        plan=plan,
     )
 
 
@@ -269,8 +309,10 @@ def lm_loss_vjp(
     state = zero_states(params, tokens, config) if state is None else state
     return pull_back(
         "lm_loss_vjp",
-        lambda p, s: language_model.lm_loss(p, tokens, targets, s, config=config, plan=plan),
+        loss_op,
         (parameters("lm_loss_vjp", params), *arrays("lm_loss_vjp", state)),
-        dloss,
-        "dloss",
+        tuple(arrays("lm_loss_vjp", tokens, targets)),
+        cotangents={"dloss": dloss},
+        config=config,
+        plan=plan,
     )

@@ -11,13 +11,18 @@ import jax.numpy as jnp
 Array = Any
 
 
+def x64() -> bool:
+    """Whether JAX keeps 64-bit floats."""
+    return jax.dtypes.canonicalize_dtype("float64") == "float64"
+
+
 def arrays(op: str, *tensors: Any) -> list[Array]:
     """NumPy or JAX arrays (None stays None) as JAX arrays, never at a lower precision.
 
     Raises ValueError for 64-bit floats where x64 is disabled: JAX would round them silently.
     """
     wide = [x for x in tensors if x is not None and str(x.dtype) in ("float64", "complex128")]
-    if wide and not jax.config.x64_enabled:
+    if wide and not x64():
         raise ValueError(
             f"{op}: {wide[0].dtype} needs JAX's x64 mode: set JAX_ENABLE_X64=1 or give float32"
         )

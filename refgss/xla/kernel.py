@@ -7,7 +7,10 @@ complex sum is a real product of [Re, -Im] and [Re; Im], and the gradient is two
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -33,34 +36,48 @@ def mode_weight(lam: Pair, c: Pair, delta: Array, z: Exponent, form: KernelForm)
     return c * input_weight(lam, delta, z, form) * (2 if form.pairs else 1)
 
 
-def mode_sum(weight: Pair, z: Exponent, l0: int, length: int, form: KernelForm) -> Array:
-    """Re Σ_n w[...,n] Ā_n^l for l0 <= l < l0 + length: (...,N) -> (...,length).
+class Powers(NamedTuple):
+    """Ā^l for 0 <= l < JT, as products of two tables; and what a state needs beside them."""
 
-    z is (N,), or (H,N) where weight is (...,H,N).
-    """
-    shared = z.shared
-    rows = math.prod(weight.re.shape[:-1]) if shared else math.prod(weight.re.shape[:-2])
-    T = min(block(length, rows), 2 ** math.ceil(math.log2(max(length, 1))))
+    coarse: Pair  # Ā^{Tj} (·,N,J)
+    fine: Pair  # Ā^t (·,N,T)
+    first: Pair  # Ā (·,N)
+    last: Pair  # Ā^L (·,N)
+
+    @property
+    def shared(self) -> bool:
+        """One table for all channels."""
+        return self.first.re.ndim == 1
+
+
+def two_level_powers(z: Exponent, length: int, rows: int, form: KernelForm) -> Powers:
+    """For sums over (rows,N) modes, or for z (H,N) over one row of N modes a channel."""
+    T = min(block(length, rows if z.shared else 1), 2 ** math.ceil(math.log2(max(length, 1))))
     J = -(-length // T)
-    A = powers(z, l0 + T * np.arange(J), form.method)  # (·,N,J)
-    B = powers(z, np.arange(T), form.method).stack(-2)  # (·,2N,T)
-    W = weight[..., None] * A  # (...,N,J)
+    p = powers(z, np.concatenate([T * np.arange(J), np.arange(T), [1, length]]), form.method)
+    return Powers(p[..., :J], p[..., J : J + T], p[..., J + T], p[..., J + T + 1])
+
+
+def mode_sum(weight: Pair, p: Powers, length: int) -> Array:
+    """Re Σ_n w[...,n] Ā_n^l for l < length: (...,N) -> (...,length)."""
+    W = weight[..., None] * p.coarse  # (...,N,J)
     left = jnp.concatenate([W.re, -W.im], -2)  # (...,2N,J)
-    subscripts = "...mj,mt->...jt" if shared else "...hmj,hmt->...hjt"
-    k = einsum(subscripts, left, B)
-    return k.reshape(*k.shape[:-2], J * T)[..., :length]
+    k = einsum("...mj,mt->...jt" if p.shared else "...hmj,hmt->...hjt", left, p.fine.stack(-2))
+    return k.reshape(*k.shape[:-2], k.shape[-2] * k.shape[-1])[..., :length]
 
 
 def kernel(weight: Pair, z: Exponent, length: int, form: KernelForm) -> Array:
     """K (H,length) from C̃ (H,N).  Clauses: GSS-KER-1, GSS-KER-3."""
+    H = weight.re.shape[0]
     if form.method != "dss-softmax":
-        return mode_sum(weight, z, 0, length, form)
+        return mode_sum(weight, two_level_powers(z, length, H, form), length)
     # a growing mode is e^{-z(R-1-l)}: a decaying one in reversed time, R the declared length
     assert form.length is not None
     grows, z = decaying(z)
-    zero = weight * 0.0
-    ahead = mode_sum(choose(grows, zero, weight), z, 0, length, form)
-    behind = mode_sum(choose(grows, weight, zero), z, form.length - length, length, form)
+    p = two_level_powers(z, length, H, form)
+    late = powers(z, np.array([form.length - length]), form.method)[..., 0]
+    ahead = mode_sum(choose(grows, weight * 0.0, weight), p, length)
+    behind = mode_sum(choose(grows, weight * late, weight * 0.0), p, length)
     return ahead + behind[..., ::-1]
 
 
@@ -71,6 +88,10 @@ def ssm_kernel(lam: Array, c: Array, length: int, *, delta: Array, form: KernelF
     excepted) or Δ <= 0.  Clauses: GSS-KER-1..GSS-KER-4.
     """
     delta = contract.check_kernel("ssm_kernel", lam, c, length, delta, form)
-    lam, c, delta = arrays("ssm_kernel", lam, c, delta)
+    return kernel_of_modes(*arrays("ssm_kernel", lam, c, delta), length, form)
+
+
+@partial(jax.jit, static_argnames=("length", "form"))
+def kernel_of_modes(lam: Array, c: Array, delta: Array, length: int, form: KernelForm) -> Array:
     z = step_exponent(pair(lam), delta)
     return kernel(mode_weight(pair(lam), pair(c), delta, z, form), z, length, form)

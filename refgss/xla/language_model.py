@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -52,7 +53,14 @@ def lm_logits(
     Clauses: GSS-LM-1, GSS-LM-2, GSS-LM-3, GSS-STA-3.
     """
     contract.check_language_model("lm_logits", params, tokens, state, config)
-    p, (tokens, state) = parameters("lm_logits", params), arrays("lm_logits", tokens, state)
+    p, tensors = parameters("lm_logits", params), arrays("lm_logits", tokens, state)
+    return logits_compiled(p, *tensors, config, plan)
+
+
+@partial(jax.jit, static_argnames=("config", "plan"))
+def logits_compiled(
+    p: Params, tokens: Array, state: Array | None, config: LMConfig, plan: Plan | None
+) -> tuple[Array, Array]:
     x, state = hidden_states(p, tokens, state, config, plan)
     if config.final_norm:
         x = layer_norm(x, p["norm.weight"], p["norm.bias"], eps=config.layer.eps)

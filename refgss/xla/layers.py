@@ -7,7 +7,9 @@ complex `ssm.c` is JAX's, the conjugate of the standard's: `gss_layer_vjp` retur
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 
 from refgss import contract
@@ -35,7 +37,14 @@ def gss_layer(
     Clauses: GSS-LAY-1..GSS-LAY-5, GSS-STA-3.
     """
     contract.check_layer("gss_layer", params, x, state, config)
-    p, (x, state) = parameters("gss_layer", params), arrays("gss_layer", x, state)
+    p, tensors = parameters("gss_layer", params), arrays("gss_layer", x, state)
+    return gss_compiled(p, *tensors, config, plan)
+
+
+@partial(jax.jit, static_argnames=("config", "plan"))
+def gss_compiled(
+    p: Params, x: Array, state: Array | None, config: GSSConfig, plan: Plan | None
+) -> tuple[Array, Array]:
     h = layer_norm(x, p["norm.weight"], p["norm.bias"], eps=config.eps)  # (B,L,E)
     v = gelu(dense(h, p["w_v"], plan=plan))  # (B,L,F), the gate
     u = gelu(dense(h, p["w_u"], plan=plan))  # (B,L,H)
@@ -61,7 +70,14 @@ def dss_layer(
     Clauses: GSS-LAY-6, GSS-STA-3.
     """
     contract.check_layer("dss_layer", params, x, state, config)
-    p, (x, state) = parameters("dss_layer", params), arrays("dss_layer", x, state)
+    p, tensors = parameters("dss_layer", params), arrays("dss_layer", x, state)
+    return dss_compiled(p, *tensors, config, plan)
+
+
+@partial(jax.jit, static_argnames=("config", "plan"))
+def dss_compiled(
+    p: Params, x: Array, state: Array | None, config: DSSConfig, plan: Plan | None
+) -> tuple[Array, Array]:
     u = layer_norm(x, p["norm.weight"], p["norm.bias"], eps=config.eps)  # (B,L,E)
     lam = gss_lambda(p["ssm.a"], p["ssm.b"], imag=config.imag)  # (N,)
     delta = jnp.exp(p["ssm.log_delta"])  # (E,) or (E,2)

@@ -6,6 +6,9 @@ the state contributes, and the new state is a matrix product with powers of Ā.
 
 from __future__ import annotations
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -15,7 +18,7 @@ from refgss.config import KernelForm
 from refgss.xla.convolution import convolve
 from refgss.xla.discretization import step_exponent, transition
 from refgss.xla.inputs import arrays
-from refgss.xla.kernel import block, mode_sum, mode_weight
+from refgss.xla.kernel import Powers, mode_sum, mode_weight, two_level_powers
 from refgss.xla.pairs import Array, Pair, choose, einsum, pair, unpair
 from refgss.xla.plan import Plan, resolve
 from refgss.xla.powers import Exponent, powers
@@ -38,10 +41,23 @@ def ssm_scan(
     Clauses: GSS-REC-1..GSS-REC-4, GSS-STA-1, GSS-STA-2, GSS-ACC-4, GSS-NFI-9, GSS-NFI-10.
     """
     delta, _ = contract.check_scan("ssm_scan", u, lam, c, state, delta, form)
-    u, lam, c, state, delta = arrays("ssm_scan", u, lam, c, state, delta)
+    tensors = arrays("ssm_scan", u, lam, c, state, delta)
+    return scan_modes(*tensors, form, resolve(plan))
+
+
+@partial(jax.jit, static_argnames=("form", "plan"))
+def scan_modes(
+    u: Array,
+    lam: Array,
+    c: Array,
+    state: Array | None,
+    delta: Array,
+    form: KernelForm,
+    plan: Plan,
+) -> tuple[Array, Array]:
     z = step_exponent(pair(lam), delta)
     weight = mode_weight(pair(lam), pair(c), delta, z, form)
-    y, x = scan(u, weight, z, None if state is None else pair(state), form, resolve(plan))
+    y, x = scan(u, weight, z, None if state is None else pair(state), form, plan)
     return y, unpair(x)
 
 
@@ -51,9 +67,10 @@ def scan(
     """`ssm_scan` from C̃ (H,N) and z (·,N), over devices and in chunks where the plan says so."""
     if plan.length_axis is None:
         return scan_here(u, weight, z, state, form, plan)
+    L, H = u.shape[1:]
     y, left = scan_here(u, weight, z, None, form, plan)
-    entry, state = hand_over(left, z, state, u.shape[1], form, plan.length_axis)
-    return y + carried(weight * entry, z, 1, u.shape[1], form), state
+    entry, state = hand_over(left, z, state, L, form, plan.length_axis)
+    return y + carried(weight * entry, two_level_powers(z, L, H, form), L), state
 
 
 def hand_over(
@@ -84,42 +101,40 @@ def scan_here(
     u: Array, weight: Pair, z: Exponent, state: Pair | None, form: KernelForm, plan: Plan
 ) -> tuple[Array, Pair]:
     """All that this device holds, in chunks where the plan says so."""
-    L, T = u.shape[1], plan.chunk
+    (B, L, H), T = u.shape, plan.chunk
     if T is None or T >= L:
-        return scan_piece(u, mode_sum(weight, z, 0, L, form), weight, z, state, form, plan)
-    whole = L - L % T
-    k = mode_sum(weight, z, 0, T, form)
+        p = two_level_powers(z, L, H, form)
+        return scan_piece(u, mode_sum(weight, p, L), weight, p, state, plan)
+    p = two_level_powers(z, T, H, form)
+    k = mode_sum(weight, p, T)
     if state is None:
-        zeros = jnp.zeros((u.shape[0], *weight.re.shape), u.dtype)
+        zeros = jnp.zeros((B, *weight.re.shape), u.dtype)
         state = Pair(zeros, zeros)
 
     def step(x: Pair, u: Array) -> tuple[Pair, Array]:
-        y, x = scan_piece(u, k, weight, z, x, form, plan)
+        y, x = scan_piece(u, k, weight, p, x, plan)
         return x, y
 
-    chunks = u[:, :whole].reshape(u.shape[0], whole // T, T, u.shape[2]).swapaxes(0, 1)
+    whole = L - L % T
+    chunks = u[:, :whole].reshape(B, whole // T, T, H).swapaxes(0, 1)
     x, y = lax.scan(step, state, chunks)  # (L/T,B,T,H)
-    y = y.swapaxes(0, 1).reshape(u.shape[0], whole, u.shape[2])
-    rest, x = scan_piece(u[:, whole:], k, weight, z, x, form, plan)
+    y = y.swapaxes(0, 1).reshape(B, whole, H)
+    if whole == L:
+        return y, x
+    p = two_level_powers(z, L - whole, H, form)
+    rest, x = scan_piece(u[:, whole:], k, weight, p, x, plan)
     return jnp.concatenate([y, rest], 1), x
 
 
 def scan_piece(
-    u: Array,
-    k: Array,
-    weight: Pair,
-    z: Exponent,
-    state: Pair | None,
-    form: KernelForm,
-    plan: Plan,
+    u: Array, k: Array, weight: Pair, p: Powers, state: Pair | None, plan: Plan
 ) -> tuple[Array, Pair]:
     """One piece at once: y = K ∗ u + Re Σ C̃ Ā^{l+1} x_0,  x_L = Ā^L x_0 + Σ_l Ā^{L-1-l} u_l."""
-    L = u.shape[1]
     clean, sound = before_bad(u)
-    y, x = convolve(clean, k, plan), final_state(clean, z, form)
+    y, x = convolve(clean, k, plan), final_state(clean, p)
     if state is not None:
-        y = y + carried(weight * state, z, 1, L, form)
-        x = x + powers(z, np.array([L]), form.method)[..., 0] * state
+        y = y + carried(weight * state, p, u.shape[1])
+        x = x + p.last * state
     y = jnp.where(sound, y, jnp.nan)
     ends = jnp.where(jnp.all(sound, axis=1), 0, jnp.nan).astype(u.dtype)[..., None]  # (B,H,1)
     return y, Pair(x.re + ends, x.im + ends)
@@ -136,22 +151,19 @@ def before_bad(u: Array) -> tuple[Array, Array]:
     return jnp.where(sound, u, 0), sound
 
 
-def carried(weighted: Pair, z: Exponent, l0: int, length: int, form: KernelForm) -> Array:
-    """What a state contributes later: Re Σ_n (C̃ x_0) Ā^l, (B,H,N) -> (B,length,H)."""
-    return mode_sum(weighted, z, l0, length, form).swapaxes(1, 2)
+def carried(weighted: Pair, p: Powers, length: int) -> Array:
+    """What a state contributes later: Re Σ_n (C̃ x_0) Ā^{l+1}, (B,H,N) -> (B,length,H)."""
+    return mode_sum(weighted * p.first, p, length).swapaxes(1, 2)
 
 
-def final_state(u: Array, z: Exponent, form: KernelForm) -> Pair:
-    """Σ_l Ā^{L-1-l} u_l: (B,L,H) -> (B,H,N), with the two tables of `mode_sum`."""
+def final_state(u: Array, p: Powers) -> Pair:
+    """Σ_l Ā^{L-1-l} u_l: (B,L,H) -> (B,H,N), the two tables read backwards."""
     B, L, H = u.shape
-    T = min(block(L, B * H), max(L, 1))
-    J = -(-L // T)
+    J, T = p.coarse.re.shape[-1], p.fine.re.shape[-1]
     u = jnp.pad(u, ((0, 0), (J * T - L, 0), (0, 0))).reshape(B, J, T, H)
-    within = powers(z, np.arange(T)[::-1], form.method).stack(-2)  # (·,2N,T)
-    shared = z.shared
-    x = einsum("mt,bjth->bhmj" if shared else "hmt,bjth->bhmj", within, u)
-    between = powers(z, T * np.arange(J)[::-1], form.method)  # (·,N,J)
-    x = Pair(*jnp.split(x, 2, 2)) * between
+    within = p.fine[..., ::-1].stack(-2)  # (·,2N,T)
+    x = einsum("mt,bjth->bhmj" if p.shared else "hmt,bjth->bhmj", within, u)
+    x = Pair(*jnp.split(x, 2, 2)) * p.coarse[..., ::-1]  # (B,H,N,J)
     return Pair(x.re.sum(-1), x.im.sum(-1))
 
 
@@ -169,7 +181,13 @@ def ssm_step(
     Clauses: GSS-REC-1, GSS-REC-2, GSS-NFI-9.
     """
     delta, state = contract.check_step("ssm_step", u, lam, c, state, delta, form)
-    u, lam, c, state, delta = arrays("ssm_step", u, lam, c, state, delta)
+    return step_modes(*arrays("ssm_step", u, lam, c, state, delta), form)
+
+
+@partial(jax.jit, static_argnames="form")
+def step_modes(
+    u: Array, lam: Array, c: Array, state: Array, delta: Array, form: KernelForm
+) -> tuple[Array, Array]:
     z = step_exponent(pair(lam), delta)
     weight = mode_weight(pair(lam), pair(c), delta, z, form)
     y, x = step(u, weight, transition(z, form), pair(state))

@@ -11,12 +11,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from jax import shard_map
 from jax.sharding import Mesh, PartitionSpec
-
-try:
-    from jax import shard_map
-except ImportError:  # JAX before 0.8
-    from jax.experimental.shard_map import shard_map
 
 from refgss.config import DSSConfig, GSSConfig, LMConfig
 from refgss.xla.language_model import lm_logits
