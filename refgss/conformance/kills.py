@@ -26,6 +26,7 @@ import numpy as np
 from refgss import contract, reference
 from refgss.conformance import mutants, runner, spec_folder
 from refgss.conformance.candidates import ModuleCandidate
+from refgss.conformance.compare import NEUTRAL
 from refgss.conformance.mutants import Mutant
 from refgss.conformance.runner import Question, Record
 from refgss.conformance.vectors import Vector, read_vectors
@@ -82,7 +83,7 @@ def failures(mutant: Mutant, asked: Iterable[Question]) -> Iterator[Record]:
     for question in asked:
         with np.errstate(all="ignore"):
             record = runner.ask(candidate, question)
-        if record["outcome"] != "pass":
+        if record["outcome"] not in NEUTRAL:
             yield record
 
 
@@ -163,7 +164,7 @@ def main(write: bool) -> int:
     declared = mutants.declared()
     work = partial(survey, vectors=vectors, reach=reached(vectors))
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        failed = dict(zip(declared, pool.map(work, declared.values()), strict=True))
+        failed = dict(zip(declared, pool.map(work, declared.values(), chunksize=8), strict=True))
     lines = [entry(m, failed[name]) for name, m in declared.items()]
     survivors = [line for line in lines if line["status"] != "killed"]
     for line in survivors:

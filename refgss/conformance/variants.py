@@ -197,8 +197,8 @@ def two_level_table(z: Any, l: Any, form: KernelForm, like: Any, stepwise: bool 
     if form.method == "bilinear":
         return powers(z, l, form, like, stepwise)
     z, l = z[..., None], np.asarray(l)
-    coarse = narrow(np.exp(z * (8 * (l // 8))), like)
-    return coarse * narrow(np.exp(z * (l % 8)), like)
+    fine = np.fmod(l, 8)  # of l's sign, so that no factor overflows where the shift makes l < 0
+    return narrow(np.exp(z * (l - fine)), like) * narrow(np.exp(z * fine), like)
 
 
 @instead_of("discretization.powers")
