@@ -79,10 +79,14 @@ complex input_weight(const parameters& p, complex lam, complex z, double delta) 
 
 }  // namespace
 
-complex transition_slope(const parameters& p, complex z) {
-    if (p.form.method != REFGSS_BILINEAR) return std::exp(z);
-    complex pole = 1.0 / (1.0 - z / 2.0);
-    return pole * pole;
+std::vector<complex> transition_slopes(const parameters& p, const discretization& d) {
+    std::vector<complex> slopes = d.abar;  // of e^z
+    if (p.form.method == REFGSS_BILINEAR)
+        for (size_t i = 0; i < slopes.size(); ++i) {
+            complex pole = 1.0 / (1.0 - d.z[i] / 2.0);
+            slopes[i] = pole * pole;
+        }
+    return slopes;
 }
 
 template <class T>

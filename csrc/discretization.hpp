@@ -12,6 +12,11 @@ namespace refgss {
 
 using complex = std::complex<double>;
 
+/// a b by the formula.  operator* also recovers infinities, at several times the price.
+inline complex times(complex a, complex b) {
+    return {a.real() * b.real() - a.imag() * b.imag(), a.real() * b.imag() + a.imag() * b.real()};
+}
+
 /// Δ: one for all (scalar), one a channel (H), or one each for Re and Im (H,2).
 struct step_size {
     std::vector<double> re, im;  // one entry, or H
@@ -49,8 +54,8 @@ discretization discretize(const parameters& p);
 /// log Ā of the modes with Re Λ <= 0; or log Ā^-1 of those with Re Λ > 0.
 sorted_modes sort_modes(const parameters& p, const discretization& d, bool growing = false);
 
-/// ∂Ā/∂z.
-complex transition_slope(const parameters& p, complex z);
+/// ∂Ā/∂z (groups, N).
+std::vector<complex> transition_slopes(const parameters& p, const discretization& d);
 
 /// dB̄ and what else reaches z, dz (groups, N), -> dΛ (N), and dΔ (1, H or 2H).
 void discretize_vjp(const parameters& p, const discretization& d, const std::vector<complex>& dbbar,

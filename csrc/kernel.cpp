@@ -82,6 +82,7 @@ void kernel_vjp(const parameters& p, view<const T, 3> c, view<const T, 2> dk,
     const int64_t H = dk.shape[0], L = dk.shape[1], N = d.count;
     dweight.assign(H * N, 0), dz.assign(H * N, 0);
     if (L == 0) return;
+    const std::vector<complex> slopes = transition_slopes(p, d);
     view<const T, 3> samples{dk.data, {1, L, H}, {0, dk.stride[1], dk.stride[0]}};
     for (const half& side : halves(p, d)) {
         const int64_t row = padded(side.modes.set.count);
@@ -93,16 +94,19 @@ void kernel_vjp(const parameters& p, view<const T, 3> c, view<const T, 2> dk,
         parallel_for(H, slots_for(H), [&](int64_t h, int) {
             for (int64_t m = 0; m < side.modes.set.count; ++m) {
                 int64_t n = side.modes.order[m], at = h * 2 * row + m;
-                complex z = d.at(d.z, h, n), end = ending(p, side, z, L);
-                complex sum = end * complex(s0[at], s0[at + row]), slope(s1[at], s1[at + row]);
-                if (side.growing)  // powers e^{-z (length - L + l)}
+                complex sum(s0[at], s0[at + row]), slope(s1[at], s1[at + row]);
+                if (side.growing) {  // powers e^{-z (length - L + l)}
+                    complex z = d.at(d.z, h, n), end = ending(p, side, z, L);
+                    sum *= end;
                     slope = -(end * std::exp(-z) * slope +
                               static_cast<double>(p.form.length - L) * sum);
-                else slope *= transition_slope(p, z);
-                complex weight = p.scale() * d.at(d.bbar, h, n) *
-                                 complex(*c.at(h, n, int64_t(0)), *c.at(h, n, int64_t(1)));
+                } else {
+                    slope = times(slope, slopes[(d.groups == 1 ? 0 : h * N) + n]);
+                }
+                complex value(*c.at(h, n, int64_t(0)), *c.at(h, n, int64_t(1)));
+                complex weight = times(p.scale() * d.at(d.bbar, h, n), value);
                 dweight[h * N + n] = std::conj(sum);
-                dz[h * N + n] = std::conj(weight * slope);
+                dz[h * N + n] = std::conj(times(weight, slope));
             }
         });
     }
@@ -119,12 +123,13 @@ void modes_vjp(const parameters& p, const discretization& d, view<const T, 3> c,
     std::vector<complex> group_b(d.groups * N, 0), group_z(d.groups * N, 0);
     for (int64_t h = 0; h < H; ++h)
         for (int64_t n = 0; n < N; ++n) {
-            complex w = p.scale() * dweight[h * N + n], v = std::conj(d.at(d.bbar, h, n)) * w;
+            complex w = p.scale() * dweight[h * N + n];
+            complex v = times(std::conj(d.at(d.bbar, h, n)), w);
             *out_c.at(h, n, int64_t(0)) = static_cast<T>(v.real());
             *out_c.at(h, n, int64_t(1)) = static_cast<T>(v.imag());
             complex c_conj(*c.at(h, n, int64_t(0)), -*c.at(h, n, int64_t(1)));
             int64_t to = (d.groups == 1 ? 0 : h) * N + n;
-            group_b[to] += c_conj * w, group_z[to] += dz[h * N + n];
+            group_b[to] += times(c_conj, w), group_z[to] += dz[h * N + n];
         }
     std::vector<complex> lam;
     std::vector<double> delta;
@@ -218,12 +223,13 @@ int32_t refgss_discretize_vjp(const refgss_array* lam, const refgss_array* delta
             parameters p = parameters_of<T>(lam, delta, form);
             discretization d = discretize(p);
             auto a = grouped<const T>(dabar, "dabar", p, d), b = grouped<const T>(dbbar, "dbbar", p, d);
+            const std::vector<complex> slopes = transition_slopes(p, d);
             std::vector<complex> db(d.z.size()), dz(d.z.size()), out_lam;
             for (int64_t g = 0; g < d.groups; ++g)
                 for (int64_t n = 0; n < d.count; ++n) {
                     int64_t i = g * d.count + n;
                     db[i] = {*b.at(g, n, int64_t(0)), *b.at(g, n, int64_t(1))};
-                    dz[i] = std::conj(transition_slope(p, d.z[i])) *
+                    dz[i] = std::conj(slopes[i]) *
                             complex(*a.at(g, n, int64_t(0)), *a.at(g, n, int64_t(1)));
                 }
             std::vector<double> step;

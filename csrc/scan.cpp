@@ -98,6 +98,7 @@ void scan_vjp(const arguments<T>& in, view<const T, 3> u, const view<const T, 4>
     analyze(map.modes().set, later(u.reversed(1)), moment::first, u1.data());
 
     std::vector<double> last = map.power(L), before = map.power(std::max<int64_t>(L - 1, 0));
+    const std::vector<complex> slopes = transition_slopes(in.p, d);
     std::vector<double> next(x.size());
     std::vector<complex> dweight(H * N), dz(H * N);
     parallel_for(H, slots_for(H), [&](int64_t h, int) {
@@ -107,19 +108,20 @@ void scan_vjp(const arguments<T>& in, view<const T, 3> u, const view<const T, 4>
         for (int64_t k = 0; k < N; ++k) {
             int64_t n = map.modes().order[k], g = d.groups == 1 ? 0 : h;
             complex a = d.at(d.abar, h, n), w = at(map.weights(), h, k);
-            complex sum = at(k0, h, k), slope = w * at(k1, h, k);  // of what multiplies conj
+            complex sum = at(k0, h, k), slope = times(w, at(k1, h, k));
             for (int64_t b = 0; b < B; ++b) {
                 int64_t r = b * H + h;
                 complex x0 = at(x, r, k), dxn = std::conj(at(dx, r, k));
-                complex carried = a * at(y0, r, k);  // Σ dy_l Ā^{l+1}
-                sum += x0 * carried;
-                slope += dxn * at(u1, r, k) + w * x0 * at(y1, r, k);
-                if (L > 0) slope += static_cast<double>(L) * at(before, g, k) * x0 * dxn;
-                complex back = std::conj(w * carried + at(last, g, k) * dxn);
+                complex carried = times(a, at(y0, r, k));  // Σ dy_l Ā^{l+1}
+                sum += times(x0, carried);
+                slope += times(dxn, at(u1, r, k)) + times(times(w, x0), at(y1, r, k));
+                if (L > 0)
+                    slope += static_cast<double>(L) * times(at(before, g, k), times(x0, dxn));
+                complex back = std::conj(times(w, carried) + times(at(last, g, k), dxn));
                 next[2 * r * row + k] = back.real(), next[(2 * r + 1) * row + k] = back.imag();
             }
             dweight[h * N + n] = std::conj(sum);
-            dz[h * N + n] = std::conj(slope * transition_slope(in.p, d.at(d.z, h, n)));
+            dz[h * N + n] = std::conj(times(slope, d.at(slopes, h, n)));
         }
     });
     map.unsorted(next, dstate0);

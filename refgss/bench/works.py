@@ -27,9 +27,10 @@ class Work:
 
 
 def modes(n: int, kind: str, rng: np.random.Generator) -> np.ndarray:
-    """Λ (n,): "random" as a GSS layer begins, or "slow", which forget nothing within 10⁴ steps."""
+    """Λ (n,): "random" as a GSS layer begins; "slow": no mode decays, many turn fast."""
     if kind == "slow":
-        return (-np.exp(rng.uniform(-14, -9, n)) + 1j * rng.uniform(0, 3, n)).astype(np.complex64)
+        damping, frequency = np.exp(rng.uniform(-14, -9, n)), rng.uniform(-100, 100, n)
+        return (-damping + 1j * frequency).astype(np.complex64)
     a, b = rng.standard_normal((2, n)).astype(np.float32)
     return reference.gss_lambda(a, b, imag="exp")
 
