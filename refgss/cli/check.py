@@ -26,7 +26,9 @@ from refgss.conformance.candidates import (
     open_candidate,
 )
 from refgss.conformance.clauses import read_clauses
-from refgss.conformance.compare import Outcome
+from refgss.conformance.compare import NEUTRAL, Outcome
+from refgss.conformance.diagnosis import diagnose
+from refgss.conformance.diagnosis import published as signatures
 from refgss.conformance.junit import junit as junit_of
 from refgss.conformance.ops import OPS
 from refgss.conformance.vectors import VectorSet, read_vectors, write_vectors
@@ -40,6 +42,7 @@ A candidate is one of
   lib:FILE.so                a library that implements include/refgss.h
   cmd:"PROGRAM ARGS"         any program that speaks the protocol (spec/14-conformance.md)
 """
+SUSPECTS = 3  # clauses that a diagnosis names
 PATH = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -132,7 +135,7 @@ def check(
                 records = runner.run(candidate, questions, seed, step)
             records, old = waivers.apply(accepted, records, date.today())
             header = reports.header(spec, about, profiles, published, seed)
-            done.append(reports.close(header, records))
+            done.append(reports.close(header, records, diagnosed(candidate, published, records)))
             stale += old
             terminal.show(done[-1], clauses)
             if counterexamples:
@@ -210,6 +213,16 @@ def fresh_questions(
     precisions = sorted({q.precision for q in questions})
     drawn = fresh.draw(templates.values(), per_op, seed)
     return [runner.Question(v, precision, fresh=True) for v in drawn for precision in precisions]
+
+
+def diagnosed(
+    candidate: Candidate, published: VectorSet, records: Sequence[runner.Record]
+) -> list[dict[str, str]]:
+    """The clauses that the failures point to, if there are failures."""
+    if all(record["outcome"] in NEUTRAL for record in records):
+        return []
+    found = diagnose(candidate, published.vectors, records, signatures())
+    return [{"clause": s.clause, "reason": s.reason} for s in found[:SUSPECTS]]
 
 
 def save_counterexamples(
