@@ -146,6 +146,16 @@ public:
         call([&] { return refgss_ssm_apply(handle_, u, state, y, next); });
         return py::make_tuple(y.array(), next.array());
     }
+    /// The same, over the state.
+    py::array advance(object u_, object state_) const {
+        if (state_.is_none()) type_error("state is None: pass an array to advance");
+        in u(u_, "u"), state(state_, "state");
+        if (!py::reinterpret_borrow<py::array>(state_).writeable())
+            throw py::value_error("state is read-only: pass a copy");
+        out y(u->dtype, shape(u));
+        call([&] { return refgss_ssm_apply(handle_, u, state, y, state); });
+        return y.array();
+    }
     py::ssize_t channels() const { return channels_; }
     py::ssize_t states() const { return states_; }
     const refgss_ssm* handle() const { return handle_; }
@@ -299,7 +309,8 @@ void bind_ssm(py::module_& module) {
     module.def("dss_layer", &dss_layer);
     py::class_<prepared>(module, "Prepared")
         .def(py::init<object, object, object, const py::tuple&, int64_t>())
-        .def("__call__", &prepared::apply);
+        .def("__call__", &prepared::apply)
+        .def("advance", &prepared::advance);
     py::class_<stepper>(module, "Stepper")
         .def(py::init<const prepared&, int64_t, int64_t, object>(), py::keep_alive<1, 2>())
         .def("step", &stepper::step)

@@ -165,7 +165,7 @@ REFGSS_API int32_t refgss_ssm_kernel_vjp(const refgss_array *lam, const refgss_a
                                          const refgss_array *dc, const refgss_array *ddelta);
 
 /* x_l = A x_(l-1) + u_l, y_l = s Re sum c B x_l: u (B,L,H), state -> y (B,L,H), state_out.
- * Any cut of a sequence into calls gives the same map.  A NaN or an infinity at u[b,t,h] makes
+ * Any cut of a sequence into calls gives the same map.  state_out may be state.  A NaN or an infinity at u[b,t,h] makes
  * y[b,l,h] NaN from l = t on, and state_out[b,h,:] not finite; nothing else is touched. */
 REFGSS_API int32_t refgss_ssm_scan(const refgss_array *u, const refgss_array *lam,
                                    const refgss_array *c, const refgss_array *state,
@@ -179,7 +179,7 @@ REFGSS_API int32_t refgss_ssm_scan_vjp(const refgss_array *u, const refgss_array
                                        const refgss_array *du, const refgss_array *dlam,
                                        const refgss_array *dc, const refgss_array *dstate0,
                                        const refgss_array *ddelta);
-/* One token: u (B,H), state -> y (B,H), state_out.  The states may not be the same array. */
+/* One token: u (B,H), state -> y (B,H), state_out. */
 REFGSS_API int32_t refgss_ssm_step(const refgss_array *u, const refgss_array *lam,
                                    const refgss_array *c, const refgss_array *state,
                                    const refgss_array *delta, const refgss_form *form,

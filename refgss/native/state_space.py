@@ -173,6 +173,10 @@ class Prepared:
         y, state = self._core(u[:, None], state)
         return y[:, 0], state
 
+    def advance(self, u: np.ndarray, state: np.ndarray) -> np.ndarray:
+        """u (B,L,H) -> y (B,L,H); state (B,H,N) is overwritten by the state after u."""
+        return self._core.advance(u, state)
+
 
 class Stepper:
     """Decoding, a token of each of B sequences at a time, without moving the state each time.

@@ -253,6 +253,18 @@ def test_a_prepared_map_is_the_map_and_keeps_its_parameters():
         assert np.abs(got - want).max() <= 60 * 2.0**-24 * np.abs(want).max()
 
 
+@pytest.mark.parametrize("length", [0, 1, 300])
+def test_a_state_may_be_advanced_in_place(length):
+    u, lam, c, state, kind = small()
+    prepared = native.Prepared(lam, c, 300, **kind)
+    y, x = prepared.scan(u[:, :length], state)
+    np.testing.assert_array_equal(prepared.advance(u[:, :length], state), y)
+    np.testing.assert_array_equal(state, x)
+    state.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        prepared.advance(u, state)
+
+
 # --- refusals --------------------------------------------------------------------------------
 
 
