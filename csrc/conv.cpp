@@ -7,7 +7,18 @@
 namespace refgss {
 namespace {
 
-/// A strip at a time: its spectrum is used while it is in cache.
+/// Scalars of a thread's area: what all spectra, or all running sums, of one strip take at most.
+template <class T> int64_t largest_spectra(const method<T>& how) {
+    return how.largest([&](const strip& s) { return sized(how.spectrum_size(s), s.transforms()); });
+}
+template <class T> int64_t largest_sums(const method<T>& how) {
+    return how.largest([&](const strip& s) { return sized(how.sum_size(s), s.transforms()); });
+}
+template <class T> int64_t largest_work(const method<T>& how) {
+    return how.largest([&](const strip& s) { return how.work_size(s); });
+}
+
+/// A strip at a time; its spectra are used while they are in cache.
 template <class T>
 void convolve_strips(const method<T>& how, const view<T, 3>& u, const view<const T, 2>& k,
                      const view<T, 3>& y) {
@@ -15,15 +26,18 @@ void convolve_strips(const method<T>& how, const view<T, 3>& u, const view<const
     const signals<T> in(how, u), out(how, y);
     in.gather();
     const int slots = slots_for(strips);
-    const int64_t spectrum = how.largest_spectrum(), area = spectrum + how.largest_work();
+    const int64_t kernels = largest_spectra(how), sums = largest_sums(how);
+    const int64_t area = kernels + sums + largest_work(how);
     scratch<T> memory(sized(slots, area));
     parallel_for(strips, slots, [&](int64_t i, int slot) {
         const strip& s = how.strips[i];
-        T* mine = memory.data() + slot * area;
-        how.prepare(s, k, mine);
-        for (int64_t b = 0; b < u.shape[0]; ++b)
-            how.apply(s, mine, in.template steps<const T>(s, b), out.template steps<T>(s, b),
-                      mine + spectrum);
+        T *kernel = memory.data() + slot * area, *sum = kernel + kernels, *work = sum + sums;
+        how.prepare(s, k, kernel);
+        for (int64_t b = 0; b < u.shape[0]; ++b) {
+            std::fill_n(sum, sums, T(0));
+            how.apply(s, kernel, in.template steps<const T>(s, b), out.template steps<T>(s, b), sum,
+                      work);
+        }
     });
     out.scatter();
 }
@@ -36,13 +50,15 @@ void convolve_prepared(const method<T>& how, const spectra<T>& ready, const view
     const signals<T> in(how, u), out(how, y);
     in.gather();
     const int slots = slots_for(items);
-    const int64_t area = how.largest_work();
+    const int64_t sums = largest_sums(how), area = sums + largest_work(how);
     scratch<T> memory(sized(slots, area));
     parallel_for(items, slots, [&](int64_t item, int slot) {
         const strip& s = how.strips[item / batch];
         const int64_t b = item % batch;
+        T* sum = memory.data() + slot * area;
+        std::fill_n(sum, sums, T(0));
         how.apply(s, ready[item / batch], in.template steps<const T>(s, b),
-                  out.template steps<T>(s, b), memory.data() + slot * area);
+                  out.template steps<T>(s, b), sum, sum + sums);
     });
     out.scatter();
 }
@@ -67,27 +83,44 @@ void gradients(const view<T, 3>& u, const view<const T, 2>& k, const view<T, 3>&
     in.gather();
     cotangent.gather();
     const int64_t strips = static_cast<int64_t>(how.strips.size());
-    const int64_t spectrum = how.largest_spectrum(), rows = sized(how.table.lanes, length);
-    const int64_t area = 4 * spectrum + rows;
+    const int64_t all = largest_spectra(how), one = how.largest([&](const strip& s) {
+        return how.spectrum_size(s);
+    });
+    const int64_t room = how.largest([&](const strip& s) { return how.room_size(s); });
+    const int64_t area = 2 * all + 2 * one + 2 * room + sized(how.table.lanes, row_pitch<T>(length));
     const int slots = slots_for(strips);
     scratch<T> memory(sized(slots, area));
     parallel_for(strips, slots, [&](int64_t i, int slot) {
         const strip& s = how.strips[i];
         const fft_plan<T>& plan = how.plan(s);
-        T *kernel = memory.data() + slot * area, *signal = kernel + spectrum,
-          *sum = signal + spectrum, *work = sum + spectrum, *row = work + spectrum;
+        const int64_t size = how.spectrum_size(s);
+        T *kernel = memory.data() + slot * area, *sum = kernel + all, *signal = sum + all,
+          *work = signal + one, *u_room = work + one, *y_room = u_room + room,
+          *taps_room = y_room + room;
         how.prepare(s, k, kernel);
-        std::fill_n(sum, how.spectrum_size(s), T(0));
+        std::fill_n(sum, size * s.transforms(), T(0));
         for (int64_t b = 0; b < u.shape[0]; ++b) {
-            how.table.forward(plan, in.template steps<const T>(s, b), T(1), signal);
-            how.table.convolve_gradient(plan, cotangent.template steps<const T>(s, b), kernel,
-                                        signal, sum, out.template steps<T>(s, b), work);
+            const gathered<T> u_rows(how, s, in.template steps<const T>(s, b), u_room);
+            const gathered<T> y_rows(how, s, cotangent.template steps<const T>(s, b), y_room);
+            const panel<T> target = out.template steps<T>(s, b);
+            const panel<T> du_rows = y_rows.copied() ? y_rows.room() : target;
+            for (int t = 0; t < s.transforms(); ++t) {
+                how.table.forward(plan, s.transform_of(u_rows.rows(), t), T(1), signal);
+                how.table.convolve_gradient(plan, s.transform_of(y_rows.rows(), t),
+                                            kernel + t * size, signal, sum + t * size,
+                                            s.transform_of(du_rows, t), work);
+            }
+            if (y_rows.copied()) how.table.copy(as_input(du_rows), target);
         }
-        how.table.inverse(plan, sum, panel<T>{row, length, 1, length, s.count});
         const T scale = T(1) / static_cast<T>(plan.length);
-        for (int lane = 0; lane < s.count; ++lane)
-            for (int64_t j = 0; j < taps; ++j)
-                *dk.at(s.first + lane, j) = scale * row[lane * length + length - 1 - j];
+        for (int t = 0; t < s.transforms(); ++t) {
+            const panel<T> rows = rows_in(taps_room, length, s.transforms() > 1 ? 1 : s.count);
+            how.table.inverse(plan, sum + t * size, rows);
+            for (int lane = 0; lane < rows.lanes; ++lane)
+                for (int64_t j = 0; j < taps; ++j)
+                    *dk.at(s.first + t + lane, j) =
+                        scale * taps_room[lane * rows.lane_stride + length - 1 - j];
+        }
     });
     out.scatter();
 }
@@ -209,9 +242,8 @@ template <class T> class stream final : public refgss_conv_stream {
 public:
     stream(const view<const T, 2>& k, int64_t batch)
         : channels_(k.shape[0]), batch_(batch), how_(channels_, k.shape[1], 0, purpose::stream),
-          ready_(how_, k), sum_(how_.largest_spectrum()),
-          sums_(sized(sized(sum_, batch), static_cast<int64_t>(how_.strips.size()))) {
-        std::fill_n(sums_.data(), sum_ * batch * static_cast<int64_t>(how_.strips.size()), T(0));
+          ready_(how_, k), size_(largest_sums(how_)), sums_(sized(size_, items())) {
+        std::fill_n(sums_.data(), size_ * items(), T(0));
     }
 
     void push(const refgss_array& u, const refgss_array& y) override {
@@ -223,24 +255,26 @@ public:
         if (target.size() == 0) return;
         const signals<T> in(how_, typed<T, 3>(u)), out(how_, target);
         in.gather();
-        const int64_t items = static_cast<int64_t>(how_.strips.size()) * batch_;
-        const int slots = slots_for(items);
-        scratch<T> memory(sized(slots, sum_));
-        parallel_for(items, slots, [&](int64_t item, int slot) {
+        const int slots = slots_for(items());
+        const int64_t work = largest_work(how_);
+        scratch<T> memory(sized(slots, work));
+        parallel_for(items(), slots, [&](int64_t item, int slot) {
             const strip& s = how_.strips[item / batch_];
             const int64_t b = item % batch_;
-            how_.apply_blocks(s, ready_[item / batch_], in.template steps<const T>(s, b),
-                              out.template steps<T>(s, b), sums_.data() + item * sum_,
-                              memory.data() + slot * sum_);
+            how_.apply(s, ready_[item / batch_], in.template steps<const T>(s, b),
+                       out.template steps<T>(s, b), sums_.data() + item * size_,
+                       memory.data() + slot * work);
         });
         out.scatter();
     }
 
 private:
+    int64_t items() const { return sized(static_cast<int64_t>(how_.strips.size()), batch_); }
+
     int64_t channels_, batch_;
     method<T> how_;
     spectra<T> ready_;
-    int64_t sum_;  // scalars of one strip's running sum
+    int64_t size_;  // scalars of one strip's running sums
     scratch<T> sums_;
 };
 

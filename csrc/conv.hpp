@@ -51,14 +51,15 @@ int64_t good_length(layout lanes_are, int lanes, int64_t length);
 template <class T>
 std::shared_ptr<const fft_plan<T>> plan_for(layout lanes_are, int lanes, int64_t length);
 
-/// Rows side by side: up to one register of lanes, each a sequence of `length` steps.
+/// Rows side by side, each a sequence of `length` steps.
 template <class T> struct panel {
     T* data;
     int64_t length, time_stride, lane_stride;
     int lanes;
+    bool large;  // part of an array that no cache holds
 };
 template <class T> panel<const T> as_input(const panel<T>& x) {
-    return {x.data, x.length, x.time_stride, x.lane_stride, x.lanes};
+    return {x.data, x.length, x.time_stride, x.lane_stride, x.lanes, x.large};
 }
 
 /// Work areas and spectra are points of one complex vector each: 2 x lanes scalars, on a cache line.

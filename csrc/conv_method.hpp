@@ -1,8 +1,9 @@
-// conv_method.hpp: how a convolution is carried out, chosen from shapes alone.
+// conv_method.hpp: how a convolution is carried out, chosen from shapes alone and never from the
+// number of threads.
 //
-// A strip is what one transform carries: neighbouring channels, or a single one (see conv.hpp).  A
-// signal that is long against its kernel is cut into blocks whose responses are added up, as is a
-// stream.  Nothing here depends on the number of threads.
+// A strip is a group of neighbouring channels that one thread works on: one transform with a channel
+// in each lane, or channel by channel (see conv.hpp) from rows gathered in cache.  A signal that is
+// long against its kernel is cut into blocks whose responses are added up, as is a stream.
 #pragma once
 
 #include <algorithm>
@@ -19,17 +20,12 @@ namespace refgss {
 
 enum class purpose { whole, stream, gradient };
 
-struct strip {
-    int64_t first;  // channel
-    int count;
-    bool direct;  // by the definition, without a transform
-    layout lanes_are;
-};
-
 /// The steps of channels first .. first+count-1 of u[b].
 template <class S, class T>
 panel<S> rows_of(const view<T, 3>& u, int64_t b, int64_t first, int count) {
-    return {u.at(b, 0, first), u.shape[1], u.stride[1], u.stride[2], count};
+    constexpr int64_t cached = int64_t(1) << 23;  // bytes
+    return {u.at(b, 0, first), u.shape[1], u.stride[1], u.stride[2], count,
+            u.size() > cached / static_cast<int64_t>(sizeof(T))};
 }
 /// The steps first .. first+length-1 of rows.
 template <class T> panel<T> steps_of(panel<T> rows, int64_t first, int64_t length) {
@@ -37,6 +33,55 @@ template <class T> panel<T> steps_of(panel<T> rows, int64_t first, int64_t lengt
     rows.length = length;
     return rows;
 }
+
+struct strip {
+    int64_t first;  // channel
+    int count;
+    bool direct;  // by the definition, without a transform
+    layout lanes_are;
+
+    int transforms() const { return lanes_are == layout::segments ? count : 1; }
+    /// The rows that transform t carries.
+    template <class T> panel<T> transform_of(panel<T> rows, int t) const {
+        if (transforms() == 1) return rows;
+        rows.data += t * rows.lane_stride;
+        rows.lanes = 1;
+        return rows;
+    }
+};
+
+/// Room for rows with time last: each starts a cache line, and as an odd one of those it needs, for
+/// rows a power of two apart would share cache sets.
+template <class T> int64_t row_pitch(int64_t length) {
+    constexpr int64_t line = 64 / sizeof(T);
+    return ((length + line - 1) / line | 1) * line;
+}
+template <class T> panel<T> rows_in(T* room, int64_t length, int count) {
+    return {room, length, 1, row_pitch<T>(length), count, false};
+}
+
+template <class T> class method;
+
+/// The rows that a strip takes one by one, with time last: a copy in `room`, in cache, unless they lie
+/// so already.  Convolved rows may take the place of the copy.
+template <class T> class gathered {
+public:
+    gathered(const method<T>& how, const strip& s, panel<const T> u, T* room)
+        : rows_(u), room_(rows_in(room, u.length, u.lanes)),
+          copied_(s.lanes_are == layout::segments && u.time_stride != 1) {
+        if (!copied_) return;
+        how.table.copy(u, room_);
+        rows_ = as_input(room_);
+    }
+    bool copied() const { return copied_; }
+    panel<const T> rows() const { return rows_; }
+    panel<T> room() const { return room_; }
+
+private:
+    panel<const T> rows_;
+    panel<T> room_;
+    bool copied_;
+};
 
 /// How a kernel of so many taps on so many channels meets signals of so many steps.
 template <class T> class method {
@@ -48,137 +93,154 @@ public:
         : taps_(why == purpose::stream ? taps : std::min(taps, length)),
           direct_(why == purpose::whole && taps_ <= direct_taps),
           blocked_(why == purpose::stream || (why == purpose::whole && 2 * taps_ <= length)) {
-        const int64_t steps = blocked_ ? taps_ : length;
-        if (steps > (int64_t(1) << 40)) throw std::bad_alloc();
-        const int64_t n = good_length(layout::channels, table.lanes, steps);
-        const int64_t split = direct_ ? channels : neighbours(channels, n);
-        for (int64_t h = 0; h < split; h += table.lanes)
-            strips.push_back({h, static_cast<int>(std::min<int64_t>(table.lanes, split - h)),
-                              direct_, layout::channels});
-        for (int64_t h = split; h < channels; ++h)
-            strips.push_back({h, 1, false, layout::segments});
-        if (direct_) return;
-        if (split > 0) plans_[0] = plan_for<T>(layout::channels, table.lanes, n);
-        if (split < channels)
-            plans_[1] = plan_for<T>(layout::segments, table.lanes,
-                                    good_length(layout::segments, table.lanes, steps));
+        block_ = blocked_ ? taps_ : length;
+        if (block_ > INT32_MAX)
+            throw error{REFGSS_ERROR_VALUE, "the convolution has more than 2^31 - 1 steps: split it"};
+        choose_strips(channels);
+        if (blocked_ && !direct_) {  // a transform has room for more steps than there are taps
+            block_ = INT64_MAX;
+            for (const strip& s : strips) block_ = std::min(block_, plan(s).length);
+        }
     }
 
     const fft_plan<T>& plan(const strip& s) const {
         return *plans_[s.lanes_are == layout::segments];
     }
-    /// Scalars of a spectrum of this strip.
+    /// Scalars of one spectrum; a strip has one for each of its transforms.
     int64_t spectrum_size(const strip& s) const {
         return s.direct ? sized(taps_, table.lanes) : sized(plan(s).points, 2 * table.lanes);
     }
-    /// Scalars of the running sum of its blocks, which a stream keeps: 2n steps of its channels.
+    /// Scalars of the running sum of a transform's blocks: 2n steps.
     int64_t sum_size(const strip& s) const { return blocked_ && !s.direct ? spectrum_size(s) : 0; }
-
-    int64_t largest_spectrum() const {
-        int64_t size = 0;
-        for (const strip& s : strips) size = std::max(size, spectrum_size(s));
-        return size;
+    /// Scalars of the gathered rows of a block.
+    int64_t room_size(const strip& s) const {
+        return s.lanes_are == layout::segments ? sized(row_pitch<T>(block_), s.count) : 0;
     }
-    /// Scalars that `apply` works in: a transform and a running sum.
-    int64_t largest_work() const {
-        return direct_ ? 0 : sized(blocked_ ? 2 : 1, largest_spectrum());
+    /// The largest of a size over the strips: that of a thread's area.
+    template <class Size> int64_t largest(const Size& size) const {
+        int64_t most = 0;
+        for (const strip& s : strips) most = std::max(most, size(s));
+        return most;
+    }
+    int64_t work_size(const strip& s) const {
+        return s.direct ? 0 : spectrum_size(s) + room_size(s);
     }
 
+    /// The spectra of all transforms of the strip.
     void prepare(const strip& s, const view<const T, 2>& k, T* spectrum) const {
-        const panel<const T> rows{k.at(s.first, 0), taps_, k.stride[1], k.stride[0], s.count};
+        const panel<const T> rows{k.at(s.first, 0), taps_, k.stride[1], k.stride[0], s.count, false};
         if (s.direct) return table.taps(rows, taps_, spectrum);
-        table.forward(plan(s), rows, T(1) / static_cast<T>(plan(s).length), spectrum);
+        const T scale = T(1) / static_cast<T>(plan(s).length);
+        for (int t = 0; t < s.transforms(); ++t)
+            table.forward(plan(s), s.transform_of(rows, t), scale, spectrum + t * spectrum_size(s));
     }
 
-    /// u -> y for the channels of the strip.
-    void apply(const strip& s, const T* spectrum, panel<const T> u, panel<T> y, T* work) const {
+    /// u -> y for the channels of the strip, in the work area.  The sums of its transforms go on from
+    /// what earlier steps have left there.
+    void apply(const strip& s, const T* spectrum, panel<const T> u, panel<T> y, T* sums,
+               T* work) const {
         if (s.direct) return table.direct(u, spectrum, taps_, y);
-        if (!blocked_) return table.convolve(plan(s), u, spectrum, y, work);
-        T* sum = work + spectrum_size(s);
-        std::fill_n(sum, sum_size(s), T(0));
-        apply_blocks(s, spectrum, u, y, sum, work);
-    }
-    /// The same, going on from what `sum` holds of earlier steps.
-    void apply_blocks(const strip& s, const T* spectrum, panel<const T> u, panel<T> y, T* sum,
-                      T* work) const {
-        const int64_t block = plan(s).length;
-        for (int64_t l = 0; l < u.length; l += block) {
-            const int64_t steps = std::min(block, u.length - l);
-            table.convolve_block(plan(s), steps_of(u, l, steps), spectrum, sum,
-                                 steps_of(y, l, steps), work);
+        for (int64_t l = 0; l < u.length; l += block_) {
+            const int64_t steps = std::min(block_, u.length - l);
+            const panel<T> target = steps_of(y, l, steps);
+            const gathered<T> in(*this, s, steps_of(u, l, steps), work + spectrum_size(s));
+            const panel<T> out = in.copied() ? in.room() : target;
+            for (int t = 0; t < s.transforms(); ++t) {
+                const panel<const T> from = s.transform_of(in.rows(), t);
+                const panel<T> to = s.transform_of(out, t);
+                const T* kernel = spectrum + t * spectrum_size(s);
+                if (blocked_)
+                    table.convolve_block(plan(s), from, kernel, sums + t * sum_size(s), to, work);
+                else
+                    table.convolve(plan(s), from, kernel, to, work);
+            }
+            if (in.copied()) table.copy(as_input(out), target);
         }
     }
 
 private:
-    /// How many channels go in strips of neighbours; the others are taken one by one.
-    int64_t neighbours(int64_t channels, int64_t n) const {
-        if (n < 4 * table.lanes * table.lanes) return channels;
-        if (n >= segments_from) return 0;
-        const int64_t rest = channels % table.lanes;
-        return 2 * rest > table.lanes ? channels : channels - rest;
-    }
-    static constexpr int64_t segments_from = int64_t(1) << 18;
+    static constexpr int line = 64 / sizeof(T);  // channels that share a cache line
+    // lengths from which rows are transformed one by one: few channels, to share them out among
+    // threads; many, where no cache holds the transforms of a register of channels (measured)
+    static constexpr int64_t few_by_rows = 8192, many_by_rows = int64_t(1) << 18;
 
-    int64_t taps_;
+    void choose_strips(int64_t channels) {
+        const int64_t least = 4 * table.lanes * table.lanes;  // shorter rows fill no tile
+        const bool few = channels < 4 * line;
+        int64_t whole = channels;
+        int width = table.lanes;
+        if (!direct_ && block_ >= std::max(least, few ? few_by_rows : many_by_rows)) {
+            whole = 0;
+            width = few ? 1 : line;
+        } else if (!direct_ && block_ >= least && 2 * (channels % width) <= width) {
+            whole = channels - channels % width;
+        }
+        const auto add = [&](int64_t first, int64_t last, layout lanes_are) {
+            if (first == last) return;
+            for (int64_t h = first; h < last; h += width)
+                strips.push_back({h, static_cast<int>(std::min<int64_t>(width, last - h)), direct_,
+                                  lanes_are});
+            const bool segments = lanes_are == layout::segments;
+            if (!direct_)
+                plans_[segments] = plan_for<T>(lanes_are, table.lanes,
+                                               good_length(lanes_are, table.lanes, block_));
+        };
+        add(0, whole, layout::channels);
+        add(whole, channels, layout::segments);
+    }
+
+    int64_t taps_, block_;  // steps that one transform takes
     bool direct_, blocked_;
     std::shared_ptr<const fft_plan<T>> plans_[2];  // by layout
 };
 
-/// Signals of which the channels that are taken one by one lie with time last: a copy of those
-/// channels, where the array has them otherwise.
+/// Signals for strips.  Where these are single channels of many, the channels are copied with time
+/// last, all at once: a cache line holds a step of several.
 template <class T> class signals {
 public:
-    signals(const method<T>& how, const view<T, 3>& array)
-        : how_(how), array_(array), rows_(array), first_(array.shape[2]) {
-        for (const strip& s : how.strips)
-            if (s.lanes_are == layout::segments) first_ = std::min(first_, s.first);
-        const int64_t batch = array.shape[0], length = array.shape[1];
-        const int64_t count = array.shape[2] - first_;
-        if (count == 0 || array.stride[1] == 1) return;
-        const int64_t pitch = length + 64 / sizeof(T);  // rows a power of two apart share cache sets
-        copy_ = std::make_unique<scratch<T>>(sized(sized(batch, count), pitch));
-        rows_ = {copy_->data(), {batch, length, count}, {count * pitch, 1, pitch}};
+    signals(const method<T>& how, const view<T, 3>& array) : how_(how), array_(array), rows_(array) {
+        const int64_t batch = array.shape[0], length = array.shape[1], channels = array.shape[2];
+        const bool single = !how.strips.empty() && how.strips.front().count == 1;
+        if (!single || channels == 1 || array.stride[1] == 1) return;
+        const int64_t pitch = row_pitch<T>(length);
+        copy_ = std::make_unique<scratch<T>>(sized(sized(batch, channels), pitch));
+        rows_ = {copy_->data(), {batch, length, channels}, {channels * pitch, 1, pitch}};
     }
     template <class S> panel<S> steps(const strip& s, int64_t b) const {
-        if (copy_ && s.lanes_are == layout::segments)
-            return rows_of<S>(rows_, b, s.first - first_, s.count);
-        return rows_of<S>(array_, b, s.first, s.count);
+        return rows_of<S>(rows_, b, s.first, s.count);
     }
     /// Fills the copy from the array, or the array from the copy.
-    void gather() const { move(true); }
-    void scatter() const { move(false); }
+    void gather() const { move(array_, rows_); }
+    void scatter() const { move(rows_, array_); }
 
 private:
-    void move(bool gathers) const {
+    void move(const view<T, 3>& from, const view<T, 3>& to) const {
         if (!copy_) return;
         constexpr int64_t block = 4096;
-        const int64_t length = rows_.shape[1], count = rows_.shape[2], lanes = how_.table.lanes;
-        const int64_t blocks = (length + block - 1) / block, groups = (count + lanes - 1) / lanes;
-        const int64_t items = rows_.shape[0] * groups * blocks;
+        const int64_t length = from.shape[1], blocks = (length + block - 1) / block;
+        const int64_t items = from.shape[0] * blocks;
+        const int count = static_cast<int>(from.shape[2]);
         parallel_for(items, slots_for(items), [&](int64_t item, int) {
-            const int64_t h = item / blocks % groups * lanes;
-            const int64_t b = item / blocks / groups, l = item % blocks * block;
-            const int width = static_cast<int>(std::min(lanes, count - h));
+            const int64_t b = item / blocks, l = item % blocks * block;
             const int64_t steps = std::min(block, length - l);
-            const auto outside = steps_of(rows_of<T>(array_, b, first_ + h, width), l, steps);
-            const auto inside = steps_of(rows_of<T>(rows_, b, h, width), l, steps);
-            how_.table.copy(as_input(gathers ? outside : inside), gathers ? inside : outside);
+            how_.table.copy(steps_of(rows_of<const T>(from, b, 0, count), l, steps),
+                            steps_of(rows_of<T>(to, b, 0, count), l, steps));
         });
     }
 
     const method<T>& how_;
     view<T, 3> array_, rows_;
-    int64_t first_;  // channel of the copy
     std::unique_ptr<scratch<T>> copy_;
 };
 
-/// The spectra of a kernel's strips, one after another.
+/// The spectra of all strips, one after another.
 template <class T> class spectra {
 public:
     spectra(const method<T>& how, const view<const T, 2>& k) : memory_(lay_out(how)) {
         const int64_t strips = static_cast<int64_t>(how.strips.size());
         parallel_for(strips, slots_for(strips), [&](int64_t i, int) {
-            how.prepare(how.strips[i], k, memory_.data() + offsets_[i]);
+            const strip& s = how.strips[i];
+            how.prepare(s, k, memory_.data() + offsets_[i]);
         });
     }
     const T* operator[](int64_t strip) const { return memory_.data() + offsets_[strip]; }
@@ -188,7 +250,7 @@ private:
         int64_t size = 0;
         for (const strip& s : how.strips) {
             offsets_.push_back(size);
-            size += how.spectrum_size(s);
+            size += sized(how.spectrum_size(s), s.transforms());
         }
         return size;
     }

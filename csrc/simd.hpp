@@ -73,14 +73,44 @@ template <class T> REFGSS_INLINE vec<T> load(const T* p) {
 }
 template <class T> REFGSS_INLINE void store(T* p, vec<T> a) { std::memcpy(p, &a, sizeof a); }
 
+/// A store that does not bring the line into cache, where a vector is a whole line on a line: for
+/// outputs larger than the cache, which would be read from memory only to be overwritten.
+/// `after_streaming` comes before anybody else may read them.
+template <class T> REFGSS_INLINE void stream(T* p, vec<T> a) {
+#if defined(__AVX512F__)
+    if (reinterpret_cast<uintptr_t>(p) % 64 == 0)
+        return _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)a.v);
+#endif
+    store(p, a);
+}
+REFGSS_INLINE void after_streaming() {
+#if defined(__AVX512F__)
+    _mm_sfence();
+#endif
+}
+
 /// The first `count` lanes; the others are zero and are not read.
 template <class T> REFGSS_INLINE vec<T> load_some(const T* p, int count) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4)
+        return (typename vec<T>::raw)_mm512_maskz_loadu_ps((1u << count) - 1, p);
+    else
+        return (typename vec<T>::raw)_mm512_maskz_loadu_pd((1u << count) - 1, p);
+#else
     vec<T> r{T(0)};
-    std::memcpy(&r, p, count * sizeof(T));
+    for (int i = 0; i < count; ++i) r.set(i, p[i]);
     return r;
+#endif
 }
 template <class T> REFGSS_INLINE void store_some(T* p, vec<T> a, int count) {
-    std::memcpy(p, &a, count * sizeof(T));
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4)
+        _mm512_mask_storeu_ps(p, (1u << count) - 1, (__m512)a.v);
+    else
+        _mm512_mask_storeu_pd(p, (1u << count) - 1, (__m512d)a.v);
+#else
+    for (int i = 0; i < count; ++i) p[i] = a[i];
+#endif
 }
 
 /// a b + c, and c - a b.
@@ -123,6 +153,7 @@ REFGSS_INLINE void exchange(vec<T>& a, vec<T>& b, std::integer_sequence<int, Lan
 template <int Width = 1, class T, int Lanes> REFGSS_INLINE void transpose(vec<T> (&tile)[Lanes]) {
     static_assert(Lanes == vec<T>::lanes);
     if constexpr (Width < Lanes) {
+#pragma GCC unroll 16
         for (int i = 0; i < Lanes; ++i)
             if (!(i & Width))
                 exchange<Width>(tile[i], tile[i + Width], std::make_integer_sequence<int, Lanes>());

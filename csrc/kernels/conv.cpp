@@ -14,6 +14,7 @@ namespace REFGSS_ISA {
 /// x_r real -> z_k = w^j exp(-2 pi i j k / n) sum_r x_r w^(r columns) exp(-2 pi i r k / R)
 template <int R, class T>
 REFGSS_INLINE void twisted_dft(cvec<T> (&z)[R], const vec<T> (&x)[R], const T* twist) {
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r) z[r] = {x[r] * twist[2 * r], x[r] * twist[2 * r + 1]};
     dft<-1>(z);
 }
@@ -47,7 +48,10 @@ void enter_channels(const fft_plan<T>& plan, const panel<const T>& x, cvec<T>* o
         for (int i = 0; i < count; ++i, w += 2 * R) {
             vec<T> real[R];
             cvec<T> z[R];
-            for (int r = 0; r < R; ++r) real[r] = rows[r][i];
+            for (int r = 0; r < R; ++r) {
+                real[r] = rows[r][i];
+                expect(x, j0 + lanes + r * columns, i);
+            }
             twisted_dft(z, real, plan.twist.data());
             for (int k = 0; k < R; ++k) out[j0 + i + k * columns] = z[k] * broadcast(w + 2 * k);
         }
@@ -85,6 +89,7 @@ void leave_channels(const fft_plan<T>& plan, const cvec<T>* x, const Sink& sink)
             }
         }
     }
+    after_streaming();
 }
 
 /// One row: the lanes of a vector are `lanes` steps in a row until the transposition, and
@@ -96,14 +101,17 @@ void enter_segments(const fft_plan<T>& plan, const panel<const T>& x, cvec<T>* o
     for (int64_t j = 0; j < plan.columns; j += R) {
         vec<T> real[R], re[R], im[R];
         cvec<T> z[R];
+#pragma GCC unroll 16
         for (int r = 0; r < R; ++r) real[r] = fetch_row(x, j + r * plan.columns);
         twisted_dft(z, real, plan.twist.data());
+#pragma GCC unroll 16
         for (int k = 0; k < R; ++k, w += 2 * R) {
             z[k] = z[k] * cvec<T>{load(w), load(w + R)};
             re[k] = z[k].re, im[k] = z[k].im;
         }
         transpose(re);
         transpose(im);
+#pragma GCC unroll 16
         for (int i = 0; i < R; ++i) out[j + i] = {re[i], im[i]};
     }
 }
@@ -115,12 +123,15 @@ void leave_segments(const fft_plan<T>& plan, const cvec<T>* x, const Sink& sink)
     for (int64_t j = 0; j < plan.columns; j += R) {
         vec<T> re[R], im[R];
         cvec<T> z[R];
+#pragma GCC unroll 16
         for (int i = 0; i < R; ++i) re[i] = x[j + i].re, im[i] = x[j + i].im;
         transpose(re);
         transpose(im);
+#pragma GCC unroll 16
         for (int k = 0; k < R; ++k, w += 2 * R)
             z[k] = times_conj(cvec<T>{re[k], im[k]}, cvec<T>{load(w), load(w + R)});
         dft<+1>(z);
+#pragma GCC unroll 16
         for (int r = 0; r < R; ++r) {
             const int64_t first = j + r * plan.columns;
             const vec<T> real = untwist_re(z[r], &plan.twist[2 * r]);
@@ -250,10 +261,17 @@ template <class T> void direct(panel<const T> u, const T* taps, int64_t count, p
 
 template <class T> void copy(panel<const T> from, panel<T> to) {
     constexpr int lanes = vec<T>::lanes;
-    for (int64_t l = 0; l < from.length; l += lanes) {
-        vec<T> rows[lanes];
-        fetch(from, l, lanes, rows);
-        put(to, l, lanes, rows);
+    for (int first = 0; first < from.lanes; first += lanes) {
+        panel<const T> in = from;
+        panel<T> out = to;
+        in.data += first * in.lane_stride;
+        out.data += first * out.lane_stride;
+        in.lanes = out.lanes = from.lanes - first < lanes ? from.lanes - first : lanes;
+        for (int64_t l = 0; l < from.length; l += lanes) {
+            vec<T> rows[lanes];
+            fetch(in, l, lanes, rows);
+            put(out, l, lanes, rows);
+        }
     }
 }
 

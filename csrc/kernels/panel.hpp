@@ -27,11 +27,16 @@ REFGSS_INLINE void fetch(const panel<const T>& x, int64_t first, int count, vec<
         for (int i = 0; i < steps; ++i) out[i] = load(p + i * x.time_stride);
     } else if (is_tile<T>(x.time_stride, steps)) {  // time last
         vec<T> tile[lanes];
-        const T* start = x.time_stride < 0 ? p - (lanes - 1) : p;
+        const bool reversed = x.time_stride < 0;
+        const T* start = reversed ? p - (lanes - 1) : p;
+#pragma GCC unroll 16
         for (int lane = 0; lane < lanes; ++lane)
             tile[lane] = lane < x.lanes ? load(start + lane * x.lane_stride) : vec<T>(T(0));
         transpose(tile);
-        for (int i = 0; i < lanes; ++i) out[i] = tile[x.time_stride < 0 ? lanes - 1 - i : i];
+#pragma GCC unroll 16
+        for (int i = 0; i < lanes; ++i) out[reversed ? lanes - 1 - i : i] = tile[i];
+    } else if (x.lane_stride == 1) {
+        for (int i = 0; i < steps; ++i) out[i] = load_some(p + i * x.time_stride, x.lanes);
     } else {
         for (int i = 0; i < steps; ++i) {
             T row[lanes] = {};
@@ -50,18 +55,38 @@ REFGSS_INLINE void put(const panel<T>& y, int64_t first, int count, const vec<T>
     const int steps = steps_inside(y, first, count);
     T* p = y.data + first * y.time_stride;
     if (y.lane_stride == 1 && y.lanes == lanes) {
-        for (int i = 0; i < steps; ++i) store(p + i * y.time_stride, in[i]);
+        if (y.large)
+            for (int i = 0; i < steps; ++i) stream(p + i * y.time_stride, in[i]);
+        else
+            for (int i = 0; i < steps; ++i) store(p + i * y.time_stride, in[i]);
     } else if (is_tile<T>(y.time_stride, steps)) {
         vec<T> tile[lanes];
-        for (int i = 0; i < lanes; ++i) tile[i] = in[y.time_stride < 0 ? lanes - 1 - i : i];
+        const bool reversed = y.time_stride < 0;
+        T* start = reversed ? p - (lanes - 1) : p;
+#pragma GCC unroll 16
+        for (int i = 0; i < lanes; ++i) tile[i] = in[reversed ? lanes - 1 - i : i];
         transpose(tile);
-        T* start = y.time_stride < 0 ? p - (lanes - 1) : p;
-        for (int lane = 0; lane < y.lanes; ++lane) store(start + lane * y.lane_stride, tile[lane]);
+#pragma GCC unroll 16
+        for (int lane = 0; lane < lanes; ++lane)
+            if (lane < y.lanes) store(start + lane * y.lane_stride, tile[lane]);
+    } else if (y.lane_stride == 1) {
+        for (int i = 0; i < steps; ++i) store_some(p + i * y.time_stride, in[i], y.lanes);
     } else {
         for (int i = 0; i < steps; ++i)
             for (int lane = 0; lane < y.lanes; ++lane)
                 p[i * y.time_stride + lane * y.lane_stride] = in[i][lane];
     }
+}
+
+/// Asks for part i of the `lanes` steps from `first` on, ahead of their use: neighbours in time, or in
+/// channels, lie far apart, and no hardware foresees them.
+template <class T> REFGSS_INLINE void expect(const panel<const T>& x, int64_t first, int i) {
+    const int64_t step = x.lane_stride == 1 ? first + i : first;
+    if (step >= x.length) return;
+    const T* p = x.data + step * x.time_stride;
+    if (x.lane_stride != 1) return __builtin_prefetch(p + (i < x.lanes ? i : 0) * x.lane_stride);
+    __builtin_prefetch(p);
+    __builtin_prefetch(p + x.lanes - 1);  // of another cache line, where rows start within one
 }
 
 /// Steps first .. first+lanes-1 of the panel's only row, one step a lane.
