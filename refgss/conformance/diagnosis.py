@@ -256,10 +256,10 @@ def alike(x: np.ndarray | None, y: np.ndarray | None, v: Vector, output: str) ->
     x, y = (
         z.astype(float).ravel() if e.at is None else z.ravel()[e.at].astype(float) for z in (x, y)
     )
+    if not np.array_equal(np.isfinite(x), np.isfinite(y)):
+        return 0.0
     rx, ry = x - e.hi.ravel(), y - e.hi.ravel()
     finite = np.isfinite(rx) & np.isfinite(ry)
-    if not np.array_equal(np.isfinite(rx), np.isfinite(ry)):
-        return 0.0
     with np.errstate(over="ignore"):
         size = np.linalg.norm(rx[finite]) + np.linalg.norm(ry[finite])
         apart = np.linalg.norm(rx[finite] - ry[finite])
