@@ -63,10 +63,9 @@ def matmul_convolution(u: Array, k: Array) -> Array:
         return halves(einsum("qs,brqh->brsh", inner, x.stack(2)), 2)
 
     spectrum = forward(u) * forward(k.T[None])
-    x = halves(einsum("qs,brsh->brqh", inner, spectrum.conj().stack(2)), 2)
-    x = x * twiddle  # of the conjugate: the inverse is the forward transform of it
-    # Σ_r Re(outer x): the conjugate of a real result is itself
-    y = einsum("pr,brqh->bpqh", outer * signs(P, dtype), x.stack(1))
+    # the inverse is the conjugate of the forward transform of the conjugate, and y is real
+    x = halves(einsum("sq,brsh->brqh", inner, spectrum.conj().stack(2)), 2) * twiddle
+    y = einsum("pr,brqh->bpqh", outer * signs(P, dtype), x.stack(1))  # Re only
     return (y / (P * Q)).reshape(u.shape[0], P * Q, u.shape[2])[:, :L]
 
 

@@ -1,0 +1,56 @@
+"""Parameters and inputs drawn from a seed, float32 numbers that float64 holds too."""
+
+import numpy as np
+
+from refgss.config import DSSConfig, GSSConfig
+
+
+def normal(rng, *shape):
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def complex_normal(rng, *shape):
+    return (normal(rng, *shape) + 1j * normal(rng, *shape)).astype(np.complex64)
+
+
+def layer_parameters(config, seed=0, E=8, F=12, H=6, N=5):
+    """Slow modes included, so that states matter over the whole length."""
+    rng = np.random.default_rng(seed)
+    H = H if isinstance(config, GSSConfig) else E
+    p = {
+        "norm.weight": 1 + normal(rng, E) / 4,
+        "norm.bias": normal(rng, E) / 4,
+        "ssm.a": normal(rng, N) - 3,
+        "ssm.b": normal(rng, N),
+        "ssm.c": complex_normal(rng, H, N),
+        "ssm.d": normal(rng, H),
+    }
+    if isinstance(config, DSSConfig):
+        p |= {"ssm.log_delta": normal(rng, E, 2) / 4 - 2, "w_o": normal(rng, E, E)}
+    else:
+        p |= {"w_v": normal(rng, E, F), "w_u": normal(rng, E, H)}
+        p |= {"w_uc": normal(rng, H, F), "w_o": normal(rng, F, E)}
+        if config.ssm_norm:
+            p |= {"ssm.norm.weight": 1 + normal(rng, H) / 4, "ssm.norm.bias": normal(rng, H) / 4}
+    if config.out_bias:
+        p["b_o"] = normal(rng, E)
+    return p
+
+
+def model_parameters(config, seed=0, V=7, E=8):
+    rng = np.random.default_rng(seed)
+    p = {"embedding.weight": normal(rng, V, E)}
+    for i in range(config.depth):
+        layer = layer_parameters(config.layer, seed + i, E=E)
+        p |= {f"layers.{i}.{name}": x for name, x in layer.items()}
+    if config.final_norm:
+        p |= {"norm.weight": np.ones(E, np.float32), "norm.bias": np.zeros(E, np.float32)}
+    if not config.tied:
+        p["head.weight"] = normal(rng, E, V)
+    return p
+
+
+def worst(x, y):
+    """The largest difference, relative to the largest value."""
+    x, y = np.asarray(x), np.asarray(y)
+    return np.abs(x - y).max(initial=0) / max(np.abs(y).max(initial=0), np.finfo(np.float32).tiny)

@@ -1,0 +1,115 @@
+"""Every algorithm gives the same function: transforms, chunks, lengths that fit nothing."""
+
+import jax
+import numpy as np
+import pytest
+
+from refgss import config, reference
+from refgss.xla import Plan, causal_conv, gss_layer, ssm_kernel, ssm_scan, ssm_step
+
+from .examples import complex_normal, layer_parameters, normal, worst
+
+PLANS = [Plan(), Plan(convolution="matmul"), Plan(chunk=7), Plan("matmul", chunk=16)]
+ROUNDOFF = 2.0**-24
+
+
+def fft_bound(u, k):
+    """The error that GSS-ACC-5 grants to an FFT in row (b,h) if no errors cancel."""
+    taps = k[:, : u.shape[1]].astype(np.float64)
+    m = np.ceil(np.log2(u.shape[1] + taps.shape[1]))
+    norms = np.linalg.norm(u.astype(np.float64), axis=1) * np.linalg.norm(taps, axis=1)
+    return (2 + np.sqrt(5)) * 3 * m * ROUNDOFF * norms[:, None]
+
+
+@pytest.mark.parametrize("plan", PLANS[:2])
+@pytest.mark.parametrize(
+    "L, Lk", [(1, 1), (2, 5), (7, 3), (31, 31), (64, 64), (97, 40), (130, 200)]
+)
+def test_convolution(plan, L, Lk):
+    rng = np.random.default_rng(L)
+    u, k = normal(rng, 2, L, 3), normal(rng, 3, Lk)
+    y = reference.causal_conv(u.astype(np.float64), k.astype(np.float64))
+    assert np.all(np.abs(causal_conv(u, k, plan=plan) - y) <= fft_bound(u, k))
+
+
+@pytest.mark.parametrize("plan", PLANS[:2])
+def test_a_bad_row_spoils_no_other(plan):
+    rng = np.random.default_rng(0)
+    u, k = normal(rng, 2, 20, 3), normal(rng, 3, 20)
+    clean = np.array(causal_conv(u, k, plan=plan))
+    u[1, 5, 2] = np.nan
+    y = np.array(causal_conv(u, k, plan=plan))
+    assert np.all(np.isnan(y[1, 5:, 2]))
+    y[1, :, 2] = clean[1, :, 2]
+    np.testing.assert_array_equal(y, clean)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("plan", PLANS)
+def test_the_scan_is_causal_whatever_comes(plan, bad):
+    rng = np.random.default_rng(1)
+    u, lam, c = normal(rng, 2, 40, 3), -np.exp(complex_normal(rng, 4)), complex_normal(rng, 3, 4)
+    lam = -np.abs(lam.real) + 1j * lam.imag
+    options = {"delta": np.float32(1), "form": config.GSS, "plan": plan}
+    y0, x0 = ssm_scan(u, lam, c, None, **options)
+    u[1, 25, 2] = bad
+    y, x = map(np.array, ssm_scan(u, lam, c, None, **options))
+    assert not np.any(np.isfinite(y[1, 25:, 2])) and np.all(np.isnan(x[1, 2]))
+    y[1, 25:, 2], x[1, 2] = y0[1, 25:, 2], x0[1, 2]
+    assert worst(y, y0) <= 100 * ROUNDOFF and worst(x, x0) <= 100 * ROUNDOFF
+
+
+@pytest.mark.parametrize("form", [config.GSS, config.S4D_BILINEAR, config.DSS_EXP])
+@pytest.mark.parametrize("plan", PLANS)
+def test_scan_against_the_reference_in_f64(plan, form):
+    rng = np.random.default_rng(2)
+    lam = -np.exp(normal(rng, 5) - 3) + 1j * normal(rng, 5)
+    c, state = complex_normal(rng, 3, 5), complex_normal(rng, 2, 3, 5)
+    u, delta = normal(rng, 2, 33, 3), np.exp(normal(rng, 3))
+    wide = [u.astype(float), lam.astype(complex), c.astype(complex), state.astype(complex)]
+    truth = reference.ssm_scan(*wide, delta=delta.astype(float), form=form)
+    with jax.enable_x64(True):
+        got = ssm_scan(*wide, delta=delta.astype(float), form=form, plan=plan)
+        # 33 sums of 33 products each, and as many powers of one step's error
+        assert max(map(worst, got, truth)) < 33 * 33 * 2.0**-53
+
+
+def test_stepping_is_scanning():
+    rng = np.random.default_rng(3)
+    lam = (-np.exp(normal(rng, 5) - 3) + 1j * normal(rng, 5)).astype(np.complex64)
+    c, u = complex_normal(rng, 3, 5), normal(rng, 2, 30, 3)
+    options = {"delta": np.float32(1), "form": config.GSS}
+    y, x = ssm_scan(u, lam, c, None, **options)
+
+    def step(x, u):
+        y, x = ssm_step(u, lam, c, x, **options)
+        return x, y
+
+    x_steps, y_steps = jax.lax.scan(step, 0 * x, u.swapaxes(0, 1))
+    assert worst(y_steps.swapaxes(0, 1), y) < 30 * 9 * ROUNDOFF  # GSS-ACC-4
+    assert worst(x_steps, x) < 30 * 9 * ROUNDOFF
+
+
+def test_a_long_kernel_of_a_fast_and_slow_mode():
+    """GSS-ACC-2 at a length where binary32 exponents are off by half a radian."""
+    L, lam = 65536, np.array([-1e-4 + 97.4j], np.complex64)
+    k = ssm_kernel(lam, np.ones((1, 1), np.complex64), L, delta=np.float32(1), form=config.GSS)
+    z = lam.astype(complex)[0]
+    truth = ((np.exp(z) - 1) / z * np.exp(z * np.arange(L))).real
+    scale = np.abs((np.exp(z) - 1) / z) * np.exp(z.real * np.arange(L))
+    # φ, two table factors, two products, and |zl| roundings of binary64 in the truth itself
+    assert np.max(np.abs(k[0] - truth) / scale) < (5 + 5 + 2 * np.sqrt(5)) * ROUNDOFF
+
+
+def test_bf16_weights_are_what_they_say():
+    import ml_dtypes
+
+    p = layer_parameters(config.PAPER)
+    x = normal(np.random.default_rng(0), 1, 9, 8)
+    rounded = {
+        k: v.astype(ml_dtypes.bfloat16).astype(np.float32) if k.startswith("w_") else v
+        for k, v in p.items()
+    }
+    y, _ = gss_layer(p, x, config=config.PAPER, plan=Plan(weights="bf16"))
+    np.testing.assert_array_equal(y, gss_layer(rounded, x, config=config.PAPER)[0])
+    assert worst(y, gss_layer(p, x, config=config.PAPER)[0]) > 2.0**-12
