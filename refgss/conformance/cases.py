@@ -526,7 +526,8 @@ def layers() -> Iterator[Case]:
         params = layer_params(draw, config, 4, 6, 4 if op == "dss_layer" else 3, 2)
         tensors, note = named(params) | {"x": draw(3, 5, 4)}, "NaN at b=1, t=2: other b stay"
         ids = ("GSS-NFI-12",)
-        yield Case(f"{op}/{name}-nan", op, ids, tensors, o, ("nan",), note, profile, nan=(1, 2, 0))
+        args = (f"{op}/{name}-nan", op, ids, tensors, o, ("nan",), note, profile)
+        yield Case(*args, outputs=("y",), nan=(1, 2, 0))
 
 
 MODELS: dict[str, tuple[cfg.LMConfig, str | None]] = {
