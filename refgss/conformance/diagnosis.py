@@ -6,6 +6,8 @@ Three kinds of evidence are added up for each clause:
   many vectors that name it pass (Ochiai's measure of fault localisation);
 - pattern: how like the set of failing vectors is to that of a mutant of the clause (Jaccard);
 - agreement: how like the wrong results are to those of that mutant, on a few failing vectors.
+The first ranks clauses for errors that no mutant has; the others name the error if one has it.
+`diagnosis_score` measures how often the right clause comes first.
 
 An op whose parts fail too is not looked at: a layer is wrong because its GELU is.
 """
@@ -63,7 +65,9 @@ class Likeness:
 
     @property
     def score(self) -> float:
-        return self.pattern + 2 * self.agreement + (self.agreement > SAME)
+        # agreement counts as far as the pattern does: a mutant that fails where the candidate
+        # passes is another error, even if it is wrong in the same way elsewhere
+        return self.pattern * (1 + 2 * self.agreement + (self.agreement > SAME))
 
 
 @cache
