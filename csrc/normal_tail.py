@@ -1,7 +1,8 @@
 """Coefficients of kernels/normal.hpp: python csrc/normal_tail.py prints them (needs mpmath).
 
-Q(t) = 1 - Φ(t) = e^{-t²/2} P(q)/(1 + √2 t), q = (t - a)/(t + a).  The factor of the exponential varies by
-less than 2 over t >= 0, so that P, its Chebyshev interpolant, has a small relative error everywhere.
+Q(t) = 1 - Φ(t) = e^{-t²/2} P(q)/(1 + √2 t), q = (t - a)/(t + a).  The factor of the exponential
+varies by less than 2 over t >= 0, so that P, its Chebyshev interpolant, has a small relative error
+everywhere.
 """
 
 from mpmath import cos, erfc, exp, mp, mpf, pi, sqrt
