@@ -159,21 +159,20 @@ public:
     }
 
 private:
-    static constexpr int line = 64 / sizeof(T);  // channels that share a cache line
-    // lengths from which rows are transformed one by one: few channels, to share them out among
-    // threads; many, where no cache holds the transforms of a register of channels (measured)
-    static constexpr int64_t few_by_rows = 8192, many_by_rows = int64_t(1) << 18;
+    // Few channels are transformed row by row from this length on, to share them out among threads
+    // and to keep a transform in cache; many are faster side by side at any length (measured).
+    static constexpr int64_t by_rows = 8192;
 
     void choose_strips(int64_t channels) {
         const int64_t least = 4 * table.lanes * table.lanes;  // shorter rows fill no tile
-        const bool few = channels < 4 * line;
+        const bool few = channels * static_cast<int64_t>(sizeof(T)) < 4 * 64;  // cache lines a step
         int64_t whole = channels;
         int width = table.lanes;
-        if (!direct_ && block_ >= std::max(least, few ? few_by_rows : many_by_rows)) {
+        if (!direct_ && few && block_ >= std::max(least, by_rows)) {
             whole = 0;
-            width = few ? 1 : line;
+            width = 1;
         } else if (!direct_ && block_ >= least && 2 * (channels % width) <= width) {
-            whole = channels - channels % width;
+            whole = channels - channels % width;  // a strip half empty would take longer
         }
         const auto add = [&](int64_t first, int64_t last, layout lanes_are) {
             if (first == last) return;

@@ -28,66 +28,112 @@ template <class T> REFGSS_INLINE vec<T> untwist_im(cvec<T> z, const T* twist) {
 
 /// Where the steps of a convolution go: to y, or onto a running sum of 2n steps.
 template <class T> struct to_panel {
-    panel<T> y;
     static constexpr bool whole = false;  // steps n .. 2n-1 are not wanted
+    panel<T> y;
+
+    REFGSS_INLINE void put_one(int64_t step, vec<T> x) const {
+        store(y.data + step * y.time_stride, x);
+    }
 };
 template <class T> struct to_sum {
-    T* sum;
     static constexpr bool whole = true;
+    T* sum;
+
+    REFGSS_INLINE void add(int64_t first, int count, const vec<T>* x) const {
+        T* at = sum + first * vec<T>::lanes;
+        for (int i = 0; i < count; ++i, at += vec<T>::lanes) store(at, load(at) + x[i]);
+    }
 };
+
+/// Whether the steps of the tile of `lanes` columns from j0 on are loaded and stored where they are
+/// used: those of a small array, channels last, that has them all.  Others pass through a tile in
+/// cache; for a large array that keeps neighbours in memory together.
+template <class T, class S>
+REFGSS_INLINE bool in_place(const fft_plan<T>& plan, const panel<S>& x, int64_t j0) {
+    constexpr int lanes = vec<T>::lanes;
+    return !x.large && x.lane_stride == 1 && x.lanes == lanes && j0 + lanes <= plan.columns &&
+           plan.length - plan.columns + j0 + lanes <= x.length;
+}
+
+template <bool InPlace, class T>
+REFGSS_INLINE void enter_tile(const fft_plan<T>& plan, const panel<const T>& x, int64_t j0,
+                              int count, cvec<T>* out) {
+    constexpr int R = 8, lanes = vec<T>::lanes;
+    const int64_t columns = plan.columns;
+    vec<T> rows[R][lanes];
+    if (!InPlace)
+        for (int r = 0; r < R; ++r) fetch(x, j0 + r * columns, count, rows[r]);
+    const T* w = &plan.entry[2 * R * j0];
+    const T* p = x.data + j0 * x.time_stride;
+    const int64_t step = columns * x.time_stride;
+    for (int i = 0; i < count; ++i, w += 2 * R, p += x.time_stride) {
+        vec<T> real[R];
+        cvec<T> z[R];
+        for (int r = 0; r < R; ++r) {
+            real[r] = InPlace ? load(p + r * step) : rows[r][i];
+            expect(x, j0 + lanes + r * columns, i);
+        }
+        twisted_dft(z, real, plan.twist.data());
+        for (int k = 0; k < R; ++k) out[j0 + i + k * columns] = z[k] * broadcast(w + 2 * k);
+    }
+}
 
 template <class T>
 void enter_channels(const fft_plan<T>& plan, const panel<const T>& x, cvec<T>* out) {
+    constexpr int lanes = vec<T>::lanes;
+    for (int64_t j0 = 0; j0 < plan.columns; j0 += lanes) {
+        const int64_t rest = plan.columns - j0;
+        if (in_place(plan, x, j0))
+            enter_tile<true>(plan, x, j0, lanes, out);
+        else
+            enter_tile<false>(plan, x, j0, rest < lanes ? static_cast<int>(rest) : lanes, out);
+    }
+}
+
+template <bool InPlace, class T, class Sink>
+REFGSS_INLINE void leave_tile(const fft_plan<T>& plan, const cvec<T>* x, int64_t j0, int count,
+                              const Sink& sink) {
     constexpr int R = 8, lanes = vec<T>::lanes;
     const int64_t columns = plan.columns;
-    for (int64_t j0 = 0; j0 < columns; j0 += lanes) {
-        const int count = columns - j0 < lanes ? static_cast<int>(columns - j0) : lanes;
-        vec<T> rows[R][lanes];
-        for (int r = 0; r < R; ++r) fetch(x, j0 + r * columns, count, rows[r]);
-        const T* w = &plan.entry[2 * R * j0];
-        for (int i = 0; i < count; ++i, w += 2 * R) {
-            vec<T> real[R];
-            cvec<T> z[R];
-            for (int r = 0; r < R; ++r) {
-                real[r] = rows[r][i];
-                expect(x, j0 + lanes + r * columns, i);
-            }
-            twisted_dft(z, real, plan.twist.data());
-            for (int k = 0; k < R; ++k) out[j0 + i + k * columns] = z[k] * broadcast(w + 2 * k);
+    vec<T> rows[R][lanes], beyond[R][lanes];
+    const T* w = &plan.entry[2 * R * j0];
+    for (int i = 0; i < count; ++i, w += 2 * R) {
+        cvec<T> z[R];
+        for (int k = 0; k < R; ++k)
+            z[k] = times_conj(x[j0 + i + k * columns], broadcast(w + 2 * k));
+        dft<+1>(z);
+        for (int r = 0; r < R; ++r) {
+            const vec<T> real = untwist_re(z[r], &plan.twist[2 * r]);
+            if constexpr (InPlace)
+                sink.put_one(j0 + i + r * columns, real);
+            else
+                rows[r][i] = real;
+            if (Sink::whole) beyond[r][i] = untwist_im(z[r], &plan.twist[2 * r]);
+        }
+    }
+    if (InPlace) return;
+    for (int r = 0; r < R; ++r) {
+        const int64_t first = j0 + r * columns;
+        if constexpr (Sink::whole) {
+            sink.add(first, count, rows[r]);
+            sink.add(first + plan.length, count, beyond[r]);
+        } else {
+            put(sink.y, first, count, rows[r]);
         }
     }
 }
 
 template <class T, class Sink>
 void leave_channels(const fft_plan<T>& plan, const cvec<T>* x, const Sink& sink) {
-    constexpr int R = 8, lanes = vec<T>::lanes;
-    const int64_t columns = plan.columns;
-    for (int64_t j0 = 0; j0 < columns; j0 += lanes) {
-        const int count = columns - j0 < lanes ? static_cast<int>(columns - j0) : lanes;
-        vec<T> rows[R][lanes], beyond[R][lanes];
-        const T* w = &plan.entry[2 * R * j0];
-        for (int i = 0; i < count; ++i, w += 2 * R) {
-            cvec<T> z[R];
-            for (int k = 0; k < R; ++k)
-                z[k] = times_conj(x[j0 + i + k * columns], broadcast(w + 2 * k));
-            dft<+1>(z);
-            for (int r = 0; r < R; ++r) {
-                rows[r][i] = untwist_re(z[r], &plan.twist[2 * r]);
-                if (Sink::whole) beyond[r][i] = untwist_im(z[r], &plan.twist[2 * r]);
+    constexpr int lanes = vec<T>::lanes;
+    for (int64_t j0 = 0; j0 < plan.columns; j0 += lanes) {
+        const int64_t rest = plan.columns - j0;
+        if constexpr (!Sink::whole)
+            if (in_place(plan, sink.y, j0)) {
+                leave_tile<true>(plan, x, j0, lanes, sink);
+                continue;
             }
-        }
-        for (int r = 0; r < R; ++r) {
-            if constexpr (Sink::whole) {
-                for (int i = 0; i < count; ++i) {
-                    T* at = sink.sum + (j0 + r * columns + i) * lanes;
-                    store(at, load(at) + rows[r][i]);
-                    at += plan.length * lanes;
-                    store(at, load(at) + beyond[r][i]);
-                }
-            } else {
-                put(sink.y, j0 + r * columns, count, rows[r]);
-            }
-        }
+        leave_tile<false>(plan, x, j0, rest < lanes ? static_cast<int>(rest) : lanes, sink);
     }
     after_streaming();
 }
