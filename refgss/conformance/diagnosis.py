@@ -6,6 +6,7 @@ Three kinds of evidence are added up for each clause:
   many vectors that name it pass (Ochiai's measure of fault localisation);
 - pattern: how like the set of failing vectors is to that of a mutant of the clause (Jaccard);
 - agreement: how like the wrong results are to those of that mutant, on a few failing vectors.
+
 The first ranks clauses for errors that no mutant has; the others name the error if one has it.
 `diagnosis_score` measures how often the right clause comes first.
 
