@@ -32,7 +32,8 @@ $(VENV)/.test: pyproject.toml setup.py
 
 # the C++ under the address, undefined-behaviour and thread sanitizers
 sanitize: $(VENV)/.test
-	tests/native/sanitize.sh $(BIN)/python
+	PATH=$(abspath $(BIN)):$$PATH tests/native/sanitize.sh address,undefined
+	PATH=$(abspath $(BIN)):$$PATH tests/native/sanitize.sh thread
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info refgss/native/*.so
