@@ -47,10 +47,8 @@ def write_tensors(
         with open(temporary, "wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             for name in order:
-                x = tensors[name]
-                file.write(
-                    np.ascontiguousarray(x, x.dtype.newbyteorder("<")).ravel().view(np.uint8)
-                )
+                x = np.ascontiguousarray(tensors[name], tensors[name].dtype.newbyteorder("<"))
+                file.write(x.ravel().view(np.uint8).data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
