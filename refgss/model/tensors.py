@@ -18,11 +18,15 @@ from safetensors import SafetensorError, safe_open
 
 CODES = {"float32": "F32", "uint16": "BF16", "int8": "I8", "int32": "I32", "int64": "I64"}
 CODES |= {"float64": "F64"}
-DTYPES = {code: np.dtype(name).newbyteorder("<") for name, code in CODES.items()}
+DTYPES = {code: np.dtype(f"<{np.dtype(name).str[1:]}") for name, code in CODES.items()}
 
 
-class TensorFileError(ValueError):
-    """A file that cannot be used or written, in one sentence."""
+class ModelError(ValueError):
+    """What the user of a model can put right, in one sentence."""
+
+
+class TensorFileError(ModelError):
+    """A file that cannot be used or written."""
 
 
 def write_tensors(

@@ -1,6 +1,6 @@
 """Text to tokens and back: bytes, or a Hugging Face `tokenizers` file carried in the checkpoint.
 
-A tokenizer is known by its description: "bytes", or the text of a tokenizer.json.
+A tokenizer is known by its description: "bytes", "raw-bytes", or the text of a tokenizer.json.
 """
 
 from __future__ import annotations
@@ -15,8 +15,13 @@ SEPARATOR = 256  # stands before every document
 class Tokenizer(Protocol):
     """What a model needs of one."""
 
-    size: int  # tokens are below it
-    separator: int | None  # the token before every document
+    @property
+    def size(self) -> int:
+        """Tokens are below it."""
+
+    @property
+    def separator(self) -> int | None:
+        """The token before every document."""
 
     def encode(self, text: bytes) -> np.ndarray:
         """The tokens (L,) int32 of a text in UTF-8; the separator is not among them."""
@@ -37,6 +42,13 @@ class ByteTokenizer:
     def decode(self, tokens: np.ndarray) -> bytes:
         tokens = np.asarray(tokens)
         return tokens[tokens < SEPARATOR].astype(np.uint8).tobytes()
+
+
+class RawByteTokenizer(ByteTokenizer):
+    """Bytes, and nothing between documents.  Clauses: GSS-FMT-15."""
+
+    size = 256
+    separator = None
 
 
 class FileTokenizer:
@@ -71,12 +83,16 @@ class FileTokenizer:
         return self.inner.decode(np.asarray(tokens).tolist()).encode()
 
 
+BYTES: dict[str, Tokenizer] = {"bytes": ByteTokenizer(), "raw-bytes": RawByteTokenizer()}
+
+
 def tokenizer(description: str) -> Tokenizer:
     """The tokenizer of this description.  Raises ValueError for an unknown one."""
-    if description == "bytes":
-        return ByteTokenizer()
+    if description in BYTES:
+        return BYTES[description]
     if description.lstrip().startswith("{"):
         return FileTokenizer(description)
     raise ValueError(
-        f"unknown tokenizer {description[:40]!r}: use bytes or the text of a tokenizer.json"
+        f"unknown tokenizer {description[:40]!r}: use {', '.join(BYTES)} or the text of a "
+        "tokenizer.json"
     )

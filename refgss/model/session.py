@@ -1,0 +1,173 @@
+"""Streams of tokens through a model, on any backend, in memory that does not grow.
+
+    >>> session = Session(load_checkpoint("model.safetensors"))
+    >>> logits = session.prefill(prompt[None])  # (1,V), after any number of tokens
+    >>> logits = session.step(logits.argmax(-1))  # one token more
+
+A backend is any module with the op `lm_logits`; refgss.native decodes faster by a `Decoder`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+
+from refgss import reference
+from refgss.config import DSSConfig, LMConfig
+from refgss.model.checkpoint import Checkpoint
+from refgss.model.snapshot import Snapshot
+from refgss.model.tensors import ModelError
+
+RECENT = 256  # tokens remembered for the repetition penalty and for what a decoder reads again
+PIECES = (256, 16, 1)  # tokens that an op is given at once: few lengths to compile for
+
+
+def default_backend() -> Any:
+    """refgss.native where it is built, else the reference."""
+    try:
+        from refgss import native
+    except ImportError:
+        return reference
+    return native
+
+
+class Engine(Protocol):
+    """What a session needs of a backend: logits after more tokens, and a state to come back to."""
+
+    def prefill(self, tokens: np.ndarray) -> np.ndarray:
+        """tokens (B,L), L >= 1 -> logits (B,V) after the last."""
+
+    def step(self, tokens: np.ndarray) -> np.ndarray:
+        """tokens (B,) -> logits (B,V)."""
+
+    def anchor(self) -> tuple[np.ndarray, int]:
+        """A state (depth,B,H,N), and how many tokens, each read by a step, came after it."""
+
+
+class OpsEngine:
+    """`lm_logits` of any backend, piece by piece."""
+
+    def __init__(self, backend: Any, checkpoint: Checkpoint, state: np.ndarray):
+        self._logits, self._config = backend.lm_logits, checkpoint.config
+        self._params = checkpoint.float_params()
+        self._state: Any = state.astype(np.complex64)
+
+    def prefill(self, tokens: np.ndarray) -> np.ndarray:
+        for piece in pieces(tokens):
+            logits = self._read(piece)
+        return np.asarray(logits)[:, -1]
+
+    def step(self, tokens: np.ndarray) -> np.ndarray:
+        return np.asarray(self._read(tokens[:, None]))[:, 0]
+
+    def _read(self, tokens: np.ndarray) -> Any:
+        """tokens (B,L) -> logits (B,L,V)."""
+        logits, self._state = self._logits(self._params, tokens, self._state, config=self._config)
+        return logits
+
+    def anchor(self) -> tuple[np.ndarray, int]:
+        return np.asarray(self._state), 0
+
+
+def pieces(tokens: np.ndarray) -> Iterator[np.ndarray]:
+    """(B,L) cut into pieces of these lengths, the longest first."""
+    at = 0
+    for length in PIECES:
+        while at + length <= tokens.shape[1]:
+            yield tokens[:, at : at + length]
+            at += length
+
+
+class Session:
+    """B independent streams, all of the same number of tokens.
+
+    backend   a module with `lm_logits`; None chooses refgss.native where it is built.
+    snapshot  where to continue; None is the beginning, with `batch` streams.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        backend: Any = None,
+        batch: int = 1,
+        snapshot: Snapshot | None = None,
+    ):
+        if batch < 1:
+            raise ModelError(f"a session has at least one stream, not {batch}")
+        self.checkpoint, self.backend = checkpoint, backend or default_backend()
+        at = snapshot or beginning(checkpoint, batch)
+        known = at.recent.shape[1] - at.pending
+        self.tokens, self.recent = at.tokens - at.pending, at.recent[:, :known]
+        self.logits = at.logits  # (B,V), after the last token; zeros before the first
+        self._engine = engine(self.backend, checkpoint, at.state)
+        for token in at.recent[:, known:].T:
+            self.step(token)
+
+    @property
+    def batch(self) -> int:
+        return self.recent.shape[0]
+
+    def prefill(self, tokens: np.ndarray) -> np.ndarray:
+        """tokens (B,L), L >= 0 -> logits (B,V) after the last.  Clauses: GSS-STA-2, GSS-STA-4."""
+        tokens = self._checked(tokens, 2)
+        if tokens.shape[1]:
+            self._remember(tokens, self._engine.prefill(tokens))
+        return self.logits
+
+    def step(self, tokens: np.ndarray) -> np.ndarray:
+        """tokens (B,), one for each stream -> logits (B,V)."""
+        tokens = self._checked(tokens, 1)
+        self._remember(tokens[:, None], self._engine.step(tokens))
+        return self.logits
+
+    def snapshot(self) -> Snapshot:
+        """All that it remembers: continue from it in another session, or save it.
+
+        Clauses: GSS-STA-6, GSS-STA-9.
+        """
+        state, pending = self._engine.anchor()
+        return Snapshot(state, self.recent, pending, self.logits, self.tokens)
+
+    def fork(self) -> Session:
+        """Another session at the same place."""
+        return Session(self.checkpoint, backend=self.backend, snapshot=self.snapshot())
+
+    def _checked(self, tokens: np.ndarray, axes: int) -> np.ndarray:
+        """Raises ModelError before anything is read."""
+        tokens, vocabulary = np.asarray(tokens), self.logits.shape[1]
+        if tokens.ndim != axes or tokens.shape[0] != self.batch or tokens.dtype.kind not in "iu":
+            raise ModelError(
+                f"tokens must be integers for {self.batch} streams, not {tokens.dtype} "
+                f"{tokens.shape}"
+            )
+        if tokens.size and not (0 <= tokens.min() and tokens.max() < vocabulary):
+            raise ModelError(f"tokens must be between 0 and {vocabulary - 1}")
+        end = length_limit(self.checkpoint.config)
+        if end is not None and self.tokens + tokens.size // self.batch > end:
+            raise ModelError(f"a stream of this model ends after {end} tokens (GSS-STA-8)")
+        return tokens.astype(np.int32)
+
+    def _remember(self, tokens: np.ndarray, logits: np.ndarray) -> None:
+        self.recent = np.concatenate([self.recent, tokens[:, -RECENT:]], 1)[:, -RECENT:]
+        self.tokens, self.logits = self.tokens + tokens.shape[1], logits
+
+
+def beginning(checkpoint: Checkpoint, batch: int) -> Snapshot:
+    """Before the first token."""
+    H, N = checkpoint.params["layers.0.ssm.c"].shape
+    V = checkpoint.params["embedding.weight"].shape[0]
+    state = np.zeros((checkpoint.config.depth, batch, H, N), np.complex64)
+    recent, logits = np.zeros((batch, 0), np.int32), np.zeros((batch, V), np.float32)
+    return Snapshot(state, recent, 0, logits, 0)
+
+
+def engine(backend: Any, checkpoint: Checkpoint, state: np.ndarray) -> Engine:
+    return OpsEngine(backend, checkpoint, state)
+
+
+def length_limit(config: LMConfig) -> int | None:
+    """After how many tokens a stream ends: that of dss-softmax.  Clauses: GSS-STA-8."""
+    return config.layer.form.length if isinstance(config.layer, DSSConfig) else None
