@@ -266,13 +266,64 @@ py::tuple run_layer(const Layer& layer, const layer_arrays& p, const prepared* m
     return py::make_tuple(y.array(), next.array());
 }
 
+/// Fresh gradients by name, for the parameters that a layer has.
+class gradient_arrays {
+public:
+    explicit gradient_arrays(const py::dict& params) {
+        for (auto& [name, value] : params) {
+            auto key = name.cast<std::string>();
+            auto array = py::reinterpret_borrow<py::object>(value);
+            in like(array, key.c_str());
+            bool is_complex = key == "ssm.c";
+            lengths s = shape(like);
+            if (is_complex) s.pop_back();
+            arrays_.emplace(key, out(like->dtype, s, is_complex));
+        }
+    }
+    const refgss_array* operator[](const char* name) const {
+        auto found = arrays_.find(name);
+        if (found == arrays_.end()) return nullptr;
+        return found->second;
+    }
+    py::dict arrays() const {
+        py::dict d;
+        for (auto& [name, array] : arrays_) d[py::str(name)] = array.array();
+        return d;
+    }
+
+private:
+    std::map<std::string, out> arrays_;
+};
+
+template <class Arrays>
+refgss_gss_layer_params gss_params(const Arrays& p, bool imag_is_exp, double eps) {
+    return {p["norm.weight"], p["norm.bias"], p["w_v"], p["w_u"], p["ssm.norm.weight"],
+            p["ssm.norm.bias"], p["ssm.a"], p["ssm.b"], p["ssm.c"], p["ssm.d"], p["w_uc"], p["w_o"],
+            p["b_o"], eps, imag_is_exp};
+}
+template <class Arrays>
+refgss_dss_layer_params dss_params(const Arrays& p, bool imag_is_exp, double eps,
+                                   const refgss_form& form) {
+    return {p["norm.weight"], p["norm.bias"], p["ssm.a"], p["ssm.b"], p["ssm.c"], p["ssm.d"],
+            p["ssm.log_delta"], p["w_o"], p["b_o"], form, eps, imag_is_exp};
+}
+
+template <class Layer>
+py::tuple run_layer_vjp(const Layer& layer, const layer_arrays& p, const gradient_arrays& d,
+                        object x_, object state_, object dy_, object dstate_) {
+    in x(x_, "x"), state(state_, "state"), dy(dy_, "dout"), dstate(dstate_, "dstate");
+    const refgss_array* c = p["ssm.c"];
+    out dx(x->dtype, shape(x)), dstate0(x->dtype, {x.axis(0), c->shape[0], c->shape[1]}, true);
+    const refgss_array *px = x, *pstate = state, *pdy = dy, *pdstate = dstate, *pdx = dx,
+                       *pdstate0 = dstate0;
+    call([&] { return layer(px, pstate, pdy, pdstate, pdx, pdstate0); });
+    return py::make_tuple(d.arrays(), dx.array(), dstate0.array());
+}
+
 py::tuple gss_layer(const py::dict& params, const prepared* map, object x, object state,
                     bool imag_is_exp, double eps) {
     layer_arrays p(params);
-    refgss_gss_layer_params a{p["norm.weight"], p["norm.bias"], p["w_v"], p["w_u"],
-                              p["ssm.norm.weight"], p["ssm.norm.bias"], p["ssm.a"], p["ssm.b"],
-                              p["ssm.c"], p["ssm.d"], p["w_uc"], p["w_o"], p["b_o"], eps,
-                              imag_is_exp};
+    refgss_gss_layer_params a = gss_params(p, imag_is_exp, eps);
     auto layer = [&](auto*... arguments) { return refgss_gss_layer(&a, arguments...); };
     return run_layer(layer, p, map, x, state);
 }
@@ -280,11 +331,33 @@ py::tuple gss_layer(const py::dict& params, const prepared* map, object x, objec
 py::tuple dss_layer(const py::dict& params, const prepared* map, object x, object state,
                     bool imag_is_exp, double eps, const py::tuple& form) {
     layer_arrays p(params);
-    refgss_dss_layer_params a{p["norm.weight"], p["norm.bias"], p["ssm.a"], p["ssm.b"], p["ssm.c"],
-                              p["ssm.d"], p["ssm.log_delta"], p["w_o"], p["b_o"], form_of(form),
-                              eps, imag_is_exp};
+    refgss_dss_layer_params a = dss_params(p, imag_is_exp, eps, form_of(form));
     auto layer = [&](auto*... arguments) { return refgss_dss_layer(&a, arguments...); };
     return run_layer(layer, p, map, x, state);
+}
+
+py::tuple gss_layer_vjp(const py::dict& params, object x, object state, object dy, object dstate,
+                        bool imag_is_exp, double eps) {
+    layer_arrays p(params);
+    gradient_arrays d(params);
+    refgss_gss_layer_params a = gss_params(p, imag_is_exp, eps), g = gss_params(d, imag_is_exp, eps);
+    auto layer = [&](auto* x, auto* state, auto* dy, auto* dstate, auto* dx, auto* dstate0) {
+        return refgss_gss_layer_vjp(&a, x, state, nullptr, dy, dstate, &g, dx, dstate0);
+    };
+    return run_layer_vjp(layer, p, d, x, state, dy, dstate);
+}
+
+py::tuple dss_layer_vjp(const py::dict& params, object x, object state, object dy, object dstate,
+                        bool imag_is_exp, double eps, const py::tuple& form_) {
+    layer_arrays p(params);
+    gradient_arrays d(params);
+    refgss_form form = form_of(form_);
+    refgss_dss_layer_params a = dss_params(p, imag_is_exp, eps, form),
+                            g = dss_params(d, imag_is_exp, eps, form);
+    auto layer = [&](auto* x, auto* state, auto* dy, auto* dstate, auto* dx, auto* dstate0) {
+        return refgss_dss_layer_vjp(&a, x, state, dy, dstate, &g, dx, dstate0);
+    };
+    return run_layer_vjp(layer, p, d, x, state, dy, dstate);
 }
 
 }  // namespace
@@ -307,6 +380,8 @@ void bind_ssm(py::module_& module) {
     module.def("dense_vjp", &dense_vjp);
     module.def("gss_layer", &gss_layer);
     module.def("dss_layer", &dss_layer);
+    module.def("gss_layer_vjp", &gss_layer_vjp);
+    module.def("dss_layer_vjp", &dss_layer_vjp);
     py::class_<prepared>(module, "Prepared")
         .def(py::init<object, object, object, const py::tuple&, int64_t>())
         .def("__call__", &prepared::apply)

@@ -48,18 +48,6 @@ template <class T> std::vector<T> vector_of(const refgss_array* a, const char* n
     return values;
 }
 
-/// sum[j] = Σ_i x[i][j], in blocks of rows and then over blocks: the order is fixed.
-template <class T> void sum_rows(view<const T, 2> x, view<T, 1> sum) {
-    std::vector<double> total(x.shape[1], 0);
-    for (int64_t first = 0; first < x.shape[0]; first += 64) {
-        std::vector<T> part(x.shape[1], T(0));
-        for (int64_t i = first; i < std::min(x.shape[0], first + 64); ++i)
-            for (int64_t j = 0; j < x.shape[1]; ++j) part[j] += *x.at(i, j);
-        for (int64_t j = 0; j < x.shape[1]; ++j) total[j] += part[j];
-    }
-    for (int64_t j = 0; j < x.shape[1]; ++j) *sum.at(j) = static_cast<T>(total[j]);
-}
-
 }  // namespace
 
 template <class T>
@@ -78,6 +66,27 @@ template <class T> void gelu(view<const T, 2> x, view<T, 2> y) {
     });
 }
 
+/// Blocks of 64 rows, then over blocks: the order is fixed.
+template <class T> void sum_rows(view<const T, 2> x, view<T, 1> sum) {
+    constexpr int64_t width = 256, block = 64;
+    const int64_t items = (x.shape[1] + width - 1) / width;
+    parallel_for(items, slots_for(items), [&](int64_t item, int) {
+        const int64_t first = item * width, count = std::min(width, x.shape[1] - first);
+        double total[width] = {};
+        for (int64_t i0 = 0; i0 < x.shape[0]; i0 += block) {
+            T part[width] = {};
+            for (int64_t i = i0; i < std::min(x.shape[0], i0 + block); ++i) {
+                const T* row = x.data + i * x.stride[0] + first * x.stride[1];
+                for (int64_t j = 0; j < count; ++j) part[j] += row[j * x.stride[1]];
+            }
+            for (int64_t j = 0; j < count; ++j) total[j] += static_cast<double>(part[j]);
+        }
+        for (int64_t j = 0; j < count; ++j) *sum.at(first + j) = static_cast<T>(total[j]);
+    });
+}
+
+template void sum_rows(view<const float, 2>, view<float, 1>);
+template void sum_rows(view<const double, 2>, view<double, 1>);
 template void layer_norm(view<const float, 2>, const float*, const float*, double, view<float, 2>);
 template void layer_norm(view<const double, 2>, const double*, const double*, double, view<double, 2>);
 template void gelu(view<const float, 2>, view<float, 2>);

@@ -15,8 +15,10 @@ template <class T> struct pointwise_kernels {
                            T* dweight, T* dbias);
     void (*gelu)(int64_t count, const T* x, T* y);
     void (*gelu_vjp)(int64_t count, const T* x, const T* dy, T* dx);
-    /// a GELU(x), in place of x: the gated product.
-    void (*gate)(int64_t count, const T* a, T* x);
+    /// y = a GELU(x), the gated product; y may be x.
+    void (*gate)(int64_t count, const T* a, const T* x, T* y);
+    /// Its gradient, d in: da, and dx in place of d; and the product itself, y.
+    void (*gate_vjp)(int64_t count, const T* a, const T* x, T* d, T* da, T* y);
 };
 
 /// A matrix with contiguous rows: the view itself, or a copy of it.
@@ -36,5 +38,7 @@ private:
 template <class T>
 void layer_norm(view<const T, 2> x, const T* weight, const T* bias, double eps, view<T, 2> y);
 template <class T> void gelu(view<const T, 2> x, view<T, 2> y);
+/// sum[j] = Σ_i x[i][j].
+template <class T> void sum_rows(view<const T, 2> x, view<T, 1> sum);
 
 }  // namespace refgss

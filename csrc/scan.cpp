@@ -32,6 +32,15 @@ template <class T, int R> struct optional_view {
     const view<T, R>* get() const { return present ? &v : nullptr; }
 };
 
+template <class T> bool all_zero(const view<const T, 4>& v) {
+    for (int64_t b = 0; b < v.shape[0]; ++b)
+        for (int64_t h = 0; h < v.shape[1]; ++h)
+            for (int64_t n = 0; n < v.shape[2]; ++n)
+                for (int64_t i = 0; i < 2; ++i)
+                    if (!(*v.at(b, h, n, i) == T(0))) return false;
+    return true;
+}
+
 /// A state (B,H,N,2) that may be NULL.
 template <class T>
 optional_view<T, 4> state_of(const refgss_array* a, const char* name, int64_t B, int64_t H, int64_t N) {
@@ -66,10 +75,12 @@ void check_scan_outputs(const refgss_array* u, const refgss_array* state, const 
     check_output(*state_out, "state_out", {u, in_place ? &nothing : present(state), y});
 }
 
+/// What an absent state or cotangent would add is not computed.
 template <class T>
 void scan_vjp(const arguments<T>& in, view<const T, 3> u, const view<const T, 4>* state,
-              view<const T, 3> dy, view<const T, 4> dstate, view<T, 3> du, view<T, 4> dstate0,
-              const refgss_array* dlam, const refgss_array* dc, const refgss_array* ddelta) {
+              view<const T, 3> dy, const view<const T, 4>* dstate, view<T, 3> du,
+              const view<T, 4>* dstate0, const refgss_array* dlam, const refgss_array* dc,
+              const refgss_array* ddelta) {
     const int64_t B = u.shape[0], L = u.shape[1], H = u.shape[2], N = in.c.shape[1];
     ssm<T> map(in.p, in.c, L, L);
     const discretization& d = map.discrete();
@@ -84,25 +95,29 @@ void scan_vjp(const arguments<T>& in, view<const T, 3> u, const view<const T, 4>
         if (s.shape[1] > 0) s.data += s.stride[1], s.shape[1] -= 1;
         return s;
     };
-    auto zeros = [&](int64_t n) { return std::vector<double>(n * 2 * row); };
-    std::vector<double> k0 = zeros(H), k1 = zeros(H);  // Σ dk Ā^l, Σ l dk Ā^{l-1}
-    analyze(map.modes().set, samples, moment::none, k0.data());
-    analyze(map.modes().set, later(samples), moment::first, k1.data());
+    auto analyzed = [&](bool wanted, view<const T, 3> s, moment weighting) {
+        std::vector<double> sum(wanted ? s.shape[0] * H * 2 * row : 0);
+        if (wanted) analyze(map.modes().set, s, weighting, sum.data());
+        return sum;
+    };
+    const auto k0 = analyzed(true, samples, moment::none);         // Σ dk Ā^l
+    const auto k1 = analyzed(true, later(samples), moment::first);  // Σ l dk Ā^{l-1}
 
     // through the states: dstate reaches u by Re conj(dx) Ā^{L-1-l}
-    std::vector<double> x = map.sorted(state, B), dx = map.sorted(&dstate, B);
-    std::vector<double> conjugate = dx;
-    for (int64_t r = 0; r < rows; ++r)
-        for (int64_t k = 0; k < row; ++k) conjugate[(2 * r + 1) * row + k] *= -1;
-    synthesize(map.modes().set, conjugate.data(), du.reversed(1), true);
-    std::vector<double> y0 = zeros(rows), y1 = zeros(rows), u1 = zeros(rows);
-    analyze(map.modes().set, dy, moment::none, y0.data());   // Σ dy_l Ā^l
-    analyze(map.modes().set, dy, moment::first, y1.data());  // Σ (l+1) dy_l Ā^l
-    analyze(map.modes().set, later(u.reversed(1)), moment::first, u1.data());
+    const std::vector<double> x = map.sorted(state, B), dx = map.sorted(dstate, B);
+    if (dstate) {
+        std::vector<double> conjugate = dx;
+        for (int64_t r = 0; r < rows; ++r)
+            for (int64_t k = 0; k < row; ++k) conjugate[(2 * r + 1) * row + k] *= -1;
+        synthesize(map.modes().set, conjugate.data(), du.reversed(1), true);
+    }
+    const auto y0 = analyzed(state || dstate0, dy, moment::none);  // Σ dy_l Ā^l
+    const auto y1 = analyzed(state, dy, moment::first);            // Σ (l+1) dy_l Ā^l
+    const auto u1 = analyzed(dstate, later(u.reversed(1)), moment::first);
 
     std::vector<double> last = map.power(L), before = map.power(std::max<int64_t>(L - 1, 0));
     const std::vector<complex> slopes = transition_slopes(in.p, d);
-    std::vector<double> next(x.size());
+    std::vector<double> next(dstate0 ? x.size() : 0);
     std::vector<complex> dweight(H * N), dz(H * N);
     parallel_for(H, slots_for(H), [&](int64_t h, int) {
         auto at = [&](const std::vector<double>& v, int64_t r, int64_t k) {
@@ -112,14 +127,18 @@ void scan_vjp(const arguments<T>& in, view<const T, 3> u, const view<const T, 4>
             int64_t n = map.modes().order[k], g = d.groups == 1 ? 0 : h;
             complex a = d.at(d.abar, h, n), w = at(map.weights(), h, k);
             complex sum = at(k0, h, k), slope = times(w, at(k1, h, k));
-            for (int64_t b = 0; b < B; ++b) {
+            for (int64_t b = 0; b < B && (state || dstate || dstate0); ++b) {
                 int64_t r = b * H + h;
                 complex x0 = at(x, r, k), dxn = std::conj(at(dx, r, k));
-                complex carried = times(a, at(y0, r, k));  // Σ dy_l Ā^{l+1}
-                sum += times(x0, carried);
-                slope += times(dxn, at(u1, r, k)) + times(times(w, x0), at(y1, r, k));
-                if (L > 0)
-                    slope += static_cast<double>(L) * times(at(before, g, k), times(x0, dxn));
+                complex carried = y0.empty() ? 0 : times(a, at(y0, r, k));  // Σ dy_l Ā^{l+1}
+                if (dstate) slope += times(dxn, at(u1, r, k));
+                if (state) {
+                    sum += times(x0, carried);
+                    slope += times(times(w, x0), at(y1, r, k));
+                    if (L > 0)
+                        slope += static_cast<double>(L) * times(at(before, g, k), times(x0, dxn));
+                }
+                if (!dstate0) continue;
                 complex back = std::conj(times(w, carried) + times(at(last, g, k), dxn));
                 next[2 * r * row + k] = back.real(), next[(2 * r + 1) * row + k] = back.imag();
             }
@@ -127,7 +146,7 @@ void scan_vjp(const arguments<T>& in, view<const T, 3> u, const view<const T, 4>
             dz[h * N + n] = std::conj(times(slope, d.at(slopes, h, n)));
         }
     });
-    map.unsorted(next, dstate0);
+    if (dstate0) map.unsorted(next, *dstate0);
     modes_vjp<T>(in.p, d, in.c, dweight, dz, dlam, dc, ddelta);
 }
 
@@ -184,12 +203,13 @@ int32_t refgss_ssm_scan_vjp(const refgss_array* u, const refgss_array* lam, cons
             check_axis("u", "H", H, in.c.shape[0]);
             in.check_length(L);
             auto from = state_of<const T>(state, "state", B, H, N);
+            auto cotangent = state_of<const T>(dstate, "dstate", B, H, N);
+            cotangent.present = cotangent.present && !all_zero(cotangent.v);
+            auto to = state_of<T>(dstate0, "dstate0", B, H, N);
             check_output(*du, "du", {u, dy});
-            check_output(*dstate0, "dstate0", {dstate});
-            scan_vjp<T>(in, vu, from.get(), shaped<const T, 3>(dy, "dy", B, L, H),
-                        shaped<const T, 4>(dstate, "dstate", B, H, N, int64_t(2)),
-                        shaped<T, 3>(du, "du", B, L, H),
-                        shaped<T, 4>(dstate0, "dstate0", B, H, N, int64_t(2)), dlam, dc, ddelta);
+            if (dstate0) check_output(*dstate0, "dstate0", {dstate});
+            scan_vjp<T>(in, vu, from.get(), shaped<const T, 3>(dy, "dy", B, L, H), cotangent.get(),
+                        shaped<T, 3>(du, "du", B, L, H), to.get(), dlam, dc, ddelta);
         });
     });
 }

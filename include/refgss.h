@@ -171,7 +171,7 @@ REFGSS_API int32_t refgss_ssm_scan(const refgss_array *u, const refgss_array *la
                                    const refgss_array *c, const refgss_array *state,
                                    const refgss_array *delta, const refgss_form *form,
                                    const refgss_array *y, const refgss_array *state_out);
-/* dy (B,L,H), dstate -> du (B,L,H), dlam, dc, dstate0, ddelta. */
+/* dy (B,L,H), dstate or NULL, which means zeros -> du (B,L,H), dlam, dc, dstate0 or NULL, ddelta. */
 REFGSS_API int32_t refgss_ssm_scan_vjp(const refgss_array *u, const refgss_array *lam,
                                        const refgss_array *c, const refgss_array *state,
                                        const refgss_array *dy, const refgss_array *dstate,
@@ -268,6 +268,37 @@ REFGSS_API int32_t refgss_gss_layer(const refgss_gss_layer_params *params, const
 REFGSS_API int32_t refgss_dss_layer(const refgss_dss_layer_params *params, const refgss_ssm *ssm,
                                     const refgss_array *x, const refgss_array *state,
                                     const refgss_array *y, const refgss_array *state_out);
+
+/* What the gradient of a GSS layer needs of its forward pass: all (B,L,.), contiguous. */
+typedef struct refgss_gss_layer_kept {
+    const refgss_array *v, *u; /* (B,L,F), (B,L,H): h w_v and h w_u, before GELU */
+    const refgss_array *y;     /* (B,L,H): the SSM with its skip */
+    const refgss_array *uc;    /* (B,L,F): y w_uc */
+} refgss_gss_layer_kept;
+
+/* refgss_gss_layer, which also writes `kept`. */
+REFGSS_API int32_t refgss_gss_layer_keeping(const refgss_gss_layer_params *params,
+                                            const refgss_array *x, const refgss_array *state,
+                                            const refgss_array *y, const refgss_array *state_out,
+                                            const refgss_gss_layer_kept *kept);
+
+/* dy (B,L,E), dstate (B,H,N,2) or NULL, which means zeros -> dx (B,L,E), dstate0 or NULL, and the
+ * arrays of `dparams`: outputs of the parameters' shapes (its eps and imag_is_exp are not read).
+ * `kept` is what the forward pass wrote, or NULL: then it is computed anew.
+ * Workspace: 2 E + 5 H scalars a row of x, and 1024 rows of E + 3 F; without `kept` 2 (F + H) more
+ * scalars a row. */
+REFGSS_API int32_t refgss_gss_layer_vjp(const refgss_gss_layer_params *params,
+                                        const refgss_array *x, const refgss_array *state,
+                                        const refgss_gss_layer_kept *kept, const refgss_array *dy,
+                                        const refgss_array *dstate,
+                                        const refgss_gss_layer_params *dparams,
+                                        const refgss_array *dx, const refgss_array *dstate0);
+/* The same with H = E; `form` of dparams is not read.  Workspace: 5 E scalars a row of x. */
+REFGSS_API int32_t refgss_dss_layer_vjp(const refgss_dss_layer_params *params,
+                                        const refgss_array *x, const refgss_array *state,
+                                        const refgss_array *dy, const refgss_array *dstate,
+                                        const refgss_dss_layer_params *dparams,
+                                        const refgss_array *dx, const refgss_array *dstate0);
 
 #ifdef __cplusplus
 }

@@ -92,10 +92,20 @@ template <class T> void gelu_vjp(int64_t length, const T* x, const T* dy, T* dx)
     });
 }
 
-template <class T> void gate(int64_t length, const T* a, T* x) {
+template <class T> void gate(int64_t length, const T* a, const T* x, T* y) {
     by_registers<T>(length, [&](int64_t i, int n) {
         vec<T> v = take(x + i, n), gauss;
-        put(x + i, take(a + i, n) * (v * normal_cdf(v, gauss)), n);
+        put(y + i, take(a + i, n) * (v * normal_cdf(v, gauss)), n);
+    });
+}
+
+template <class T> void gate_vjp(int64_t length, const T* a, const T* x, T* d, T* da, T* y) {
+    by_registers<T>(length, [&](int64_t i, int n) {
+        vec<T> v = take(x + i, n), gauss, cdf = normal_cdf(v, gauss), g = v * cdf;
+        vec<T> in = take(d + i, n), other = take(a + i, n);
+        put(da + i, in * g, n);
+        put(y + i, other * g, n);
+        put(d + i, in * other * fma(v * gauss, vec<T>(T(0.3989422804014327)), cdf), n);
     });
 }
 
@@ -104,8 +114,8 @@ template <class T> void gate(int64_t length, const T* a, T* x) {
 
 using namespace REFGSS_ISA;
 REFGSS_TABLE(pointwise_kernels<float>, {layer_norm<float>, layer_norm_vjp<float>, gelu<float>,
-                                        gelu_vjp<float>, gate<float>})
+                                        gelu_vjp<float>, gate<float>, gate_vjp<float>})
 REFGSS_TABLE(pointwise_kernels<double>, {layer_norm<double>, layer_norm_vjp<double>, gelu<double>,
-                                         gelu_vjp<double>, gate<double>})
+                                         gelu_vjp<double>, gate<double>, gate_vjp<double>})
 
 }  // namespace refgss

@@ -131,6 +131,7 @@ def layer_exact(d: Data) -> tuple[Any, np.ndarray]:
 
 
 CONV = tuple({"B": b, "L": l, "H": 256} for b in (1, 2, 8) for l in (1024, 4096, 16384, 65536))
+CONV += ({"B": 1, "L": 1 << 20, "H": 16},)
 PAPER_SIZE = {"B": 1, "L": 4096, "E": 1024, "F": 4096, "H": 256, "N": 512}
 KERNEL = tuple(
     {"H": 256, "N": 512, "L": length, "modes": kind}

@@ -52,8 +52,6 @@ from refgss.reference import OPS, s4d_lambda
 
 DELEGATED = ("s4d_lambda",)  # the reference's own: work of O(N)
 COMPOSED = (  # the reference's text over native ops
-    "gss_layer_vjp",
-    "dss_layer_vjp",
     "lm_logits",
     "lm_logits_vjp",
     "lm_loss",

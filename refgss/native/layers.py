@@ -1,7 +1,7 @@
-"""The layers and the language model: forward layers in C++, compositions over native ops.
+"""The layers and the language model: layers and their gradients in C++.
 
-What is only a composition of ops (the layers' gradients, the language model) is the reference's own
-text, run over the native ops: there is no second copy that could drift.
+The language model is the reference's own text, run over the native ops: there is no second copy
+that could drift.
 """
 
 from __future__ import annotations
@@ -15,17 +15,9 @@ import numpy as np
 from refgss import contract
 from refgss.config import GSS, DSSConfig, GSSConfig
 from refgss.native import _core
-from refgss.native.pointwise import dense, dense_vjp, gelu, gelu_vjp, layer_norm, layer_norm_vjp
-from refgss.native.state_space import (
-    Prepared,
-    form_tuple,
-    gss_lambda,
-    gss_lambda_vjp,
-    ssm_scan,
-    ssm_scan_vjp,
-)
+from refgss.native.pointwise import dense, dense_vjp, layer_norm, layer_norm_vjp
+from refgss.native.state_space import Prepared, form_tuple, gss_lambda
 from refgss.reference import language_model as _language_model
-from refgss.reference import layers as _layers
 
 Params = Mapping[str, np.ndarray]
 F = TypeVar("F", bound=Callable)
@@ -46,6 +38,38 @@ def dss_layer(
     contract.check_layer("dss_layer", params, x, state, config)
     form = form_tuple(config.form)
     return _core.dss_layer(dict(params), None, x, state, config.imag == "exp", config.eps, form)
+
+
+def gss_layer_vjp(
+    params: Params,
+    x: np.ndarray,
+    state: np.ndarray | None,
+    dout: np.ndarray,
+    dstate: np.ndarray,
+    *,
+    config: GSSConfig,
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """dout (B,L,E), dstate (B,H,N) -> dparams, dx (B,L,E), dstate_0.  Clauses: GSS-GRD-10."""
+    contract.check_layer("gss_layer_vjp", params, x, state, config)
+    contract.check_layer_cotangents("gss_layer_vjp", params, x, dout, dstate)
+    options = config.imag == "exp", config.eps
+    return _core.gss_layer_vjp(dict(params), x, state, dout, dstate, *options)
+
+
+def dss_layer_vjp(
+    params: Params,
+    x: np.ndarray,
+    state: np.ndarray | None,
+    dout: np.ndarray,
+    dstate: np.ndarray,
+    *,
+    config: DSSConfig,
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """dout (B,L,E), dstate (B,E,N) -> dparams, dx (B,L,E), dstate_0.  Clauses: GSS-GRD-10."""
+    contract.check_layer("dss_layer_vjp", params, x, state, config)
+    contract.check_layer_cotangents("dss_layer_vjp", params, x, dout, dstate)
+    options = config.imag == "exp", config.eps, form_tuple(config.form)
+    return _core.dss_layer_vjp(dict(params), x, state, dout, dstate, *options)
 
 
 class PreparedLayer:
@@ -85,19 +109,13 @@ def over(ops: Mapping[str, Any], function: F) -> F:
 _OPS: dict[str, Any] = {
     "dense": dense,
     "dense_vjp": dense_vjp,
-    "gelu": gelu,
-    "gelu_vjp": gelu_vjp,
     "layer_norm": layer_norm,
     "layer_norm_vjp": layer_norm_vjp,
-    "gss_lambda": gss_lambda,
-    "gss_lambda_vjp": gss_lambda_vjp,
-    "ssm_scan": ssm_scan,
-    "ssm_scan_vjp": ssm_scan_vjp,
     "gss_layer": gss_layer,
+    "gss_layer_vjp": gss_layer_vjp,
     "dss_layer": dss_layer,
+    "dss_layer_vjp": dss_layer_vjp,
 }
-gss_layer_vjp = _OPS["gss_layer_vjp"] = over(_OPS, _layers.gss_layer_vjp)
-dss_layer_vjp = _OPS["dss_layer_vjp"] = over(_OPS, _layers.dss_layer_vjp)
 _OPS["hidden_states"] = over(_OPS, _language_model.hidden_states)
 lm_logits = _OPS["lm_logits"] = over(_OPS, _language_model.lm_logits)
 lm_logits_vjp = _OPS["lm_logits_vjp"] = over(_OPS, _language_model.lm_logits_vjp)

@@ -84,6 +84,76 @@ def test_a_layer_taller_than_its_tiles():
     assert np.abs(y[:1, :40] - some).max() <= 1e-12 * np.abs(y).max()
 
 
+def cotangents(params, x, dtype):
+    rng = np.random.default_rng(1)
+    states = (len(x), *params["ssm.c"].shape)
+    dstate = rng.standard_normal(states) + 1j * rng.standard_normal(states)
+    return rng.standard_normal(x.shape).astype(dtype), dstate.astype(params["ssm.c"].dtype)
+
+
+def assert_same_gradients(got, want, bound):
+    assert got[0].keys() == want[0].keys()
+    pairs = [(got[0][k], want[0][k]) for k in want[0]] + list(zip(got[1:], want[1:], strict=True))
+    for a, b in pairs:
+        assert a.shape == b.shape and np.abs(a - b).max() <= bound * np.abs(b).max()
+
+
+@pytest.mark.parametrize("with_states", [False, True])
+@pytest.mark.parametrize("config", LAYERS)
+def test_gradients_of_layers(config, with_states):
+    params, x = layer_case(config, np.float64)
+    if is_dss(config) and config.form.length is not None:
+        config = cfg.DSSConfig(form=cfg.dss_softmax(x.shape[1]))
+    dout, dstate = cotangents(params, x, np.float64)
+    state = dstate[::-1] if with_states else None
+    name = "dss_layer_vjp" if is_dss(config) else "gss_layer_vjp"
+    given = params, x, state, dout, dstate * with_states
+    want = getattr(reference, name)(*given, config=config)
+    assert_same_gradients(getattr(native, name)(*given, config=config), want, 1e-12)
+
+
+@pytest.mark.parametrize("length", [0, 37, 600])  # 1200 rows: two tiles of at most 1024
+def test_gradients_from_what_the_forward_pass_kept(length):
+    """The ABI's two ways, kept and computed anew, are one."""
+    config = cfg.GSS_PYTORCH
+    params, x = layer_case(config, np.float64, length=length)
+    dout, dstate = cotangents(params, x, np.float64)
+    want = native.gss_layer_vjp(params, x, None, dout, dstate, config=config)
+    if length:
+        reference_gradients = reference.gss_layer_vjp(params, x, None, dout, dstate, config=config)
+        assert_same_gradients(want, reference_gradients, 1e-12)
+    ffi, library = abi.open_library()
+    alive = []
+
+    def view(a):
+        alive.append(abi.view(ffi, a))
+        return alive[-1]
+
+    names = "norm.weight norm.bias w_v w_u ssm.norm.weight ssm.norm.bias ssm.a ssm.b ssm.c ssm.d"
+    names = [*names.split(), "w_uc", "w_o", "b_o"]
+
+    def struct(arrays):
+        views = [view(arrays[n]) if n in arrays else ffi.NULL for n in names]
+        return ffi.new("refgss_gss_layer_params *", (*views, config.eps, config.imag == "exp"))
+
+    f, h = params["w_v"].shape[1], params["w_u"].shape[1]
+    kept = [np.empty((*x.shape[:2], width)) for width in (f, h, h, f)]
+    keep = ffi.new("refgss_gss_layer_kept *", tuple(view(a) for a in kept))
+    y, dx, dstate0 = np.empty_like(x), np.empty_like(x), np.empty_like(dstate)
+    gradients = {k: np.empty_like(v) for k, v in params.items()}
+    arguments = struct(params), view(x), ffi.NULL
+    assert library.refgss_gss_layer_keeping(*arguments, view(y), ffi.NULL, keep) == 0
+    np.testing.assert_array_equal(y, native.gss_layer(params, x, config=config)[0])
+    status = library.refgss_gss_layer_vjp(
+        *arguments, keep, view(dout), view(dstate), struct(gradients), view(dx), view(dstate0)
+    )
+    assert status == 0, ffi.string(library.refgss_last_error())
+    for k in gradients:
+        np.testing.assert_array_equal(gradients[k], want[0][k], k)
+    np.testing.assert_array_equal(dx, want[1])
+    np.testing.assert_array_equal(dstate0, want[2])
+
+
 def test_the_abi_alone():
     ffi, library = abi.open_library()
     rng = np.random.default_rng(0)
