@@ -7,15 +7,17 @@ are damaged or too few cases ran, 5 a waiver is stale, 70 a defect of refgss its
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 
 import click
+from click.exceptions import NoArgsIsHelpError
 
 from refgss import __version__
 from refgss.cli.bench import bench
 from refgss.cli.check import check
-from refgss.cli.exits import DEFECT, ExitError, code_of
+from refgss.cli.exits import DEFECT, USAGE, ExitError, code_of
 from refgss.cli.info import info
 from refgss.cli.reports import diff, report, verify
 from refgss.cli.spec import spec
@@ -34,6 +36,7 @@ for command in (check, spec, vectors, report, diff, verify, info, bench):
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave the process with its exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # children end too
     sys.exit(run(arguments))
 
 
@@ -41,9 +44,12 @@ def run(arguments: list[str] | None = None) -> int:
     try:
         result = commands.main(arguments, prog_name="refgss", standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except click.ClickException as e:
-        e.show()
-        return e.exit_code
+    except click.UsageError as e:
+        if isinstance(e, NoArgsIsHelpError):
+            e.show()
+        else:
+            click.echo(usage_of(e), err=True)
+        return USAGE
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return 130
@@ -54,9 +60,24 @@ def run(arguments: list[str] | None = None) -> int:
         return e.code
     except Exception as e:
         if (code := code_of(e)) is not None:
-            click.echo(f"refgss: {e}", err=True)
+            click.echo(f"refgss: {sentence_of(e)}", err=True)
             return code
         return defect(e)
+
+
+def usage_of(e: click.UsageError) -> str:
+    """A wrong command line in one sentence, and where to read what is right."""
+    command = e.ctx.command_path if e.ctx else "refgss"
+    if type(e) is click.BadParameter:
+        given = f" {e.param.opts[0]}" if isinstance(e.param, click.Option) else ""
+        return f"{command}{given}: {e.message.rstrip('.')}"
+    return f"{command}: {e.format_message().rstrip('.')}; see `{command} --help`"
+
+
+def sentence_of(e: Exception) -> str:
+    if isinstance(e, OSError):
+        return f"{e.filename} cannot be used: {e.strerror}"
+    return str(e)
 
 
 def defect(e: Exception) -> int:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import click
 
+from refgss import files as whole
 from refgss.cli import terminal
+from refgss.cli.arguments import CLAUSE, FOLDER, OP, Amount, Target, nearest
 from refgss.cli.exits import OF_VERDICT, ExitError, StaleWaiverError, TooFewCasesError
 from refgss.conformance import PROFILES, fresh, page, runner, shrink, spec_folder, waivers
 from refgss.conformance import report as reports
@@ -43,7 +45,6 @@ A candidate is one of
   cmd:"PROGRAM ARGS"         any program that speaks the protocol (spec/14-conformance.md)
 """
 SUSPECTS = 3  # clauses that a diagnosis names
-PATH = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command(epilog=CANDIDATES)
@@ -61,14 +62,28 @@ PATH = click.Path(path_type=Path, dir_okay=False)
     type=click.Choice(PROFILES),
     help="What to hold it to; every profile that it claims if not given.",
 )
-@click.option("--op", "ops", multiple=True, type=click.Choice(list(OPS)), help="Only this op.")
-@click.option("--clause", "only", multiple=True, metavar="ID", help="Only vectors of this clause.")
-@click.option("--report", "report_file", type=PATH, help="Write the report, JSON lines.")
-@click.option("--junit", type=PATH, help="Write JUnit XML.")
-@click.option("--html", type=PATH, help="Write one self-contained HTML page.")
-@click.option("--badge", type=PATH, help="Write an SVG badge.")
-@click.option("--timeout", default=30.0, show_default=True, help="Seconds that a case may take.")
-@click.option("--memory", default=8.0, show_default=True, help="GiB that a process may hold.")
+@click.option("--op", "ops", multiple=True, type=OP, metavar="OP", help="Only this op.")
+@click.option(
+    "--clause", "only", multiple=True, type=CLAUSE, metavar="ID", help="Only vectors of it."
+)
+@click.option("--report", "report_file", type=Target(), help="Write the report, JSON lines.")
+@click.option("--junit", type=Target(), help="Write JUnit XML.")
+@click.option("--html", type=Target(), help="Write one self-contained HTML page.")
+@click.option("--badge", type=Target(), help="Write an SVG badge.")
+@click.option(
+    "--timeout",
+    type=Amount(1e6),
+    default=30.0,
+    show_default=True,
+    help="Seconds that a case may take in a process.",
+)
+@click.option(
+    "--memory",
+    type=Amount(1e6),
+    default=8.0,
+    show_default=True,
+    help="GiB that a process may hold.",
+)
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Of the order and fresh cases.")
 @click.option(
     "--fresh",
@@ -78,20 +93,22 @@ PATH = click.Path(path_type=Path, dir_okay=False)
     type=click.IntRange(0),
     help="Fresh cases to draw and certify for each op.",
 )
-@click.option("--waivers", "waiver_file", type=PATH, help="Failures that are known, JSON.")
 @click.option(
-    "--vectors",
-    "folder",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Other vectors than the published ones.",
+    "--waivers",
+    "waiver_file",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Failures that are known, JSON.",
 )
+@click.option("--vectors", "folder", type=FOLDER, help="Other vectors than the published ones.")
 @click.option(
     "--shrink",
     "counterexamples",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Make the worst failure of each op small and save it as a vector in this folder.",
+    type=FOLDER,
+    help="Make the worst failure of each op small and save it as a vector in this new folder.",
 )
-@click.option("--new-candidate", type=PATH, help="Write a NumPy candidate to start from, and stop.")
+@click.option(
+    "--new-candidate", type=Target(), help="Write a NumPy candidate to start from, and stop."
+)
 def check(
     specs: Sequence[str],
     requested: Sequence[str],
@@ -118,12 +135,11 @@ def check(
         raise click.UsageError(
             "--report, --badge, --waivers and --shrink are for one --candidate at a time"
         )
+    if counterexamples:
+        refuse_to_shrink(counterexamples)
     clauses = read_clauses(spec_folder())
-    for id in only:
-        if id not in clauses:
-            raise click.UsageError(f"there is no clause {id}: see `refgss spec --list`")
-    accepted = read_waivers(waiver_file)
     published = read_vectors(folder or spec_folder() / "vectors")
+    accepted = read_waivers(waiver_file, published) if waiver_file else []
     seed = secrets.randbelow(2**32) if seed is None else seed
     done, stale = [], []
     for spec in specs:
@@ -143,17 +159,18 @@ def check(
     if report_file:
         reports.write(done[0], report_file)
     if junit:
-        junit.write_text(junit_of(done), "utf-8")
+        whole.write(junit, junit_of(done))
     if html:
-        html.write_text(page.html(done, clauses), "utf-8")
+        whole.write(html, page.html(done, clauses))
     if badge:
-        badge.write_text(badge_of(done[0], clauses), "utf-8")
+        whole.write(badge, badge_of(done[0], clauses))
     finish(done, stale)
 
 
 def opened(spec: str, timeout: float, memory: float) -> Candidate:
     try:
-        return open_candidate(spec, timeout, int(memory * 2**30))
+        with terminal.waiting(f"starting {spec}"):
+            return open_candidate(spec, timeout, int(memory * 2**30))
     except ValueError as e:
         raise click.UsageError(str(e)) from e
 
@@ -173,7 +190,10 @@ def usable_backends() -> list[str]:
 def profiles_of(requested: Sequence[str], about: Capabilities) -> list[str]:
     """What the candidate is held to, with a note about what it did not claim."""
     for op in runner.unknown_ops(about):
-        terminal.note(f"the candidate claims {op}, which is no op of the standard")
+        terminal.note(f"the candidate claims {op}, which is no op: {nearest(op, OPS)}it is ignored")
+    for profile in sorted(set(about.profiles) - set(PROFILES)):
+        guess = nearest(profile, PROFILES)
+        terminal.note(f"the candidate claims {profile}, which is no profile: {guess}it is ignored")
     for profile in sorted(set(requested) - set(about.profiles)):
         terminal.note(f"the candidate does not claim {profile}; it is checked because you asked")
     return runner.profiles_to_check(requested, about.profiles)
@@ -233,8 +253,6 @@ def save_counterexamples(
     date: str,
 ) -> None:
     """Shrink the worst failure of each op, show it, and write it as a vector."""
-    if not fresh.available():
-        raise click.UsageError("--shrink needs python-flint: install refgss[certify]")
     found = shrink.counterexamples(candidate, questions, records)
     for small, record in found.values():
         terminal.counterexample(record, shrink.shown(small))
@@ -242,19 +260,35 @@ def save_counterexamples(
     click.echo(f"{len(found)} counterexamples: replay them with --vectors {folder} --fresh 0")
 
 
-def read_waivers(path: Path | None) -> list[waivers.Waiver]:
+def refuse_to_shrink(folder: Path) -> None:
+    """Say at once what would stop the counterexamples from being saved."""
+    if not fresh.available():
+        raise click.UsageError("--shrink needs python-flint: install refgss[certify]")
+    if folder.exists() and any(folder.iterdir()):
+        raise click.UsageError(f"--shrink {folder} is not empty: choose a new folder")
+
+
+def read_waivers(path: Path, published: VectorSet) -> list[waivers.Waiver]:
+    """The waivers of a file, each of a vector that there is."""
     try:
-        return waivers.read(path) if path else []
-    except (OSError, ValueError) as e:
+        found = waivers.read(path)
+    except ValueError as e:
         raise click.UsageError(f"the waivers cannot be used: {e}") from e
+    known = {v.id for v in published.vectors}
+    for waiver in found:
+        if waiver.id not in known:
+            guess = nearest(waiver.id, known)
+            raise click.UsageError(
+                f"{path} waives {waiver.id}, which is no vector: {guess}".rstrip(": ")
+            )
+    return found
 
 
 def write_template(path: Path) -> None:
     """The NumPy candidate that a newcomer fills in."""
     if path.exists():
         raise click.UsageError(f"{path} exists: choose another name")
-    with files("refgss.conformance").joinpath("template.py").open("rb") as source:
-        path.write_bytes(source.read())
+    whole.write(path, files("refgss.conformance").joinpath("template.py").read_bytes())
     click.echo(f"wrote {path}; now run: refgss check --candidate python:{path}")
 
 
@@ -264,6 +298,8 @@ def finish(done: Sequence[reports.Report], stale: Sequence[str]) -> None:
         if not any(case["outcome"] != Outcome.UNCLAIMED for case in report.cases):
             raise TooFewCasesError(f"{report.name} claims nothing of this: no case was judged")
     if code := max(OF_VERDICT[report.verdict] for report in done):
+        for sentence in stale:
+            terminal.note(sentence)
         raise ExitError(code)
     if stale:
         raise StaleWaiverError("; ".join(stale))

@@ -37,4 +37,6 @@ CODES: dict[type[Exception], int] = {
 
 def code_of(e: Exception) -> int | None:
     """The exit code of a foreseen error; None for a defect."""
+    if isinstance(e, OSError) and e.filename is not None:  # no space left, no permission
+        return USAGE
     return next((code for kind, code in CODES.items() if isinstance(e, kind)), None)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import click
 
+from refgss import files as whole
 from refgss.cli import terminal
+from refgss.cli.arguments import REPORT, Target
 from refgss.cli.exits import NOT_CONFORMING, OF_VERDICT, ExitError
 from refgss.conformance import page, spec_folder
 from refgss.conformance.clauses import read_clauses
@@ -16,13 +18,11 @@ from refgss.conformance.junit import junit as junit_of
 from refgss.conformance.report import Report, ratio_of, read
 from refgss.conformance.runner import Record
 
-FILE = click.Path(path_type=Path, dir_okay=False)
-
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, type=FILE)
-@click.option("--html", type=FILE, help="Write one self-contained HTML page.")
-@click.option("--junit", type=FILE, help="Write JUnit XML.")
+@click.argument("files", nargs=-1, required=True, type=REPORT)
+@click.option("--html", type=Target(), help="Write one self-contained HTML page.")
+@click.option("--junit", type=Target(), help="Write JUnit XML.")
 def report(files: Sequence[Path], html: Path | None, junit: Path | None) -> None:
     """Show reports together; leaves with the worst of their verdicts."""
     reports = [read(file) for file in files]
@@ -30,16 +30,16 @@ def report(files: Sequence[Path], html: Path | None, junit: Path | None) -> None
     for one in reports:
         terminal.show(one, clauses)
     if html:
-        html.write_text(page.html(reports, clauses), "utf-8")
+        whole.write(html, page.html(reports, clauses))
     if junit:
-        junit.write_text(junit_of(reports), "utf-8")
+        whole.write(junit, junit_of(reports))
     if code := max(OF_VERDICT[one.verdict] for one in reports):
         raise ExitError(code)
 
 
 @click.command()
-@click.argument("before", type=FILE)
-@click.argument("after", type=FILE)
+@click.argument("before", type=REPORT)
+@click.argument("after", type=REPORT)
 def diff(before: Path, after: Path) -> None:
     """Say which cases changed their outcome, or their error/budget by a factor of 2 or more.
 
@@ -75,7 +75,7 @@ def changed(a: Record | None, b: Record | None) -> str | None:
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, type=FILE)
+@click.argument("files", nargs=-1, required=True, type=REPORT)
 def verify(files: Sequence[Path]) -> None:
     """Check that reports are complete and as they were written."""
     for file in files:

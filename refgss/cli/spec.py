@@ -14,10 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 import refgss
+from refgss import reference
 from refgss.cli import terminal
+from refgss.cli.arguments import CLAUSE
 from refgss.cli.exits import NOT_CONFORMING, ExitError
 from refgss.conformance import spec_folder
 from refgss.conformance.clauses import Clause, citing_functions, read_clauses
+from refgss.conformance.ops import OPS
 from refgss.conformance.vectors import read_vectors
 
 TEXT = ("reference.", "contract.")  # a backend that names a clause is no definition of it
@@ -67,19 +70,32 @@ def killed_mutants(table: Path) -> dict[str, list[str]]:
 
 
 @click.command()
-@click.argument("id", required=False)
+@click.argument("id", required=False, type=CLAUSE)
 @click.option("--list", "every", is_flag=True, help="List all clauses.")
+@click.option("--ops", "signatures", is_flag=True, help="List all ops with their arguments.")
 @click.option("--coverage", "covered", is_flag=True, help="What stands behind each MUST clause.")
-def spec(id: str | None, every: bool, covered: bool) -> None:
-    """Print the clause ID, all clauses, or what stands behind them."""
+def spec(id: str | None, every: bool, signatures: bool, covered: bool) -> None:
+    """Print the clause ID, all clauses, all ops, or what stands behind the clauses."""
+    if sum((id is not None, every, signatures, covered)) != 1:
+        raise click.UsageError("give a clause such as GSS-KER-1, or --list, --ops or --coverage")
     clauses = read_clauses(spec_folder())
-    if sum((id is not None, every, covered)) != 1:
-        raise click.UsageError("give a clause such as GSS-KER-1, or --list, or --coverage")
-    if id is None:
-        return show_list(clauses) if every else show_coverage(clauses, coverage())
-    if id.upper() not in clauses:
-        raise click.UsageError(f"there is no clause {id}: see `refgss spec --list`")
-    show_clause(clauses[id.upper()], coverage())
+    if signatures:
+        show_ops()
+    elif every:
+        show_list(clauses)
+    elif covered:
+        show_coverage(clauses, coverage())
+    elif id is not None:
+        show_clause(clauses[id], coverage())
+
+
+def show_ops() -> None:
+    """Each op as Python sees it, with the first line of the reference's docstring."""
+    for name, op in OPS.items():
+        keywords = ["*", *op.keywords] if op.keywords else []
+        click.secho(f"{name}({', '.join((*op.arguments, *keywords))})", bold=True, nl=False)
+        about = (getattr(reference, name).__doc__ or "").strip().splitlines()[0]
+        click.echo(f" -> {', '.join(op.outputs)}\n    {about}")
 
 
 def show_list(clauses: Mapping[str, Clause]) -> None:

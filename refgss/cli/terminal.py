@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from rich import box
 from rich.console import Console
@@ -47,6 +47,14 @@ def progress(name: str, total: int) -> Iterator[Callable[[], None]]:
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task(name, total=total)
         yield lambda: bar.advance(task)
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """A line with a spinner on a terminal, nothing in a pipe."""
+    errors = console(stderr=True)
+    with errors.status(Text(text)) if errors.is_terminal else nullcontext():
+        yield
 
 
 def show(report: Report, clauses: Mapping[str, Clause]) -> None:

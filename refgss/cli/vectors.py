@@ -9,14 +9,13 @@ from pathlib import Path
 import click
 
 from refgss.cli import terminal
+from refgss.cli.arguments import CLAUSE, FOLDER, OP
 from refgss.cli.exits import VECTORS, ExitError
 from refgss.conformance import spec_folder
 from refgss.conformance.clauses import read_clauses
-from refgss.conformance.ops import OPS
 from refgss.conformance.vectors import lint as complaints
 from refgss.conformance.vectors import read_vectors, write_vectors
 
-FOLDER = click.Path(path_type=Path, file_okay=False)
 folder_option = click.option("--vectors", "folder", type=FOLDER, help="Another folder of vectors.")
 
 
@@ -30,8 +29,8 @@ def vectors() -> None:
 
 
 @vectors.command("list")
-@click.option("--op", type=click.Choice(list(OPS)), help="Only this op.")
-@click.option("--clause", help="Only this clause.")
+@click.option("--op", type=OP, metavar="OP", help="Only this op.")
+@click.option("--clause", type=CLAUSE, metavar="ID", help="Only this clause.")
 @folder_option
 def list_(op: str | None, clause: str | None, folder: Path | None) -> None:
     """One line per vector: id, clauses, flags, note."""
@@ -80,11 +79,7 @@ def certify(write: bool, date: str | None, folder: Path | None) -> None:
                 step()
         write_vectors(fresh, built, date)
         if write:
-            folder.mkdir(parents=True, exist_ok=True)
-            for file in folder.glob("*.safetensors"):
-                file.unlink()
-            for file in fresh.iterdir():
-                shutil.copy(file, folder / file.name)
+            write_vectors(folder, built, date)
             click.echo(f"wrote {len(built)} vectors to {folder}")
             return
         different = sorted(

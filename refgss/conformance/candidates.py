@@ -1,7 +1,7 @@
 """Candidates: somebody's implementation, here or in a process of its own, asked one case at a time.
 
 A process is asked over `protocol`.  When it crashes, hangs or talks nonsense, that is the outcome
-of the case, and a fresh process answers the next one.
+of the case, and a fresh process answers the next one, until it is clear that none ever will.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import selectors
 import shlex
 import signal
@@ -20,6 +21,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -30,11 +32,17 @@ import safetensors.numpy
 
 from refgss.conformance import PROFILES, ops, protocol
 from refgss.conformance.compare import Answer, Failure, Outcome, Outputs
-from refgss.conformance.schemas import complaint
+from refgss.conformance.protocol import printable
 
 ALIASES = {"reference": "refgss.reference", "native": "refgss.native", "jax": "refgss.xla"}
-PATIENCE = 3  # an op that crashed or timed out so often is not asked again
-START_SECONDS = 120.0  # to say hello: importing a framework takes a while
+PATIENCE = 3  # an op that failed so often in a way of HOPELESS is not asked again
+IN_A_ROW = 8  # nor is a candidate after so many cases without an answer
+HOPELESS = (Outcome.CRASHED, Outcome.TIMED_OUT, Outcome.GARBAGE, Outcome.OUT_OF_ORDER)
+START_SECONDS = 60.0  # to say hello: importing a framework takes a while
+MOST_BYTES = 1 << 30  # of a file of outputs
+LAST_WORDS = 4096  # bytes of stderr that are kept
+BEAT = 0.2  # seconds between two looks at whether a silent process still lives
+COMPLAINT = re.compile(r"error|exception|panic|fault|fatal|abort", re.IGNORECASE)
 
 
 class CandidateError(Exception):
@@ -75,11 +83,18 @@ def open_candidate(spec: str, timeout: float = 30.0, memory: int = 8 << 30) -> C
     if kind in ("python", "lib") and target:
         worker = [sys.executable, "-m", "refgss.conformance.worker", kind, target]
         return ProcessCandidate(worker, timeout, memory)
-    if kind == "cmd" and target:
-        return ProcessCandidate(shlex.split(target), timeout, memory)
+    if kind == "cmd" and target.strip():
+        try:
+            return ProcessCandidate(shlex.split(target), timeout, memory)
+        except ValueError as e:
+            raise ValueError(f"the command {target!r} cannot be split into words: {e}") from e
+    ending = {".py": "python", ".so": "lib", ".dylib": "lib"}.get(Path(spec).suffix)
+    guesses = [f"{ending}:{spec}"] if ending and not target else get_close_matches(spec, ALIASES)
     raise ValueError(
-        f"unknown candidate {spec!r}: use reference, native, jax, python:MODULE[:OBJECT], "
-        'python:FILE.py, lib:FILE or cmd:"PROGRAM ARGS"'
+        f"unknown candidate {spec!r}: "
+        + (f"did you mean {guesses[0]}? " if guesses else "")
+        + "use reference, native, jax, python:MODULE[:OBJECT], python:FILE.py, lib:FILE or "
+        'cmd:"PROGRAM ARGS"'
     )
 
 
@@ -102,12 +117,12 @@ def claimed(module: Any) -> Capabilities:
         name = getattr(module, "__name__", type(module).__name__)
         return Capabilities(name, "", tuple(op for op in ops.OPS if hasattr(module, op)), PROFILES)
     try:
-        message = json.loads(protocol.encode(protocol.capabilities(module.capabilities())))
+        says = module.capabilities()
+        return capabilities_of(protocol.decode(protocol.encode(protocol.capabilities(says))))
+    except protocol.ProtocolError as e:
+        raise CandidateError(f"capabilities() does not fit the protocol: {e}") from e
     except Exception as e:
         raise CandidateError(f"capabilities() failed: {one_line(e)}") from e
-    if trouble := complaint("message", message):
-        raise CandidateError(f"capabilities() does not fit the protocol: {trouble}")
-    return capabilities_of(message)
 
 
 def capabilities_of(message: Mapping[str, Any]) -> Capabilities:
@@ -117,8 +132,8 @@ def capabilities_of(message: Mapping[str, Any]) -> Capabilities:
 
 
 def one_line(e: BaseException) -> str:
-    text = " ".join(str(e).split())
-    return f"{type(e).__name__}: {text[:300]}" if text else type(e).__name__
+    text = printable(str(e))
+    return f"{type(e).__name__}: {text}" if text else type(e).__name__
 
 
 def answer_of(
@@ -136,9 +151,13 @@ def answer_of(
     except Exception as e:
         return Failure(Outcome.RAISED, one_line(e))
     try:
-        return Outputs({k: ops.to_real(x) for k, x in ops.named_outputs(op, result).items()})
-    except Exception as e:
+        named = ops.named_outputs(op, result)
+    except TypeError as e:
         return Failure(Outcome.WRONG_SHAPE, one_line(e))
+    try:
+        return Outputs({k: ops.to_real(x) for k, x in named.items()})
+    except Exception as e:  # a tensor that is not on this device, or still needs its gradient
+        return Failure(Outcome.WRONG_DTYPE, f"an output is no NumPy array: {one_line(e)}")
 
 
 class ModuleCandidate:
@@ -166,10 +185,11 @@ class ProcessCandidate:
         self.folder = tempfile.TemporaryDirectory(prefix="refgss-", ignore_cleanup_errors=True)
         self.number = 0
         self.trouble: Counter[tuple[str, Outcome]] = Counter()
+        self.lost: list[Outcome] = []  # of the cases since the last answer
         self.line: Pipe | None = None
         try:
             self.about = self.start()
-        except CandidateError:
+        except BaseException:
             self.close()
             raise
 
@@ -188,7 +208,7 @@ class ProcessCandidate:
         except protocol.ProtocolError as e:
             raise CandidateError(f"the candidate broke the protocol: {e}") from e
         if message["type"] == "error":
-            raise CandidateError(message["message"])
+            raise CandidateError(printable(message["message"]))
         if message["type"] != "capabilities" or message["protocol"] != protocol.PROTOCOL:
             raise CandidateError(
                 f"the candidate must answer hello with capabilities of protocol {protocol.PROTOCOL}"
@@ -198,12 +218,18 @@ class ProcessCandidate:
     def ask(
         self, op: str, tensors: Mapping[str, np.ndarray], options: Mapping[str, Any], precision: str
     ) -> Answer:
-        for outcome in (Outcome.CRASHED, Outcome.TIMED_OUT):
+        for outcome in HOPELESS:
             if self.trouble[op, outcome] >= PATIENCE:
                 return Failure(outcome, f"not asked: {op} {outcome} {PATIENCE} times before")
+        if len(self.lost) >= IN_A_ROW:
+            why = f"not asked: no answer to {IN_A_ROW} cases in a row"
+            return Failure(self.lost[-1], why)
         answer = self.exchange(op, tensors, options, precision)
-        if isinstance(answer, Failure):
+        if isinstance(answer, Failure) and answer.outcome in HOPELESS:
             self.trouble[op, answer.outcome] += 1
+            self.lost.append(answer.outcome)
+        else:
+            self.lost.clear()
         return answer
 
     def exchange(
@@ -217,6 +243,7 @@ class ProcessCandidate:
             try:
                 self.start()
             except CandidateError as e:
+                self.stop()
                 return Failure(Outcome.CRASHED, f"it could not be started again: {e}")
         assert self.line is not None
         self.number += 1
@@ -228,7 +255,8 @@ class ProcessCandidate:
             self.line.send(case)
             message = self.line.receive(self.timeout)
             if message.get("case") != self.number:
-                raise LookupError(f"it answered {json.dumps(message)[:80]} to case {self.number}")
+                said = printable(json.dumps(message), 80)
+                raise LookupError(f"it answered {said} to case {self.number}")
             return read_answer(message, files[1])
         except TimeoutError:
             failure = Failure(Outcome.TIMED_OUT, f"no answer within {self.timeout:g} s")
@@ -255,42 +283,52 @@ class ProcessCandidate:
 
 
 def read_answer(message: Mapping[str, Any], outputs: Path) -> Answer:
-    """The answer that a message and the file beside it make."""
+    """The answer that a message and the file beside it make.  Raises ProtocolError."""
     if message["type"] == "unclaimed":
-        return Failure(Outcome.UNCLAIMED, message.get("message", ""))
+        return Failure(Outcome.UNCLAIMED, printable(message.get("message", "")))
     if message["type"] == "error":
-        return Failure(Outcome.RAISED, " ".join(message["message"].split())[:300])
+        return Failure(Outcome.RAISED, printable(message["message"]))
     if message["type"] != "done":
         raise protocol.ProtocolError(f"{message['type']} is no answer to a case")
+    if "message" in message:
+        return Failure(Outcome.WRONG_DTYPE, printable(message["message"]))
+    if not outputs.is_file():
+        raise protocol.ProtocolError("it wrote no safetensors file of outputs")
+    if outputs.stat().st_size > MOST_BYTES:
+        raise protocol.ProtocolError(f"its safetensors file has more than {MOST_BYTES} bytes")
     try:
-        return Outputs(safetensors.numpy.load_file(outputs))
+        return Outputs(safetensors.numpy.load(outputs.read_bytes()))
+    except KeyError as e:
+        return Failure(Outcome.WRONG_DTYPE, f"an output is {e.args[0]}")  # BF16, F8_E4M3 …
     except Exception as e:
         raise protocol.ProtocolError(f"its outputs are no safetensors file: {one_line(e)}") from e
 
 
 class Pipe:
-    """A running program and the lines that go to and come from it."""
+    """A running program, the lines that go to and come from it, and its last words on stderr."""
 
     def __init__(self, command: Sequence[str], memory: int):
-        self.errors = tempfile.TemporaryFile()
         try:
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=self.errors,
+                stderr=subprocess.PIPE,
                 start_new_session=True,  # so that its children end with it
                 bufsize=0,
             )
-        except OSError as e:
-            raise CandidateError(f"{command[0]} cannot be started: {e.strerror}") from e
-        limit_memory(self.process.pid, memory)
-        assert self.process.stdin is not None and self.process.stdout is not None
+        except (OSError, ValueError) as e:
+            why = e.strerror if isinstance(e, OSError) else e
+            raise CandidateError(f"{printable(command[0])} cannot be started: {why}") from e
+        set_limits(self.process.pid, memory)
+        assert self.process.stdin and self.process.stdout and self.process.stderr
         self.stdin, self.stdout = self.process.stdin, self.process.stdout
-        os.set_blocking(self.stdout.fileno(), False)
+        self.stderr = self.process.stderr
         self.selector = selectors.DefaultSelector()
-        self.selector.register(self.stdout, selectors.EVENT_READ)
-        self.buffer = b""
+        for stream in (self.stdout, self.stderr):
+            os.set_blocking(stream.fileno(), False)
+            self.selector.register(stream, selectors.EVENT_READ)
+        self.buffer, self.words = b"", b""
 
     def send(self, message: Mapping[str, Any]) -> None:
         self.stdin.write(protocol.encode(message))
@@ -301,27 +339,47 @@ class Pipe:
         while b"\n" not in self.buffer:
             if len(self.buffer) > protocol.MAX_LINE:
                 raise protocol.ProtocolError(f"a line of more than {protocol.MAX_LINE} bytes")
-            if not self.selector.select(max(0.0, deadline - time.monotonic())):
-                raise TimeoutError
+            self.wait(deadline)
+        line, _, self.buffer = self.buffer.partition(b"\n")
+        return protocol.decode(line)
+
+    def wait(self, deadline: float) -> None:
+        """Take in what the program has written.  Raises TimeoutError or EOFError."""
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        ready = [key.fileobj for key, _ in self.selector.select(min(left, BEAT))]
+        if self.stderr in ready and not self.listen():
+            self.selector.unregister(self.stderr)
+        if self.stdout in ready:
             chunk = self.stdout.read(1 << 16)
             if not chunk:
                 raise EOFError
             self.buffer += chunk
-        line, _, self.buffer = self.buffer.partition(b"\n")
-        return protocol.decode(line)
+        elif not ready and self.process.poll() is not None:
+            raise EOFError  # though a process that it left behind may hold its output open
+
+    def listen(self) -> bool:
+        """Take in what is on stderr, so that it never fills; whether there was anything."""
+        chunk = self.stderr.read(1 << 16)
+        self.words = (self.words + (chunk or b""))[-LAST_WORDS:]
+        return bool(chunk)
 
     def epitaph(self) -> str:
-        """How the program ended, and its last words."""
+        """How the program ended, and the last line of its stderr that complains."""
         try:
-            code = self.process.wait(5)
+            code = self.process.wait(2)
         except subprocess.TimeoutExpired:
             return "closed its output"
         how = f"exited with status {code}"
         if code < 0:
             how = f"was ended by {signal.Signals(-code).name}"
-        self.errors.seek(0)
-        words = self.errors.read()[-4096:].decode("utf-8", "replace").strip().splitlines()
-        return f"{how}: {words[-1].strip()[:300]}" if words else how
+        for _ in range(100):  # not for ever: somebody may still be writing
+            if not self.listen():
+                break
+        lines = [x for x in map(printable, self.words.decode("utf-8", "replace").splitlines()) if x]
+        complaints = [x for x in lines if COMPLAINT.search(x)]
+        return f"{how}: {(complaints or lines)[-1]}" if lines else how
 
     def close(self) -> None:
         if self.process.poll() is None:
@@ -334,14 +392,19 @@ class Pipe:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self.selector.close()
-        for stream in (self.stdin, self.stdout, self.errors):
+        for stream in (self.stdin, self.stdout, self.stderr):
             with suppress(OSError):
                 stream.close()
 
 
-def limit_memory(pid: int, size: int) -> None:
-    """Bound a process's data where the system can (Linux)."""
-    with suppress(ImportError, AttributeError, OSError):
+def set_limits(pid: int, memory: int) -> None:
+    """Bound a process's data and its files, and forbid core dumps, where the system can (Linux)."""
+    with suppress(ImportError, AttributeError):
         import resource
 
-        resource.prlimit(pid, resource.RLIMIT_DATA, (size, size))
+        wanted = {resource.RLIMIT_DATA: memory, resource.RLIMIT_FSIZE: memory}
+        for limit, size in {**wanted, resource.RLIMIT_CORE: 0}.items():
+            with suppress(OSError, ValueError):
+                hard = resource.prlimit(pid, limit)[1]
+                least = size if hard == resource.RLIM_INFINITY else min(size, hard)
+                resource.prlimit(pid, limit, (least, least))

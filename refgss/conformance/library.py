@@ -73,6 +73,8 @@ class Library:
     """The ops of a library as functions with the reference's names and signatures."""
 
     def __init__(self, path: str):
+        if not Path(path).is_file():
+            raise CandidateError(f"there is no library {path}")
         declared = declarations(header_file().read_text("utf-8"))
         self.ffi: Any = cffi.FFI()
         self.ffi.cdef(declared)
@@ -81,7 +83,11 @@ class Library:
             self.lib = self.ffi.dlopen(str(Path(path).resolve()))
             version = self.lib.refgss_abi_version()
         except (OSError, AttributeError) as e:
-            why = str(e).split(".  ")[0]
+            why = (
+                str(e)
+                .split(".  ")[0]
+                .removeprefix(f"cannot load library '{Path(path).resolve()}': ")
+            )
             raise CandidateError(f"{path} cannot be used as a library of refgss.h: {why}") from e
         if version != ABI_VERSION:
             raise CandidateError(f"{path} implements version {version} of refgss.h, not 1")

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from refgss.conformance import PROTOCOL
-from refgss.conformance.schemas import complaint
+from refgss.conformance.schemas import complaint, parse
 
 MAX_LINE = 1 << 20  # bytes: a candidate that writes more without a newline is not speaking to us
 
@@ -23,20 +23,32 @@ class ProtocolError(ValueError):
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
-    """A message as one line."""
-    return json.dumps(message, ensure_ascii=True, allow_nan=False).encode() + b"\n"
+    """A message of the schema as one line.  Raises ProtocolError."""
+    if trouble := complaint("message", message):
+        raise ProtocolError(f"this is no message of protocol {PROTOCOL}: {trouble}")
+    try:
+        return json.dumps(message, ensure_ascii=True, allow_nan=False).encode() + b"\n"
+    except (TypeError, ValueError) as e:
+        raise ProtocolError(f"this message is not JSON: {e}") from e
 
 
 def decode(line: bytes) -> dict[str, Any]:
     """A line as a message of the schema.  Raises ProtocolError.  Clauses: GSS-FMT-3."""
-    shown = line[:80].decode("utf-8", "backslashreplace").strip()
+    shown = printable(line.decode("utf-8", "replace"), 80)
     try:
-        message = json.loads(line)
-    except (ValueError, RecursionError) as e:
+        message = parse(line)
+    except ValueError as e:
         raise ProtocolError(f"{shown!r} is not JSON") from e
     if trouble := complaint("message", message):
         raise ProtocolError(f"{shown!r} is not a message of protocol {PROTOCOL}: {trouble}")
-    return message
+    return dict(message)
+
+
+def printable(text: str, most: int = 300) -> str:
+    """What a program says, in one line that does nothing to a terminal."""
+    line = " ".join(text[: 4 * most].split())
+    line = "".join(c if c.isprintable() else "\ufffd" for c in line)
+    return line if len(line) <= most else f"{line[:most]}…"
 
 
 def hello() -> dict[str, Any]:
@@ -45,11 +57,7 @@ def hello() -> dict[str, Any]:
 
 def capabilities(claims: Mapping[str, Any]) -> dict[str, Any]:
     """What `capabilities()` of a backend returned, as a message."""
-    return {
-        "type": "capabilities",
-        "protocol": PROTOCOL,
-        "name": claims.get("name", "unnamed"),
-        "version": claims.get("version", ""),
-        "ops": claims.get("ops", []),
-        "profiles": claims.get("profiles", []),
-    }
+    missing = {"name": "unnamed", "version": "", "ops": [], "profiles": []}
+    found = {key: claims.get(key, default) for key, default in missing.items()}
+    found = {key: list(x) if isinstance(x, tuple) else x for key, x in found.items()}
+    return {"type": "capabilities", "protocol": PROTOCOL, **found}

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import refgss
+from refgss import files
 from refgss.conformance import PROTOCOL
 from refgss.conformance.candidates import Capabilities
 from refgss.conformance.clauses import Clause
 from refgss.conformance.compare import BROKEN, NEUTRAL, Outcome
 from refgss.conformance.runner import Record
-from refgss.conformance.schemas import complaint
+from refgss.conformance.schemas import complaint, parse
 from refgss.conformance.vectors import SPEC_VERSION, VectorSet
 
 CONFORMS, FAILS, BROKE = "conforms", "does not conform", "broke the protocol"
@@ -115,7 +116,8 @@ def line(value: Mapping[str, Any]) -> bytes:
 
 
 def write(report: Report, path: Path) -> None:
-    path.write_bytes(b"".join(line(x) for x in (report.header, *report.cases, report.footer)))
+    content = b"".join(line(x) for x in (report.header, *report.cases, report.footer))
+    files.write(path, content)
 
 
 def read(path: Path) -> Report:
@@ -129,8 +131,8 @@ def read(path: Path) -> Report:
         raise DamagedReportError(f"{path} cannot be read: {e.strerror}") from e
     lines = content.splitlines(keepends=True)
     try:
-        values = [json.loads(x) for x in lines]
-    except (ValueError, RecursionError) as e:
+        values = [parse(x) for x in lines]
+    except ValueError as e:
         raise DamagedReportError(f"{path} is not a report: a line of it is not JSON") from e
     for number, value in enumerate(values, 1):
         if trouble := complaint("report", value):

@@ -21,7 +21,8 @@ import safetensors.numpy
 
 from refgss.conformance import PRECISIONS
 from refgss.conformance.ops import OPS
-from refgss.conformance.schemas import complaint
+from refgss.conformance.schemas import complaint, parse
+from refgss.files import write
 
 SPEC_VERSION = "1.0.0"
 RADIUS_SHARE = 2.0**-10  # a proven radius is at most this share of the budget it serves
@@ -94,11 +95,18 @@ def write_vectors(folder: Path, vectors: Iterable[Vector], date: str) -> None:
     files["index.json"] = index(ordered, date)
     digests = {name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)}
     files["manifest.json"] = (json.dumps({"sha256": digests}, indent=1) + "\n").encode()
-    for stale in folder.glob("*.safetensors"):
-        if stale.name not in files:
-            stale.unlink()
+    for stale in earlier(folder) - files.keys():
+        (folder / stale).unlink(missing_ok=True)
     for name, content in files.items():
-        (folder / name).write_bytes(content)
+        write(folder / name, content)
+
+
+def earlier(folder: Path) -> set[str]:
+    """The files of the vectors that the folder holds already."""
+    try:
+        return set(checked("manifest", (folder / "manifest.json").read_bytes())["sha256"])
+    except (OSError, DamagedVectorsError):
+        return set()
 
 
 def index(vectors: Iterable[Vector], date: str) -> bytes:
@@ -142,24 +150,29 @@ def arrays(v: Vector) -> dict[str, np.ndarray]:
 def read_vectors(folder: Path) -> VectorSet:
     """All vectors of a folder, or DamagedVectorsError.  Clauses: GSS-FMT-3, GSS-FMT-8."""
     manifest = read_file(folder, "manifest.json")
-    files = {name: read_file(folder, name) for name in listed(manifest)}
-    for name, digest in listed(manifest).items():
+    digests = checked("manifest", manifest)["sha256"]
+    files = {name: read_file(folder, name) for name in digests}
+    for name, digest in digests.items():
         if hashlib.sha256(files[name]).hexdigest() != digest:
             raise DamagedVectorsError(
                 f"{name} does not have the SHA-256 in manifest.json: restore the vectors"
             )
+    content = checked("index", files["index.json"])
     try:
-        content = json.loads(files["index.json"])
-        if trouble := complaint("index", content):
-            raise DamagedVectorsError(f"index.json: {trouble}")
         payloads = {
             name.removesuffix(".safetensors"): safetensors.numpy.load(content)
             for name, content in files.items()
             if name.endswith(".safetensors")
         }
         vectors = tuple(assemble(line, payloads.get(line["op"], {})) for line in content["cases"])
-    except (KeyError, UnicodeDecodeError, json.JSONDecodeError, safetensors.SafetensorError) as e:
+    except (KeyError, safetensors.SafetensorError) as e:
         raise DamagedVectorsError(f"the vectors are incomplete ({e}): restore the folder") from e
+    for v in vectors:
+        if v.op not in OPS:
+            raise DamagedVectorsError(f"{v.id}: there is no op {v.op} in this version of refgss")
+        for output, expected in v.expected.items():
+            if trouble := misfit(expected):
+                raise DamagedVectorsError(f"{v.id}: {output} {trouble}: restore the folder")
     return VectorSet(content["vectors"], hashlib.sha256(manifest).hexdigest(), vectors)
 
 
@@ -172,15 +185,15 @@ def read_file(folder: Path, name: str) -> bytes:
         ) from e
 
 
-def listed(manifest: bytes) -> dict[str, str]:
-    """File names and digests of a manifest."""
+def checked(name: str, text: bytes) -> Any:
+    """The value of NAME.json, which must fit its schema."""
     try:
-        content = json.loads(manifest)
+        content = parse(text)
     except ValueError as e:
-        raise DamagedVectorsError(f"manifest.json is not JSON ({e}): restore the vectors") from e
-    if trouble := complaint("manifest", content):
-        raise DamagedVectorsError(f"manifest.json: {trouble}")
-    return content["sha256"]
+        raise DamagedVectorsError(f"{name}.json is not JSON ({e}): restore the vectors") from e
+    if trouble := complaint(name, content):
+        raise DamagedVectorsError(f"{name}.json: {trouble}")
+    return content
 
 
 def assemble(line: Mapping[str, Any], payload: Mapping[str, np.ndarray]) -> Vector:
@@ -249,15 +262,25 @@ def lint_one(v: Vector, clauses: Mapping[str, str]) -> list[str]:
     return found
 
 
-def lint_expected(e: Expected) -> list[str]:
-    """Whether the numbers fit together and are proven sharply.  Clauses: GSS-CNF-8."""
-    found = []
-    parts = {"lo": e.lo, "radius": e.radius} | {f"budget.{p}": b for p, b in e.budget.items()}
+def misfit(e: Expected) -> str | None:
+    """What does not fit together in an expected output; None if all does."""
+    parts = {"hi": e.hi, "lo": e.lo, "radius": e.radius}
+    parts |= {f"budget.{p}": b for p, b in e.budget.items()}
     for part, x in parts.items():
         if x.shape != e.hi.shape or x.dtype != np.float64:
-            return [f"{part} must be float64 of hi's shape {e.hi.shape}"]
-    if e.at is not None and (e.at.shape != e.hi.shape or np.any(e.at >= np.prod(e.full_shape))):
-        return [f"has samples outside its shape {e.full_shape}"]
+            return f"{part} must be float64 of hi's shape {e.hi.shape}"
+    if e.at is not None:
+        inside = e.at.dtype == np.int64 and np.all((e.at >= 0) & (e.at < np.prod(e.full_shape)))
+        if e.at.shape != e.hi.shape or not inside:
+            return f"has samples outside its shape {e.full_shape}"
+    return None
+
+
+def lint_expected(e: Expected) -> list[str]:
+    """Whether the numbers fit together and are proven sharply.  Clauses: GSS-CNF-8."""
+    if trouble := misfit(e):
+        return [trouble]
+    found = []
     for precision, budget in e.budget.items():
         judged = np.isfinite(e.hi) & np.isfinite(budget)
         if not np.all(e.radius[judged] <= RADIUS_SHARE * budget[judged]):

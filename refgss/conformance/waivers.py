@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from refgss.conformance.compare import NEUTRAL, Outcome
 from refgss.conformance.runner import Record
-from refgss.conformance.schemas import complaint
+from refgss.conformance.schemas import complaint, parse
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,25 @@ class Waiver:
 def read(path: Path) -> list[Waiver]:
     """The waivers of a file.  Raises ValueError where it does not fit its schema."""
     try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as e:
+        content = parse(path.read_bytes())
+    except ValueError as e:
         raise ValueError(f"{path} is not JSON: {e}") from e
     if trouble := complaint("waivers", content):
         raise ValueError(f"{path}: {trouble}")
-    return [Waiver(**w) for w in content["waivers"]]
+    found = [Waiver(**w) for w in content["waivers"]]
+    if twice := [id for id, n in Counter(w.id for w in found).items() if n > 1]:
+        raise ValueError(f"{path}: {twice[0]} is waived twice")
+    for waiver in found:
+        try:
+            date.fromisoformat(waiver.expires)
+        except ValueError as e:
+            raise ValueError(f"{path}: {waiver.expires} of {waiver.id} is no day") from e
+    return found
+
+
+def waives(waiver: str, id: str) -> bool:
+    """Whether a waiver of this vector excuses a case: the vector's own, or one drawn like it."""
+    return id == waiver or id.startswith(f"{waiver}.fresh-")
 
 
 def apply(
@@ -40,23 +53,21 @@ def apply(
     A waiver is stale when its day is over, or when its vector was run and did not fail.
     Clauses: GSS-CNF-7.
     """
-    valid = {w.id: w for w in waivers if date.fromisoformat(w.expires) >= today}
-    ran = {r["id"] for r in records}
-    failed = {r["id"] for r in records if r["outcome"] not in NEUTRAL}
+    valid = [w for w in waivers if date.fromisoformat(w.expires) >= today]
     stale = [
         f"the waiver of {w.id} expired on {w.expires}: fix the failure or renew it"
         for w in waivers
-        if w.id not in valid
+        if w not in valid
     ]
-    stale += [
-        f"the waiver of {id} has nothing left to waive: remove it"
-        for id in valid
-        if id in ran and id not in failed
-    ]
-    waived = [
-        r
-        if r["outcome"] in NEUTRAL or r["id"] not in valid
-        else r | {"outcome": str(Outcome.WAIVED), "reason": valid[r["id"]].reason}
-        for r in records
-    ]
+    waived = list(records)
+    for w in valid:
+        ran = [i for i, r in enumerate(records) if waives(w.id, r["id"])]
+        failed = [i for i in ran if records[i]["outcome"] not in NEUTRAL]
+        if ran and not failed:
+            stale.append(f"the waiver of {w.id} has nothing left to waive: remove it")
+        for i in failed:
+            waived[i] = records[i] | {
+                "outcome": str(Outcome.WAIVED),
+                "reason": f"{w.reason} ({w.link})",
+            }
     return waived, stale

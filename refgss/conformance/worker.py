@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any, BinaryIO
 
 import numpy as np
+import safetensors
 import safetensors.numpy
 
 from refgss.conformance import protocol
@@ -30,6 +31,8 @@ def load(kind: str, target: str) -> Any:
 
         return Library(target)
     name, _, attribute = target.partition(":")
+    if name.endswith(".py") and not Path(name).is_file():
+        raise CandidateError(f"there is no file {name}")
     try:
         module = load_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
         found = getattr(module, attribute) if attribute else module
@@ -60,13 +63,18 @@ def answer(candidate: Any, case: dict[str, Any]) -> dict[str, Any]:
         return {"type": "unclaimed", **number, "message": result.message}
     if result.outcome is Outcome.RAISED:
         return {"type": "error", **number, "message": result.message}
+    if result.outcome is Outcome.WRONG_DTYPE:
+        return {"type": "done", **number, "message": result.message}
     return written(Outputs({}), case["outputs"]) | number  # not the op's outputs: none at all
 
 
 def written(outputs: Outputs, path: str) -> dict[str, Any]:
-    """Save what can be saved; an object array is no output."""
-    arrays = {k: np.asarray(x, order="C") for k, x in outputs.arrays.items() if x.dtype != object}
-    safetensors.numpy.save_file(arrays, path)
+    """Save the outputs, or say which is of a type that no file holds (object, longdouble)."""
+    arrays = {k: np.asarray(x, order="C") for k, x in outputs.arrays.items()}
+    try:
+        safetensors.numpy.save_file(arrays, path)
+    except safetensors.SafetensorError as e:
+        return {"type": "done", "message": f"an output is no array of numbers: {one_line(e)}"}
     return {"type": "done"}
 
 
@@ -86,9 +94,11 @@ def greeting(candidate: Any) -> dict[str, Any]:
 
 def main(kind: str, target: str) -> None:
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # a print() of the candidate must not end up among the replies
+    lines = os.fdopen(os.dup(0), "rb")
+    os.dup2(2, 1)  # a print() of the candidate must not end up among the replies,
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # nor may an input() take a message
     try:
-        serve(load(kind, target), sys.stdin.buffer, replies)
+        serve(load(kind, target), lines, replies)
     except CandidateError as e:
         replies.write(protocol.encode({"type": "error", "message": str(e)}))
 

@@ -85,7 +85,7 @@ def test_a_rude_program_gets_its_outcome(manner, outcome, detail):
         (wrong("Boastful"), "protocol"),
         (wrong("no_such_object"), "no_such_object"),
         ("python:no_such_module", "no_such_module"),
-        ("python:no_such_file.py", "cannot be imported"),
+        ("python:no_such_file.py", "there is no file"),
         ("cmd:no-such-program", "No such file"),
     ],
 )

@@ -154,7 +154,8 @@ def test_waivers():
     today = date(2026, 11, 23)
     waived, stale = waivers.apply([waiver()], cases, today)
     assert not stale and [c["outcome"] for c in waived] == ["pass", "waived"]
-    assert waived[1]["reason"] == "known" and report(*waived).verdict == "conforms"
+    assert waived[1]["reason"] == "known (https://example.org/1)"
+    assert report(*waived).verdict == "conforms"
     waived, stale = waivers.apply([waiver(expires="2026-11-22")], cases, today)
     assert "expired" in stale[0] and waived == cases
     waived, stale = waivers.apply([waiver("gelu/one")], cases, today)
