@@ -17,7 +17,10 @@ from click.exceptions import NoArgsIsHelpError
 from refgss import __version__
 from refgss.cli.bench import bench
 from refgss.cli.check import check
+from refgss.cli.convert import import_, quantize
+from refgss.cli.evaluate import evaluate_
 from refgss.cli.exits import DEFECT, USAGE, ExitError, code_of
+from refgss.cli.generate import generate
 from refgss.cli.info import info
 from refgss.cli.reports import diff, report, verify
 from refgss.cli.spec import spec
@@ -31,6 +34,8 @@ def commands() -> None:
 
 
 for command in (check, spec, vectors, report, diff, verify, info, bench):
+    commands.add_command(command)
+for command in (generate, evaluate_, quantize, import_):
     commands.add_command(command)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from refgss.conformance.candidates import CandidateError
 from refgss.conformance.report import BROKE, CONFORMS, FAILS, DamagedReportError
 from refgss.conformance.vectors import DamagedVectorsError
+from refgss.model.tensors import ModelError
 
 NOT_CONFORMING, USAGE, CANDIDATE, VECTORS, STALE_WAIVER, DEFECT = 1, 2, 3, 4, 5, 70
 OF_VERDICT = {CONFORMS: 0, FAILS: NOT_CONFORMING, BROKE: CANDIDATE}
@@ -32,6 +33,7 @@ CODES: dict[type[Exception], int] = {
     TooFewCasesError: VECTORS,
     StaleWaiverError: STALE_WAIVER,
     DamagedReportError: NOT_CONFORMING,
+    ModelError: USAGE,
 }
 
 

@@ -41,12 +41,12 @@ def note(text: str) -> None:
 
 
 @contextmanager
-def progress(name: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar on a terminal, nothing in a pipe; yields the function that advances it."""
+def progress(name: str, total: int) -> Iterator[Callable[..., None]]:
+    """A bar on a terminal, nothing in a pipe; yields the function that advances it, by 1 or n."""
     errors = console(stderr=True)
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task(name, total=total)
-        yield lambda: bar.advance(task)
+        yield lambda n=1: bar.advance(task, n)
 
 
 @contextmanager

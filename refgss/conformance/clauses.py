@@ -28,8 +28,8 @@ class Clause:
 
     @property
     def judged_by_vectors(self) -> bool:
-        """Clauses on files and claims (FMT, CNF) are not: they are checked on files and reports."""
-        return self.id.split("-")[1] not in ("FMT", "CNF")
+        """Clauses on files, claims and sampling (FMT, CNF, SMP) are not: no op is called there."""
+        return self.id.split("-")[1] not in ("FMT", "CNF", "SMP")
 
 
 def read_clauses(folder: Path) -> dict[str, Clause]:

@@ -5,6 +5,7 @@ A tokenizer is known by its description: "bytes", "raw-bytes", or the text of a 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,6 +30,9 @@ class Tokenizer(Protocol):
     def decode(self, tokens: np.ndarray) -> bytes:
         """The text of tokens (L,), which may end within a character."""
 
+    def stream(self) -> Callable[[int], bytes]:
+        """What each token adds to the text, given one after the other."""
+
 
 class ByteTokenizer:
     """Token t < 256 is the byte t; 256 separates documents.  Clauses: GSS-FMT-15."""
@@ -42,6 +46,9 @@ class ByteTokenizer:
     def decode(self, tokens: np.ndarray) -> bytes:
         tokens = np.asarray(tokens)
         return tokens[tokens < SEPARATOR].astype(np.uint8).tobytes()
+
+    def stream(self) -> Callable[[int], bytes]:
+        return lambda token: self.decode(np.array([token]))
 
 
 class RawByteTokenizer(ByteTokenizer):
@@ -81,6 +88,12 @@ class FileTokenizer:
 
     def decode(self, tokens: np.ndarray) -> bytes:
         return self.inner.decode(np.asarray(tokens).tolist()).encode()
+
+    def stream(self) -> Callable[[int], bytes]:
+        from tokenizers.decoders import DecodeStream
+
+        decoder: Any = DecodeStream(skip_special_tokens=True)
+        return lambda token: (decoder.step(self.inner, token) or "").encode()
 
 
 BYTES: dict[str, Tokenizer] = {"bytes": ByteTokenizer(), "raw-bytes": RawByteTokenizer()}

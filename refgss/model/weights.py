@@ -11,6 +11,8 @@ from typing import Literal
 
 import numpy as np
 
+from refgss.model.tensors import ModelError
+
 Weights = Literal["f32", "bf16", "int8"]
 Params = Mapping[str, np.ndarray]
 
@@ -57,14 +59,14 @@ def spread(scale: np.ndarray, shape: tuple[int, ...], axis: int) -> np.ndarray:
 def quantize(params: Params, weights: Weights) -> dict[str, np.ndarray]:
     """Float32 parameters with their matrices in this format.  Clauses: GSS-FMT-13..14.
 
-    Raises ValueError where a matrix is too large in size for the format.
+    Raises ModelError where a matrix is too large in size for the format.
     """
     out: dict[str, np.ndarray] = {}
     for name, w in params.items():
         if weights == "f32" or not is_matrix(name):
             out[name] = w
         elif w.size and np.abs(w).max() >= LARGEST:
-            raise ValueError(f"{name} has weights from 2^120 on, too large for {weights}")
+            raise ModelError(f"{name} has weights from 2^120 on, too large for {weights}")
         elif weights == "bf16":
             out[name] = to_bf16(w)
         else:

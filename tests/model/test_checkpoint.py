@@ -2,27 +2,18 @@
 
 import json
 import struct
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from refgss.config import GSS_PYTORCH, PAPER, DSSConfig, LMConfig, dss_softmax
-from refgss.model import CheckpointError, initialize, load_checkpoint, save_checkpoint
+from refgss.model import CheckpointError, load_checkpoint, save_checkpoint
 from refgss.model.weights import quantize
 
-LAYERS = {
-    "paper": PAPER,
-    "gss-pytorch": GSS_PYTORCH,
-    "dss": DSSConfig(),
-    "softmax": DSSConfig(form=dss_softmax(64), out_bias=False),
-}
-
-
-def small(layer=PAPER, *, tied=False, seed=1, depth=2):
-    """A model of some thousand parameters whose sizes no block divides."""
-    config = LMConfig(layer, depth, tied=tied)
-    sizes = {"gate": 48, "channels": 20} if not isinstance(layer, DSSConfig) else {}
-    return initialize(config, vocabulary=260, width=33, states=7, seed=seed, **sizes), config
+from .models import LAYERS, small
 
 
 @pytest.mark.parametrize("weights", ["f32", "bf16", "int8"])
@@ -173,3 +164,21 @@ def test_metadata_of_other_programs_is_their_business(tmp_path):
     save_checkpoint(path, params, config)
     path.write_bytes(edited(lambda h: h["__metadata__"].update(format="pt"))(path.read_bytes()))
     assert load_checkpoint(path).config == config
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.integers(0), st.integers(0), st.binary(min_size=1, max_size=8))
+def test_any_damage_is_refused_or_gives_a_model(at, keep, patch):
+    """No damage raises anything but CheckpointError."""
+    params, config = small()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "m.safetensors"
+        save_checkpoint(path, params, config)
+        content = path.read_bytes()
+        at %= 4000 if at % 2 else len(content)  # half of them in the header
+        content = content[:at] + patch + content[at + len(patch) :]
+        path.write_bytes(content[: keep % (2 * len(content))])
+        try:
+            load_checkpoint(path)
+        except CheckpointError as e:
+            assert str(path) in str(e)

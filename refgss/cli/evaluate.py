@@ -1,0 +1,70 @@
+"""`refgss eval`: what a model makes of text files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+from rich import box
+from rich.table import Table
+
+from refgss.cli import terminal
+from refgss.cli.models import backend_options, model_and_rest, usable_backend
+from refgss.model.documents import find_documents, read_tokens, windows
+from refgss.model.evaluation import EDGES, Evaluation, evaluate, xz_bits_per_byte
+from refgss.model.tokenizer import tokenizer
+
+
+@click.command("eval")
+@click.argument("arguments", nargs=-1, metavar="[MODEL.safetensors] PATH...")
+@click.option("--suffix", "suffixes", multiple=True, help="In folders, only such files: .py")
+@click.option("--limit", type=click.IntRange(1), help="Tokens of each document, at most.")
+@click.option("--window", type=click.IntRange(1), help="All files as one, cut into such windows.")
+@click.option("--by-position", is_flag=True, help="The loss by distance from the beginning.")
+@click.option("--compare", type=click.Choice(["xz"]), help="xz -9 on the same files, one by one.")
+@backend_options
+def evaluate_(
+    arguments: tuple[str, ...],
+    suffixes: tuple[str, ...],
+    limit: int | None,
+    window: int | None,
+    by_position: bool,
+    compare: str | None,
+    backend: str | None,
+    threads: int | None,
+) -> None:
+    """Nats, perplexity and bits per byte of the text files and folders PATH.
+
+    Every file is read from its beginning; the error is the standard error over files.
+    """
+    checkpoint, rest = model_and_rest(arguments)
+    if not rest:
+        raise click.UsageError("name text files, or folders that have some")
+    files = find_documents([Path(p) for p in rest], suffixes)
+    words, module = tokenizer(checkpoint.tokenizer), usable_backend(backend, threads)
+    documents: Iterator = (read_tokens(f, words) for f in files)
+    if window:
+        documents = windows(files, words, window)
+    size = sum(f.stat().st_size for f in files)
+    with terminal.progress("evaluating", size) as step:
+        found = evaluate(checkpoint, documents, backend=module, limit=limit, progress=step)
+    unit = "windows" if window else "files"
+    click.echo(f"{len(found.sizes)} {unit}, {sum(found.sizes)} bytes, {checkpoint.weights} weights")
+    click.echo(f"nats per token  {found.loss:.4f}")
+    click.echo(f"perplexity      {found.perplexity:.4f}")
+    click.echo(f"bits per byte   {found.bits_per_byte}")
+    if compare:
+        click.echo(f"xz -9           {xz_bits_per_byte(files)}")
+    if by_position:
+        terminal.console().print(position_table(found))
+
+
+def position_table(found: Evaluation) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("from", "to", "tokens", "nats per token"):
+        table.add_column(name, justify="right")
+    for i, (nats, tokens) in enumerate(found.by_position):
+        if tokens:
+            table.add_row(str(EDGES[i]), str(EDGES[i + 1] - 1), str(tokens), f"{nats / tokens:.4f}")
+    return table

@@ -1,0 +1,53 @@
+"""What the commands on models share: which model, which backend, how many threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+import refgss
+from refgss.conformance.candidates import ALIASES, CandidateError, import_backend
+from refgss.model import Checkpoint, load_checkpoint
+from refgss.model.session import default_backend
+
+BUNDLED = Path(refgss.__file__).parent / "model" / "bundled.safetensors"
+
+
+def model_and_rest(arguments: tuple[str, ...]) -> tuple[Checkpoint, tuple[str, ...]]:
+    """The model, if the first argument ends in .safetensors, else the bundled one; the rest."""
+    if arguments and arguments[0].endswith(".safetensors"):
+        return load_checkpoint(arguments[0]), arguments[1:]
+    if not BUNDLED.exists():
+        raise click.UsageError(
+            "no model is bundled with this installation: name a file that ends in .safetensors, or "
+            "make one with `refgss train`"
+        )
+    return load_checkpoint(BUNDLED), arguments
+
+
+def backend_options(command: Callable) -> Callable:
+    """--backend and --threads."""
+    command = click.option(
+        "--threads", type=click.IntRange(1, 1024), help="Of the native backend; default: cores."
+    )(command)
+    return click.option(
+        "--backend",
+        type=click.Choice(list(ALIASES)),
+        help="What computes; default: native where it is built, else reference.",
+    )(command)
+
+
+def usable_backend(alias: str | None, threads: int | None) -> Any:
+    """The module.  Raises UsageError where it cannot be imported."""
+    try:
+        module = import_backend(alias) if alias else default_backend()
+    except CandidateError as e:
+        raise click.UsageError(str(e)) from e
+    if threads is not None:
+        if not hasattr(module, "set_num_threads"):
+            raise click.UsageError(f"--threads is for the native backend, not {module.__name__}")
+        module.set_num_threads(threads)
+    return module
