@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from refgss.config import LMConfig
 from refgss.model.checkpoint import Checkpoint
 from refgss.model.documents import read_pieces
 from refgss.model.session import default_backend, length_limit
@@ -129,32 +130,57 @@ class Reader:
     """The losses of documents, each from a fresh state, piece by piece."""
 
     def __init__(self, checkpoint: Checkpoint, backend: Any, separator: int | None):
-        self._logits, self._config = backend.lm_logits, checkpoint.config
-        self._params = checkpoint.float_params()
         self._start = np.array([] if separator is None else [separator], np.int32)
+        config = checkpoint.config
+        if hasattr(backend, "Decoder"):
+            fresh = backend.Decoder(checkpoint.params, config, batch=1)
+            self._reader = lambda: fresh.fork().loss
+        else:
+            params = checkpoint.float_params()
+            self._reader = lambda: OpsLoss(backend, params, config).loss
 
     def losses(self, document: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Targets (L,) and their negative log-likelihoods (L,) in nats, float64."""
-        state, before = None, self._start
+        """Targets (L,) and their negative log-likelihoods (L,) in nats, float64.
+
+        Raises ModelError where one is not finite.
+        """
+        read, before = self._reader(), self._start
         for piece in document:
             tokens = np.concatenate([before, piece])
             inputs, targets, before = tokens[:-1], tokens[1:], tokens[-1:]
             if len(inputs):
-                logits, state = self._logits(self._params, inputs[None], state, config=self._config)
-                yield targets, negative_log_likelihood(np.asarray(logits)[0], targets)
+                losses = read(inputs[None], targets[None])[0]
+                if not np.isfinite(losses).all():
+                    raise ModelError("the model's loss is not finite: its weights are broken")
+                yield targets, losses
+
+
+@dataclass
+class OpsLoss:
+    """`lm_logits` of any backend as what `refgss.native.Decoder.loss` is."""
+
+    backend: Any
+    params: Any
+    config: LMConfig
+    state: Any = None
+
+    def loss(self, tokens: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """tokens, targets (B,L) -> -log p(target) in nats, (B,L) float64."""
+        logits, self.state = self.backend.lm_logits(
+            self.params, tokens, self.state, config=self.config
+        )
+        return negative_log_likelihood(np.asarray(logits), targets)
 
 
 def negative_log_likelihood(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """logits (L,V), targets (L,) -> log Σ e^logits - logits[targets] (L,) float64.
+    """logits (B,L,V), targets (B,L) -> log Σ e^logits - logits[targets] (B,L) float64.
 
-    Raises ModelError where a logit is not finite.  Clauses: GSS-LM-4..5.
+    Clauses: GSS-LM-4..5.
     """
     peak = logits.max(-1, keepdims=True)
-    if not np.isfinite(logits.sum()):
-        raise ModelError("the model's logits are not finite: its weights are broken")
     total = np.exp(logits - peak).sum(-1, dtype=np.float64)
-    chosen = np.take_along_axis(logits, targets[:, None], 1)
-    return np.log(total) + (peak - chosen)[:, 0].astype(np.float64)
+    chosen = np.take_along_axis(logits, targets[..., None], -1)
+    return np.log(total) + (peak - chosen)[..., 0].astype(np.float64)
 
 
 def xz_bits_per_byte(paths: Sequence[Path]) -> Rate:

@@ -9,7 +9,9 @@ A backend is any module with the op `lm_logits`; refgss.native decodes faster by
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,10 +19,11 @@ import numpy as np
 from refgss import reference
 from refgss.config import DSSConfig, LMConfig
 from refgss.model.checkpoint import Checkpoint
-from refgss.model.snapshot import Snapshot
+from refgss.model.snapshot import Snapshot, advanced
 from refgss.model.tensors import ModelError
 
-RECENT = 256  # tokens remembered for the repetition penalty and for what a decoder reads again
+Params = Mapping[str, np.ndarray]
+RECENT = 256  # tokens remembered, for the repetition penalty
 PIECES = (256, 16, 1)  # tokens that an op is given at once: few lengths to compile for
 
 
@@ -42,17 +45,21 @@ class Engine(Protocol):
     def step(self, tokens: np.ndarray) -> np.ndarray:
         """tokens (B,) -> logits (B,V)."""
 
-    def anchor(self) -> tuple[np.ndarray, int]:
-        """A state (depth,B,H,N), and how many tokens, each read by a step, came after it."""
+    def state(self) -> tuple[np.ndarray, np.ndarray]:
+        """A state (depth,B,H,N) and the inputs (depth,B,n,H) since."""
+
+    def fork(self) -> Engine:
+        """Another at the same place."""
 
 
+@dataclass
 class OpsEngine:
     """`lm_logits` of any backend, piece by piece."""
 
-    def __init__(self, backend: Any, checkpoint: Checkpoint, state: np.ndarray):
-        self._logits, self._config = backend.lm_logits, checkpoint.config
-        self._params = checkpoint.float_params()
-        self._state: Any = state.astype(np.complex64)
+    backend: Any
+    params: Params
+    config: LMConfig
+    x: Any  # (depth,B,H,N), an array of the backend
 
     def prefill(self, tokens: np.ndarray) -> np.ndarray:
         for piece in pieces(tokens):
@@ -64,11 +71,34 @@ class OpsEngine:
 
     def _read(self, tokens: np.ndarray) -> Any:
         """tokens (B,L) -> logits (B,L,V)."""
-        logits, self._state = self._logits(self._params, tokens, self._state, config=self._config)
+        logits, self.x = self.backend.lm_logits(self.params, tokens, self.x, config=self.config)
         return logits
 
-    def anchor(self) -> tuple[np.ndarray, int]:
-        return np.asarray(self._state), 0
+    def state(self) -> tuple[np.ndarray, np.ndarray]:
+        depth, B, H, _ = self.x.shape
+        return np.asarray(self.x), np.zeros((depth, B, 0, H), np.float32)
+
+    def fork(self) -> Engine:
+        return replace(self)
+
+
+@dataclass
+class DecoderEngine:
+    """`refgss.native.Decoder`, on the weights as the checkpoint has them."""
+
+    decoder: Any
+
+    def prefill(self, tokens: np.ndarray) -> np.ndarray:
+        return self.decoder.prefill(tokens)
+
+    def step(self, tokens: np.ndarray) -> np.ndarray:
+        return self.decoder.step(tokens)
+
+    def state(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.decoder.snapshot()
+
+    def fork(self) -> Engine:
+        return DecoderEngine(self.decoder.fork())
 
 
 def pieces(tokens: np.ndarray) -> Iterator[np.ndarray]:
@@ -99,12 +129,9 @@ class Session:
             raise ModelError(f"a session has at least one stream, not {batch}")
         self.checkpoint, self.backend = checkpoint, backend or default_backend()
         at = snapshot or beginning(checkpoint, batch)
-        known = at.recent.shape[1] - at.pending
-        self.tokens, self.recent = at.tokens - at.pending, at.recent[:, :known]
+        self.tokens, self.recent = at.tokens, at.recent
         self.logits = at.logits  # (B,V), after the last token; zeros before the first
-        self._engine = engine(self.backend, checkpoint, at.state)
-        for token in at.recent[:, known:].T:
-            self.step(token)
+        self._engine = engine(self.backend, checkpoint, at)
 
     @property
     def batch(self) -> int:
@@ -128,12 +155,14 @@ class Session:
 
         Clauses: GSS-STA-6, GSS-STA-9.
         """
-        state, pending = self._engine.anchor()
-        return Snapshot(state, self.recent, pending, self.logits, self.tokens)
+        state, pending = self._engine.state()
+        return Snapshot(state, pending, self.recent, self.logits, self.tokens)
 
     def fork(self) -> Session:
         """Another session at the same place."""
-        return Session(self.checkpoint, backend=self.backend, snapshot=self.snapshot())
+        fork = copy(self)
+        fork._engine = self._engine.fork()
+        return fork
 
     def _checked(self, tokens: np.ndarray, axes: int) -> np.ndarray:
         """Raises ModelError before anything is read."""
@@ -159,13 +188,23 @@ def beginning(checkpoint: Checkpoint, batch: int) -> Snapshot:
     """Before the first token."""
     H, N = checkpoint.params["layers.0.ssm.c"].shape
     V = checkpoint.params["embedding.weight"].shape[0]
-    state = np.zeros((checkpoint.config.depth, batch, H, N), np.complex64)
+    depth = checkpoint.config.depth
+    state, pending = np.zeros((depth, batch, H, N), np.complex64), np.zeros((depth, batch, 0, H))
     recent, logits = np.zeros((batch, 0), np.int32), np.zeros((batch, V), np.float32)
-    return Snapshot(state, recent, 0, logits, 0)
+    return Snapshot(state, pending.astype(np.float32), recent, logits, 0)
 
 
-def engine(backend: Any, checkpoint: Checkpoint, state: np.ndarray) -> Engine:
-    return OpsEngine(backend, checkpoint, state)
+def engine(backend: Any, checkpoint: Checkpoint, at: Snapshot) -> Engine:
+    """The backend's decoder where it has one, else its `lm_logits`."""
+    params, config = checkpoint.float_params(), checkpoint.config
+    if not hasattr(backend, "Decoder"):
+        return OpsEngine(backend, params, config, advanced(at, params, config))
+    decoder = backend.Decoder(checkpoint.params, config, batch=len(at.recent))
+    state, pending = at.state, at.pending
+    if pending.shape[2] >= decoder.block:  # of a decoder that advances less often
+        state, pending = advanced(at, params, config), pending[:, :, :0]
+    decoder.restore(state, pending, position=at.tokens)
+    return DecoderEngine(decoder)
 
 
 def length_limit(config: LMConfig) -> int | None:

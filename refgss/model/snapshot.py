@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from refgss.config import GSS, DSSConfig, LMConfig
 from refgss.conformance import ops
 from refgss.conformance.schemas import complaint
 from refgss.model.checkpoint import Checkpoint, compact
 from refgss.model.tensors import TensorFileError, read_tensors, write_tensors
+from refgss.reference import gss_lambda, ssm_scan
+from refgss.reference.language_model import of_layer
 
 
 class StateError(TensorFileError):
@@ -22,14 +27,15 @@ class StateError(TensorFileError):
 class Snapshot:
     """B streams after `tokens` tokens each.
 
-    state    (depth,B,H,N) complex64 or complex128, as it was `pending` tokens ago.
-    recent   (B,R) int32, the last R tokens; pending <= R <= tokens.
+    state    (depth,B,H,N) complex64, as it was n tokens ago.
+    pending  (depth,B,n,H) float32, the inputs of the state-space models since then.
+    recent   (B,R) int32, the last R <= tokens tokens.
     logits   (B,V) float32 after the last token; zeros before the first.
     """
 
     state: np.ndarray
+    pending: np.ndarray
     recent: np.ndarray
-    pending: int
     logits: np.ndarray
     tokens: int
 
@@ -40,9 +46,8 @@ def save_snapshot(path: Path | str, snapshot: Snapshot, model: str) -> None:
     Raises TensorFileError where it cannot be written.  Clauses: GSS-FMT-6.
     """
     tensors = {"state": ops.to_real(snapshot.state)}
-    tensors |= {"recent": snapshot.recent, "logits": snapshot.logits}
-    about = {"version": 1, "model": model}
-    about |= {"tokens": snapshot.tokens, "pending": snapshot.pending}
+    tensors |= {k: getattr(snapshot, k) for k in ("pending", "recent", "logits")}
+    about = {"version": 1, "model": model, "tokens": snapshot.tokens}
     write_tensors(Path(path), tensors, {"refgss.state": compact(about)})
 
 
@@ -72,24 +77,39 @@ def checked(
         raise ValueError(
             f"it belongs to the model {about['model'][:16]}…, and this is {checkpoint.digest[:16]}…"
         )
-    if tensors.keys() != {"state", "recent", "logits"}:
+    if tensors.keys() != {"state", "pending", "recent", "logits"}:
         raise ValueError(f"it has the tensors {', '.join(sorted(tensors)) or 'none'}")
-    state, recent, logits = (tensors[k] for k in ("state", "recent", "logits"))
     depth, (H, N) = checkpoint.config.depth, checkpoint.params["layers.0.ssm.c"].shape
-    V, B = checkpoint.params["embedding.weight"].shape[0], len(recent) if recent.ndim else 0
-    if state.dtype not in (np.float32, np.float64) or state.shape != (depth, B, H, N, 2):
-        raise ValueError(
-            f"its state must be F32 or F64 {(depth, B, H, N, 2)}, not {state.dtype} {state.shape}"
-        )
-    if recent.dtype != np.int32 or recent.ndim != 2 or recent.shape[1] > about["tokens"]:
-        raise ValueError("its recent tokens must be I32 (B,R), no more than it has read")
+    V = checkpoint.params["embedding.weight"].shape[0]
+    recent, pending = tensors["recent"], tensors["pending"]
+    B, n = recent.shape[:1] or (0,), pending.shape[2:3] or (0,)
+    shapes = {"state": (depth, *B, H, N, 2), "pending": (depth, *B, *n, H), "logits": (*B, V)}
+    for name, shape in shapes.items():
+        x = tensors[name]
+        if x.dtype != np.float32 or x.shape != shape:
+            raise ValueError(f"its {name} must be F32 {shape}, not {x.dtype} {x.shape}")
+        if not np.isfinite(x).all():
+            raise ValueError(f"its {name} has a value that is not finite")
+    if recent.dtype != np.int32 or recent.ndim != 2 or not recent.shape[0]:
+        raise ValueError("its recent tokens must be I32 (B,R), B at least 1")
+    if max(recent.shape[1], *n) > about["tokens"]:
+        raise ValueError("it has more recent tokens or pending inputs than it has read tokens")
     if recent.size and not (0 <= recent.min() and recent.max() < V):
         raise ValueError(f"its recent tokens must be between 0 and {V - 1}")
-    if about["pending"] > recent.shape[1]:
-        raise ValueError("it has more pending than recent tokens")
-    if logits.dtype != np.float32 or logits.shape != (B, V):
-        raise ValueError(f"its logits must be F32 {(B, V)}, not {logits.dtype} {logits.shape}")
-    if not np.isfinite(state).all() or not np.isfinite(logits).all():
-        raise ValueError("it has a value that is not finite")
-    state = ops.from_real("state", state)
-    return Snapshot(state, recent, about["pending"], logits, about["tokens"])
+    state = ops.from_real("state", tensors["state"])
+    return Snapshot(state, pending, recent, tensors["logits"], about["tokens"])
+
+
+def advanced(snapshot: Snapshot, params: Mapping[str, np.ndarray], config: LMConfig) -> np.ndarray:
+    """The state (depth,B,H,N) after all tokens, the pending inputs read.  Clauses: GSS-FMT-6."""
+    if not snapshot.pending.shape[2]:
+        return snapshot.state
+    states = []
+    for i, (u, state) in enumerate(zip(snapshot.pending, snapshot.state, strict=True)):
+        p = of_layer(params, i)
+        lam = gss_lambda(p["ssm.a"], p["ssm.b"], imag=config.layer.imag)
+        is_dss = isinstance(config.layer, DSSConfig)
+        delta: Any = np.exp(p["ssm.log_delta"]) if is_dss else 1.0
+        form = config.layer.form if isinstance(config.layer, DSSConfig) else GSS
+        states.append(ssm_scan(u, lam, p["ssm.c"], state, delta=delta, form=form)[1])
+    return np.stack(states)

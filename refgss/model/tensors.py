@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import mmap
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
+
+from refgss.files import replacing
 
 CODES = {"float32": "F32", "uint16": "BF16", "int8": "I8", "int32": "I32", "int64": "I64"}
 CODES |= {"float64": "F64"}
@@ -46,32 +47,17 @@ def write_tensors(
         header[name] = {"dtype": code, "shape": x.shape, "data_offsets": (begin, end)}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # so that the data is aligned
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with replacing(path) as file:
             file.write(len(text).to_bytes(8, "little") + text)
             for name in order:
                 x = np.ascontiguousarray(tensors[name], tensors[name].dtype.newbyteorder("<"))
                 file.write(x.ravel().view(np.uint8).data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
     except OSError as e:
-        temporary.unlink(missing_ok=True)
         raise TensorFileError(
             f"{path} cannot be written ({e.strerror}): free some space or choose another place; "
             "a file that was there before is as it was"
         ) from e
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in the folder outlast a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str], mmap.mmap]:
