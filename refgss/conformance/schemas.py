@@ -61,7 +61,7 @@ def validators(name: str) -> dict[str | None, Any]:
     kinds = {
         about["properties"]["type"]["const"]: jsonschema.Draft202012Validator(about)
         for about in schema.get("$defs", {}).values()
-        if "type" in about["properties"]
+        if "type" in about.get("properties", {})
     }
     return {None: whole, **kinds}
 
