@@ -17,7 +17,7 @@ from refgss import contract
 from refgss.config import Imag, KernelForm
 from refgss.xla.inputs import arrays
 from refgss.xla.pairs import Array, Pair, choose, pair, unpair
-from refgss.xla.powers import Exponent, powers
+from refgss.xla.powers import Exponent, cayley, powers
 
 
 def s4d_lambda(n: int, *, init: str) -> Array:
@@ -122,6 +122,8 @@ def softmax_sum(z: Exponent, form: KernelForm) -> Pair:
 
 def transition(z: Exponent, form: KernelForm) -> Pair:
     """Ā (·,N): e^z, or (1 + z/2)/(1 - z/2).  Clauses: GSS-DIS-2, GSS-DIS-3."""
+    if form.method == "bilinear":
+        return cayley(z.rounded)
     return powers(z, np.ones(1, int), form.method)[..., 0]
 
 

@@ -28,7 +28,7 @@ from refgss.xla import (
 )
 from refgss.xla.inputs import arrays, parameters
 from refgss.xla.pairs import Array
-from refgss.xla.plan import Plan
+from refgss.xla.plan import Plan, resolve
 
 Params = Mapping[str, Array]
 
@@ -106,7 +106,14 @@ def discretize_vjp(
 
 
 def ssm_kernel_vjp(
-    lam: Array, c: Array, length: int, dk: Array, *, delta: Array, form: KernelForm
+    lam: Array,
+    c: Array,
+    length: int,
+    dk: Array,
+    *,
+    delta: Array,
+    form: KernelForm,
+    plan: Plan | None = None,
 ) -> tuple[Array, Array, Array]:
     """dK (H,length) -> dΛ (N,), dC (H,N), dΔ of Δ's shape.  Clauses: GSS-GRD-1, GSS-GRD-4."""
     delta = contract.check_kernel("ssm_kernel_vjp", lam, c, length, delta, form)
@@ -117,6 +124,7 @@ def ssm_kernel_vjp(
         cotangents={"dk": dk},
         length=length,
         form=form,
+        plan=resolve(plan),
     )
 
 
@@ -181,7 +189,7 @@ def ssm_step_vjp(
 
 
 def layer_norm_vjp(
-    x: Array, weight: Array, bias: Array, dy: Array, *, eps: float
+    x: Array, weight: Array, bias: Array, dy: Array, *, eps: float, plan: Plan | None = None
 ) -> tuple[Array, Array, Array]:
     """dy (...,E) -> dx (...,E), dweight (E,), dbias (E,).  Clauses: GSS-GRD-7."""
     contract.check_layer_norm("layer_norm_vjp", x, weight, bias, eps)
@@ -191,10 +199,11 @@ def layer_norm_vjp(
         tuple(arrays("layer_norm_vjp", x, weight, bias)),
         cotangents={"dy": dy},
         eps=eps,
+        plan=plan,
     )
 
 
-def gelu_vjp(x: Array, dy: Array) -> Array:
+def gelu_vjp(x: Array, dy: Array, *, plan: Plan | None = None) -> Array:
     """dx = (Φ(x) + x e^{-x²/2}/√(2π)) dy.  Clauses: GSS-GRD-7."""
     contract.check_real("gelu_vjp", "x", x)
     return pull_back(
@@ -202,6 +211,7 @@ def gelu_vjp(x: Array, dy: Array) -> Array:
         pointwise.gelu,
         tuple(arrays("gelu_vjp", x)),
         cotangents={"dy": dy},
+        plan=plan,
     )[0]
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from refgss import contract
 from refgss.config import KernelForm
+from refgss.xla import ffi
 from refgss.xla.discretization import (
     decaying,
     input_weight,
@@ -23,6 +24,7 @@ from refgss.xla.discretization import (
 )
 from refgss.xla.inputs import arrays
 from refgss.xla.pairs import Array, Pair, choose, einsum, pair
+from refgss.xla.plan import Plan, resolve
 from refgss.xla.powers import Exponent, powers
 
 
@@ -81,17 +83,29 @@ def kernel(weight: Pair, z: Exponent, length: int, form: KernelForm) -> Array:
     return ahead + behind[..., ::-1]
 
 
-def ssm_kernel(lam: Array, c: Array, length: int, *, delta: Array, form: KernelForm) -> Array:
+def ssm_kernel(
+    lam: Array,
+    c: Array,
+    length: int,
+    *,
+    delta: Array,
+    form: KernelForm,
+    plan: Plan | None = None,
+) -> Array:
     """K (H,length) real; lam (N,), c (H,N) complex; delta scalar, (H,) or (H,2) real.
 
     `length` is static.  Raises ValueError where shapes disagree, concrete Re Λ > 0 (dss-softmax
     excepted) or Δ <= 0.  Clauses: GSS-KER-1..GSS-KER-4.
     """
     delta = contract.check_kernel("ssm_kernel", lam, c, length, delta, form)
-    return kernel_of_modes(*arrays("ssm_kernel", lam, c, delta), length, form)
+    return kernel_of_modes(*arrays("ssm_kernel", lam, c, delta), length, form, resolve(plan))
 
 
-@partial(jax.jit, static_argnames=("length", "form"))
-def kernel_of_modes(lam: Array, c: Array, delta: Array, length: int, form: KernelForm) -> Array:
+@partial(jax.jit, static_argnames=("length", "form", "plan"))
+def kernel_of_modes(
+    lam: Array, c: Array, delta: Array, length: int, form: KernelForm, plan: Plan
+) -> Array:
+    if plan.native:
+        return ffi.ssm_kernel(lam, c, delta, length, form)
     z = step_exponent(pair(lam), delta)
     return kernel(mode_weight(pair(lam), pair(c), delta, z, form), z, length, form)

@@ -15,7 +15,7 @@ from refgss.config import GSSConfig, LMConfig
 from refgss.xla.inputs import arrays, parameters
 from refgss.xla.layers import dss_layer, gss_layer
 from refgss.xla.pairs import Array
-from refgss.xla.plan import Plan
+from refgss.xla.plan import Plan, resolve
 from refgss.xla.pointwise import dense, layer_norm
 
 Params = Mapping[str, Array]
@@ -28,7 +28,7 @@ def stacked_layers(params: Params, depth: int) -> dict[str, Array]:
 
 
 def hidden_states(
-    params: Params, tokens: Array, state: Array | None, config: LMConfig, plan: Plan | None
+    params: Params, tokens: Array, state: Array | None, config: LMConfig, plan: Plan
 ) -> tuple[Array, Array]:
     """The output of the last layer (B,L,E), and the states (depth,B,H,N)."""
     layer: Any = gss_layer if isinstance(config.layer, GSSConfig) else dss_layer
@@ -54,16 +54,16 @@ def lm_logits(
     """
     contract.check_language_model("lm_logits", params, tokens, state, config)
     p, tensors = parameters("lm_logits", params), arrays("lm_logits", tokens, state)
-    return logits_compiled(p, *tensors, config, plan)
+    return logits_compiled(p, *tensors, config, resolve(plan))
 
 
 @partial(jax.jit, static_argnames=("config", "plan"))
 def logits_compiled(
-    p: Params, tokens: Array, state: Array | None, config: LMConfig, plan: Plan | None
+    p: Params, tokens: Array, state: Array | None, config: LMConfig, plan: Plan
 ) -> tuple[Array, Array]:
     x, state = hidden_states(p, tokens, state, config, plan)
     if config.final_norm:
-        x = layer_norm(x, p["norm.weight"], p["norm.bias"], eps=config.layer.eps)
+        x = layer_norm(x, p["norm.weight"], p["norm.bias"], eps=config.layer.eps, plan=plan)
     head = p["embedding.weight"].T if config.tied else p["head.weight"]
     return dense(x, head, plan=plan), state
 

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 
 from refgss import contract
 from refgss.config import GSS, DSSConfig, GSSConfig
+from refgss.xla import ffi
 from refgss.xla.discretization import gss_lambda
 from refgss.xla.inputs import arrays, parameters
 from refgss.xla.pairs import Array
-from refgss.xla.plan import Plan
-from refgss.xla.pointwise import dense, gelu, layer_norm
+from refgss.xla.plan import Plan, resolve
+from refgss.xla.pointwise import dense, gelu, layer_norm, rounded_weights
 from refgss.xla.recurrence import ssm_scan
 
 Params = Mapping[str, Array]
@@ -38,18 +39,20 @@ def gss_layer(
     """
     contract.check_layer("gss_layer", params, x, state, config)
     p, tensors = parameters("gss_layer", params), arrays("gss_layer", x, state)
-    return gss_compiled(p, *tensors, config, plan)
+    return gss_compiled(p, *tensors, config, resolve(plan))
 
 
 @partial(jax.jit, static_argnames=("config", "plan"))
 def gss_compiled(
-    p: Params, x: Array, state: Array | None, config: GSSConfig, plan: Plan | None
+    p: Params, x: Array, state: Array | None, config: GSSConfig, plan: Plan
 ) -> tuple[Array, Array]:
-    h = layer_norm(x, p["norm.weight"], p["norm.bias"], eps=config.eps)  # (B,L,E)
-    v = gelu(dense(h, p["w_v"], plan=plan))  # (B,L,F), the gate
-    u = gelu(dense(h, p["w_u"], plan=plan))  # (B,L,H)
+    if plan.native_layers:
+        return ffi.gss_layer(rounded_weights(p, plan), x, state, config)
+    h = layer_norm(x, p["norm.weight"], p["norm.bias"], eps=config.eps, plan=plan)  # (B,L,E)
+    v = gelu(dense(h, p["w_v"], plan=plan), plan=plan)  # (B,L,F), the gate
+    u = gelu(dense(h, p["w_u"], plan=plan), plan=plan)  # (B,L,H)
     if config.ssm_norm:
-        u = layer_norm(u, p["ssm.norm.weight"], p["ssm.norm.bias"], eps=config.eps)
+        u = layer_norm(u, p["ssm.norm.weight"], p["ssm.norm.bias"], eps=config.eps, plan=plan)
     lam = gss_lambda(p["ssm.a"], p["ssm.b"], imag=config.imag)  # (N,)
     one = jnp.ones((), x.dtype)
     s, state = ssm_scan(u, lam, p["ssm.c"], state, delta=one, form=GSS, plan=plan)  # (B,L,H)
@@ -71,16 +74,18 @@ def dss_layer(
     """
     contract.check_layer("dss_layer", params, x, state, config)
     p, tensors = parameters("dss_layer", params), arrays("dss_layer", x, state)
-    return dss_compiled(p, *tensors, config, plan)
+    return dss_compiled(p, *tensors, config, resolve(plan))
 
 
 @partial(jax.jit, static_argnames=("config", "plan"))
 def dss_compiled(
-    p: Params, x: Array, state: Array | None, config: DSSConfig, plan: Plan | None
+    p: Params, x: Array, state: Array | None, config: DSSConfig, plan: Plan
 ) -> tuple[Array, Array]:
-    u = layer_norm(x, p["norm.weight"], p["norm.bias"], eps=config.eps)  # (B,L,E)
+    if plan.native_layers:
+        return ffi.dss_layer(rounded_weights(p, plan), x, state, config)
+    u = layer_norm(x, p["norm.weight"], p["norm.bias"], eps=config.eps, plan=plan)  # (B,L,E)
     lam = gss_lambda(p["ssm.a"], p["ssm.b"], imag=config.imag)  # (N,)
     delta = jnp.exp(p["ssm.log_delta"])  # (E,) or (E,2)
     s, state = ssm_scan(u, lam, p["ssm.c"], state, delta=delta, form=config.form, plan=plan)
-    y = gelu(s + p["ssm.d"] * u)
+    y = gelu(s + p["ssm.d"] * u, plan=plan)
     return dense(y, p["w_o"], p.get("b_o"), plan=plan) + x, state

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import jax
+
+from refgss.xla import ffi
 
 
 @dataclass(frozen=True)
@@ -18,12 +20,16 @@ class Plan:
     length_axis  inside `shard_map`: the mesh axis over which the length is split, each device
                  holding an equal piece; see `refgss.xla.sharding`.
     weights      "full", or "bf16": the matrices of dense maps rounded to bfloat16 (GSS-STA-5).
+    cpu_kernels  "xla", or "native": custom calls into refgss.native, which make their own choice of
+                 convolution and chunk; CPUs only, no `jvp`.  None: native where JAX's default
+                 platform is one CPU device and refgss.native is there.
     """
 
     convolution: Literal["fft", "matmul"] = "fft"
     chunk: int | None = None
     length_axis: str | None = None
     weights: Literal["full", "bf16"] = "full"
+    cpu_kernels: Literal["native", "xla"] | None = None
 
     def __post_init__(self) -> None:
         if self.convolution not in ("fft", "matmul"):
@@ -32,14 +38,27 @@ class Plan:
             raise ValueError(f"chunk must be at least 1, not {self.chunk}: None takes all at once")
         if self.weights not in ("full", "bf16"):
             raise ValueError(f"unknown weights {self.weights!r}: use full or bf16")
+        if self.cpu_kernels not in (None, "native", "xla"):
+            raise ValueError(f"unknown cpu_kernels {self.cpu_kernels!r}: use native or xla")
+        if self.cpu_kernels == "native" and (why := ffi.obstacle()):
+            raise ValueError(f"cpu_kernels='native' cannot be used here: {why}")
+
+    @property
+    def native(self) -> bool:
+        return self.cpu_kernels == "native"
+
+    @property
+    def native_layers(self) -> bool:
+        """A whole layer, and a whole scan, is one native kernel."""
+        return self.native and self.length_axis is None
 
 
 PLATFORMS = {
     "cpu": Plan(),
-    "gpu": Plan(),
-    "cuda": Plan(),
-    "rocm": Plan(),
-    "tpu": Plan(convolution="matmul"),
+    "gpu": Plan(cpu_kernels="xla"),
+    "cuda": Plan(cpu_kernels="xla"),
+    "rocm": Plan(cpu_kernels="xla"),
+    "tpu": Plan(convolution="matmul", cpu_kernels="xla"),
 }
 
 
@@ -55,4 +74,8 @@ def plan_for(platform: str) -> Plan:
 
 
 def resolve(plan: Plan | None) -> Plan:
-    return plan_for(jax.default_backend()) if plan is None else plan
+    """The plan with nothing left open."""
+    plan = plan_for(jax.default_backend()) if plan is None else plan
+    if plan.cpu_kernels is not None:
+        return plan
+    return replace(plan, cpu_kernels="native" if ffi.preferred() else "xla")

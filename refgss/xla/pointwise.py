@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from refgss import contract
+from refgss.xla import ffi
 from refgss.xla.inputs import arrays
 from refgss.xla.pairs import Array, einsum
-from refgss.xla.plan import Plan
+from refgss.xla.plan import Plan, resolve
 
 
-def layer_norm(x: Array, weight: Array, bias: Array, *, eps: float) -> Array:
+def layer_norm(
+    x: Array, weight: Array, bias: Array, *, eps: float, plan: Plan | None = None
+) -> Array:
     """(x - mean)/√(var + ε)·weight + bias over the last axis.  Clauses: GSS-NRM-1, GSS-NRM-2.
 
     x (...,E), weight and bias (E,) -> (...,E).  The variance is the mean squared deviation.
     """
     contract.check_layer_norm("layer_norm", x, weight, bias, eps)
     x, weight, bias = arrays("layer_norm", x, weight, bias)
+    if resolve(plan).native:
+        return ffi.layer_norm(x, weight, bias, eps)
     d = x - x.mean(-1, keepdims=True)
     return d * lax.rsqrt((d * d).mean(-1, keepdims=True) + eps) * weight + bias
 
@@ -37,11 +43,28 @@ def _normal_cdf_jvp(primals, tangents):
     return normal_cdf(x), jnp.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi)) * dx
 
 
-def gelu(x: Array) -> Array:
+def gelu(x: Array, *, plan: Plan | None = None) -> Array:
     """x Φ(x): the exact form.  Clauses: GSS-NRM-3.  Any shape."""
     contract.check_real("gelu", "x", x)
     (x,) = arrays("gelu", x)
-    return x * normal_cdf(x)
+    return ffi.gelu(x) if resolve(plan).native else x * normal_cdf(x)
+
+
+@jax.custom_jvp
+def to_bf16(weight: Array) -> Array:
+    """Rounded to bfloat16, in its own type; the gradient passes through as it is."""
+    return lax.reduce_precision(weight, exponent_bits=8, mantissa_bits=7)
+
+
+@to_bf16.defjvp
+def _to_bf16_jvp(primals, tangents):
+    return to_bf16(*primals), tangents[0]
+
+
+def rounded_weights(params: Mapping[str, Array], plan: Plan) -> dict[str, Array]:
+    """A layer's parameters, the matrices of its dense maps as the plan keeps them."""
+    bf16 = plan.weights == "bf16"
+    return {k: to_bf16(x) if bf16 and k.startswith("w_") else x for k, x in params.items()}
 
 
 def dense(x: Array, weight: Array, bias: Array | None = None, *, plan: Plan | None = None) -> Array:
@@ -52,7 +75,10 @@ def dense(x: Array, weight: Array, bias: Array | None = None, *, plan: Plan | No
     """
     contract.check_dense("dense", x, weight, bias)
     x, weight, bias = arrays("dense", x, weight, bias)
-    if plan is not None and plan.weights == "bf16":
-        weight = weight.astype(jnp.bfloat16).astype(weight.dtype)
+    plan = resolve(plan)
+    if plan.weights == "bf16":
+        weight = to_bf16(weight)
+    if plan.native:
+        return ffi.dense(x, weight, bias)
     y = einsum("...i,io->...o", x, weight)
     return y if bias is None else y + bias

@@ -44,12 +44,13 @@ def cayley(z: Pair) -> Pair:
 
 
 def log_cayley(z: Pair) -> Pair:
-    """log((1 + z/2)/(1 - z/2)), by log1p and atan2: no cancellation for slow modes."""
+    """log((1 + z/2)/(1 - z/2)): no cancellation, be the mode slow (log1p) or fast."""
     x, y = z.re / 2, z.im / 2
-    size = 4 * x / ((1 - x) ** 2 + y * y)  # |Ā|² - 1
-    return Pair(
-        0.5 * jnp.log1p(jnp.maximum(size, -1)), jnp.arctan2(2 * y, (1 - x) * (1 + x) - y * y)
-    )
+    below = (1 - x) ** 2 + y * y
+    size = 4 * x / below  # |Ā|² - 1
+    tiny = ((1 + x) ** 2 + y * y) / below  # |Ā|²
+    double = jnp.where(size < -0.5, jnp.log(tiny), jnp.log1p(jnp.maximum(size, -0.5)))
+    return Pair(0.5 * double, jnp.arctan2(2 * y, (1 - x) * (1 + x) - y * y))
 
 
 def exponentials(x: Array, y: Array) -> tuple[Array, Array]:

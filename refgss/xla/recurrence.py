@@ -15,6 +15,7 @@ from jax import lax
 
 from refgss import contract
 from refgss.config import KernelForm
+from refgss.xla import ffi
 from refgss.xla.convolution import convolve
 from refgss.xla.discretization import step_exponent, transition
 from refgss.xla.inputs import arrays
@@ -55,6 +56,8 @@ def scan_modes(
     form: KernelForm,
     plan: Plan,
 ) -> tuple[Array, Array]:
+    if plan.native_layers:
+        return ffi.ssm_scan(u, lam, c, state, delta, form)
     z = step_exponent(pair(lam), delta)
     weight = mode_weight(pair(lam), pair(c), delta, z, form)
     y, x = scan(u, weight, z, None if state is None else pair(state), form, plan)
