@@ -1,12 +1,15 @@
-"""Programs that leave the protocol, each in its own way:  python rude.py MANNER."""
+"""Programs that leave the protocol, each in its own way:  python rude.py MANNER [FILE]."""
 
 import json
 import os
+import subprocess
 import sys
 import time
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
+
+from refgss.conformance.ops import OPS
 
 manner = sys.argv[1]
 
@@ -24,16 +27,36 @@ def hello():
         return say(type="capabilities", protocol=2, name="x", version="", ops=[], profiles=["f32"])
     if manner == "greets with garbage":
         return print("Hello, world", flush=True)
-    say(type="capabilities", protocol=1, name=manner, version="", ops=["gelu"], profiles=["f32"])
+    ops = list(OPS) if manner == "claims everything" else ["gelu"]
+    say(type="capabilities", protocol=1, name=manner, version="", ops=ops, profiles=["f32"])
 
 
 def gelu(message):
     case = message["case"]
+    if manner == "claims everything":
+        time.sleep(60)
     if manner == "prints garbage":
         return print("warming up the GPU", flush=True)
     if manner == "prints without end":
         while True:
             sys.stdout.write("x" * 65536)
+    if manner == "fills stderr":
+        while True:
+            sys.stderr.write("Warning: this is not an error\n" * 1000)
+    if manner == "talks on stderr":
+        sys.stderr.write("x" * (1 << 20))
+    if manner == "closes its output":
+        os.close(1)
+        time.sleep(60)
+    if manner == "leaves a child behind":
+        subprocess.Popen(["sleep", "60"])
+        sys.exit("out of ideas")
+    if manner == "says NaN":
+        return print('{"type": "done", "case": NaN}', flush=True)
+    if manner == "colours its words":
+        return say(type="error", case=case, message="\x1b[31mno\x1b[0m\nnot at all")
+    if manner == "answers twice":
+        say(type="done", case=case)
     if manner == "answers out of order":
         return say(type="done", case=case + 1)
     if manner == "sends an unknown message":
@@ -45,6 +68,14 @@ def gelu(message):
     if manner == "writes a damaged file":
         open(message["outputs"], "wb").write(b"\xff" * 100)
         return say(type="done", case=case)
+    if manner == "makes a pipe of the file":
+        os.mkfifo(message["outputs"])
+        return say(type="done", case=case)
+    if manner == "writes bfloat16":
+        header = b'{"y":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'
+        content = len(header).to_bytes(8, "little") + header + b"xx"
+        open(message["outputs"], "wb").write(content)
+        return say(type="done", case=case)
     if manner == "hangs":
         time.sleep(60)
     if manner == "leaves":
@@ -54,6 +85,9 @@ def gelu(message):
     if manner == "holds too much":
         np.ones(1 << 30)
     x = load_file(message["inputs"])["x"]
+    if manner == "listens":
+        with open(sys.argv[2], "a") as file:
+            file.write(json.dumps([message, list(load_file(message["inputs"]))]) + "\n")
     save_file({"y": x}, message["outputs"])
     say(type="done", case=case)
 

@@ -1,6 +1,9 @@
 """Every way of going wrong has its own outcome, and none of them ends the check."""
 
+import json
+import subprocess
 import sys
+import time
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -8,7 +11,12 @@ from pathlib import Path
 import pytest
 
 from refgss.conformance import fresh, spec_folder
-from refgss.conformance.candidates import CandidateError, ModuleCandidate, open_candidate
+from refgss.conformance.candidates import (
+    IN_A_ROW,
+    CandidateError,
+    ModuleCandidate,
+    open_candidate,
+)
 from refgss.conformance.runner import Question, run, select
 from refgss.conformance.vectors import read_vectors
 
@@ -44,6 +52,10 @@ def rude(manner):
         ("Segfault", "crashed", "SIGSEGV"),
         ("Partial", "not claimed", "tomorrow"),
         ("Chatty", "pass", ""),
+        ("Inquisitive", "raised", "EOF"),
+        ("Quad", "wrong dtype", "float128"),
+        ("Objects", "wrong dtype", "object"),
+        ("Detached", "wrong dtype", "detach()"),
     ],
 )
 def test_a_wrong_module_gets_its_outcome(name, outcome, detail):
@@ -63,6 +75,14 @@ def test_a_wrong_module_gets_its_outcome(name, outcome, detail):
         ("writes a damaged file", "garbage", "safetensors"),
         ("answers out of order", "out of order", "case 1"),
         ("leaves", "crashed", "exited with status 1: out of ideas"),
+        ("leaves a child behind", "crashed", "exited with status 1: out of ideas"),
+        ("closes its output", "crashed", "closed its output"),
+        ("fills stderr", "timed out", "0.5 s"),
+        ("talks on stderr", "wrong value", ""),
+        ("says NaN", "garbage", "NaN"),
+        ("colours its words", "raised", "[0m not at all"),
+        ("makes a pipe of the file", "garbage", "no safetensors file"),
+        ("writes bfloat16", "wrong dtype", "BF16"),
         ("is killed", "crashed", "SIGSEGV"),
         ("holds too much", "crashed", "MemoryError"),
         ("hangs", "timed out", "0.5 s"),
@@ -74,6 +94,26 @@ def test_a_rude_program_gets_its_outcome(manner, outcome, detail):
     (record,) = outcomes(rude(manner), question, timeout=0.5, memory=4 << 30)
     assert record["outcome"] == outcome
     assert detail.lower() in record.get("detail", "").lower()
+    assert record.get("detail", "").isprintable()
+
+
+def test_an_answer_too_many_is_out_of_order():
+    outcomes_ = Counter(r["outcome"] for r in outcomes(rude("answers twice"), GELU))
+    assert outcomes_["out of order"] >= 1
+
+
+def test_nothing_that_is_sent_tells_the_answer(tmp_path):
+    """GSS-FMT-12: the op, its options and arguments; no id, no expected value, no budget."""
+    outcomes(f"{rude('listens')} {tmp_path / 'heard'}")
+    heard = [json.loads(line) for line in (tmp_path / "heard").read_text().splitlines()]
+    assert len(heard) == len(GELU)
+    for message, tensors in heard:
+        keys = {"type", "case", "op", "precision", "options", "inputs", "outputs"}
+        assert message.keys() == keys and tensors == ["x"]
+        ids = [q.vector.id.partition("/")[2] for q in GELU]
+        assert not any(id in json.dumps(message) for id in ids)
+    numbers = [message["case"] for message, _ in heard]
+    assert numbers == sorted(numbers)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +152,30 @@ def test_an_op_that_keeps_crashing_is_not_asked_for_ever():
     assert all(r["outcome"] == "crashed" for r in records)
     asked = [r for r in records if "not asked" not in r["detail"]]
     assert len(asked) == 3 < len(records)
+
+
+def test_a_candidate_that_never_answers_is_soon_given_up():
+    questions = select(VECTORS, ["f32"])
+    program = f"cmd:{sys.executable} {HERE / 'rude.py'} 'claims everything'"
+    start = time.monotonic()
+    records = outcomes(program, questions, timeout=0.1)
+    assert time.monotonic() - start < 30
+    assert {r["outcome"] for r in records} == {"timed out"}
+    assert sum("not asked" not in r["detail"] for r in records) == IN_A_ROW
+
+
+def test_limits_never_exceed_those_of_the_system():
+    """A candidate is started all the same where the system allows less memory than it may have."""
+    code = f"""
+import resource, sys
+from contextlib import closing
+resource.setrlimit(resource.RLIMIT_DATA, (4 << 30, 4 << 30))
+from refgss.conformance.candidates import open_candidate
+with closing(open_candidate({wrong("Gelu")!r}, memory=8 << 30)) as candidate:
+    print(candidate.about.name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "Gelu\n", done.stderr
 
 
 def test_bad_input_that_is_accepted_is_told_from_a_wrong_value():
