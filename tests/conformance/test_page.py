@@ -38,7 +38,15 @@ document.getElementById("text").value = "gelu  returns";
 filter.dispatchEvent(new Event("input"));
 seen.words = shown();
 buttons().at(-1).click();
-seen.details = document.getElementById("details").innerText;
+const details = document.getElementById("details");
+seen.details = details.innerText;
+document.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape" }));
+seen.closed = details.hidden;
+document.querySelector(".suspects a").click();
+seen.suspect = [document.getElementById("text").value, shown()];
+seen.verdicts = document.getElementById("verdicts").innerText;
+seen.colours = buttons().map(b => getComputedStyle(b).backgroundColor);
+seen.requests = performance.getEntriesByType("resource").map(e => e.name);
 seen.title = document.title;
 const pre = document.createElement("pre");
 pre.id = "seen";
@@ -48,33 +56,43 @@ document.body.append(pre);
 
 
 def browse(tmp_path, text):
-    """What the probe sees after the page's own script has run."""
+    """What the probe sees after the page's own script has run, and what went to the console."""
     catch = "<head><script>const errors = []; onerror = e => { errors.push(String(e)); };</script>"
     file = tmp_path / "page.html"
     file.write_text(text.replace("<head>", catch).replace("</body>", PROBE + "</body>"))
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", file.as_uri()]
-    done = subprocess.run(command, capture_output=True, timeout=120, check=True)
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr"]
+    done = subprocess.run([*command, file.as_uri()], capture_output=True, timeout=120, check=True)
     found = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout.decode(), re.DOTALL)
-    return json.loads(html.unescape(found[1]))
+    console = [line for line in done.stderr.decode().splitlines() if "CONSOLE" in line]
+    return json.loads(html.unescape(found[1])) | {"console": console}
 
 
 def test_filter_and_details(tmp_path):
     vectors = VectorSet("2026-11-23", "0" * 64, ())
+    suspects = [{"clause": "GSS-NRM-3", "reason": NASTY}]
     reports = [
-        close(header("x", Capabilities(name, "", ("gelu",), ("f32",)), ["f32"], vectors, 1), cases)
-        for name, cases in {
-            "good": [GOOD],
-            NASTY: [GOOD, BAD | WORST | {"detail": NASTY}, REFUSAL],
-        }.items()
+        close(
+            header("x", Capabilities(name, "", ("gelu",), ("f32",)), ["f32"], vectors, 1),
+            cases,
+            reasons,
+        )
+        for name, cases, reasons in [
+            ("good", [GOOD], []),
+            (NASTY, [GOOD, BAD | WORST | {"detail": NASTY}, REFUSAL], suspects),
+        ]
     ]
     clauses = read_clauses(spec_folder())
     seen = browse(tmp_path, page.html(reports, clauses))
     must = sum(c.level == "MUST" and c.judged_by_vectors for c in clauses.values())
-    assert seen["errors"] == []
+    assert seen["errors"] == seen["console"] == seen["requests"] == []
     assert sorted(seen["cells"]) == sorted(["✓ 0.25", "✗ inf", "✗ raised"])
     assert seen["all"] == f"{must} of {must} clauses"
     assert seen["failures"] == f"2 of {must} clauses"
     assert seen["words"] == f"1 of {must} clauses"
     assert "gelu/bad" in seen["details"] and "y[1, 2]" in seen["details"]
     assert NASTY in seen["details"] and seen["title"] == "refgss conformance"
+    assert seen["closed"] and seen["suspect"] == ["GSS-NRM-3", f"1 of {must} clauses"]
+    assert f"1 of {must} clauses pass, 0 fail" in seen["verdicts"]
+    assert f"0 of {must} clauses pass, 2 fail" in seen["verdicts"]
+    assert len(set(seen["colours"])) == 2, "passed and failed look different"
