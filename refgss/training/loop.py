@@ -1,0 +1,223 @@
+"""The training loop: the same folder and the same options continue a run that was stopped.
+
+The folder has text.tokens and text.json (the prepared text), training.safetensors (the state),
+model.safetensors (the model, as the state has it), metrics.jsonl and loss.png.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import refgss
+from refgss.config import GSSConfig
+from refgss.files import write
+from refgss.model.checkpoint import save_checkpoint
+from refgss.model.initialization import initialize
+from refgss.model.tokenizer import tokenizer
+from refgss.training.data import Text, Windows, prepare, spaced_windows
+from refgss.training.optimizers import optimizer, to_complex, to_real
+from refgss.training.plot import plot_loss
+from refgss.training.recipe import Run, TrainingError
+from refgss.training.state import TrainingState, load_state, save_state
+from refgss.training.step import loss_of, step_of
+
+EVALUATED = 64  # windows of the held-out text, the same every time
+
+
+@dataclass(frozen=True)
+class Habits:
+    """What changes no number of a run: steps between lines of metrics, held-out losses, states."""
+
+    log: int = 10
+    evaluate: int = 250
+    save: int = 250
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a watcher is told after every step."""
+
+    step: int
+    share: float
+    loss: float
+    tokens_per_second: float
+
+
+def train(
+    run: Run,
+    folder: Path,
+    habits: Habits = Habits(),
+    watch: Callable[[Progress], object] = lambda progress: None,
+    prepared: Callable[[int], object] = lambda tokens: None,
+) -> Path:
+    """Train in `folder`, from the state there if there is one, and return the model's file.
+
+    Interrupted by SIGINT it saves its state first.  Raises ModelError for what the user can put
+    right: text, folder, disk, options of another run, a loss that is no number.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise TrainingError(f"the folder {folder} cannot be made: {e.strerror}") from e
+    words = tokenizer(run.tokenizer)
+    text = prepare(run.data, words, folder, prepared)
+    windows = Windows(text.train, run.recipe.length, run.recipe.seed)
+    held_out = spaced_windows(text.held_out, run.recipe.length, EVALUATED)
+    initial = to_real(initial_params(run, words.size))
+    transform = optimizer(run.recipe, initial)
+    state = TrainingState(initial, jax.jit(transform.init)(initial))
+    if (folder / "training.safetensors").exists():
+        state = load_state(folder / "training.safetensors", state, run, text.digest)
+    metrics = Metrics(folder / "metrics.jsonl", state.step)
+
+    step = step_of(run.model, run.recipe, transform)
+    loss = jax.jit(loss_of(run.model, run.recipe))
+    params, memory = state.params, state.memory
+    recipe, done = run.recipe, state.step
+    began, first = time.monotonic() - state.seconds, state.step
+
+    def save() -> None:
+        state = TrainingState(params, memory, done, time.monotonic() - began)
+        save_state(folder / "training.safetensors", state, run, text.digest)
+        save_model(folder, state, run, text)
+
+    def evaluate() -> None:
+        if len(held_out):
+            metrics.write(step=done, held_out=mean_loss(loss, params, held_out, recipe.batch))
+
+    warm = time.monotonic()
+    with interrupts() as interrupted:
+        while recipe.share(done, time.monotonic() - began) < 1 and not interrupted():
+            seconds = time.monotonic() - began
+            schedule = np.float32(recipe.schedule(done, seconds))
+            batch = windows.batch(done, recipe.batch)
+            params, memory, value, norm = step(params, memory, batch, schedule)
+            nats, norm = float(value), float(norm)
+            if not (math.isfinite(nats) and math.isfinite(norm)):
+                raise TrainingError(
+                    f"the loss or its gradient is no finite number at step {done}: start again in "
+                    "another folder with a lower rate; the state before is kept"
+                )
+            done += 1
+            now = time.monotonic()
+            if done == first + 1:
+                warm, speed = now, math.nan  # the first step compiles
+            else:
+                speed = (done - first - 1) * recipe.batch * recipe.length / (now - warm)
+            watch(Progress(done, recipe.share(done, now - began), nats, speed))
+            if done % habits.log == 0 or done == 1:
+                metrics.write(
+                    step=done,
+                    loss=nats,
+                    gradient_norm=norm,
+                    rate=recipe.rate * float(schedule),
+                    seconds=round(now - began, 3),
+                    tokens_per_second=None if math.isnan(speed) else round(speed, 1),
+                )
+            if done % habits.evaluate == 0:
+                evaluate()
+            if done % habits.save == 0:
+                save()
+    if done % habits.evaluate:
+        evaluate()
+    save()
+    metrics.close()
+    plot_loss(folder / "metrics.jsonl", folder / "loss.png", recipe.batch * recipe.length)
+    if interrupted():
+        raise KeyboardInterrupt
+    return folder / "model.safetensors"
+
+
+def initial_params(run: Run, vocabulary: int) -> dict[str, np.ndarray]:
+    sizes = asdict(run.sizes)
+    return initialize(run.model, vocabulary=vocabulary, seed=run.recipe.seed, **sizes)
+
+
+def mean_loss(loss: Any, params: Any, windows: np.ndarray, batch: int) -> float:
+    """Over all windows, a batch at a time; the last batch is filled up and its filling not counted."""
+    size = min(batch, len(windows)) if len(windows) % batch == 0 else math.gcd(batch, len(windows))
+    parts = windows.reshape(-1, size, windows.shape[1])
+    return float(np.mean([float(loss(params, part)) for part in parts]))
+
+
+def save_model(folder: Path, state: TrainingState, run: Run, text: Text) -> None:
+    params = {name: np.asarray(x) for name, x in to_complex(state.params).items()}
+    about = {
+        "made_by": f"refgss {refgss.__version__} train",
+        "step": state.step,
+        "run": {**asdict(run), "tokenizer": None},
+        "text": text.digest,
+    }
+    about["run"]["data"].pop("paths")
+    file = folder / "model.safetensors"
+    save_checkpoint(file, params, run.model, tokenizer=run.tokenizer, about=about)
+
+
+class Metrics:
+    """JSON lines; those after `step` are of a future that was lost, and removed."""
+
+    def __init__(self, path: Path, step: int):
+        self._path = path
+        try:
+            write(path, "".join(line for line in whole_lines(path) if json.loads(line)["step"] <= step))
+            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        except OSError as e:
+            raise TrainingError(f"{path} cannot be written: {e.strerror}") from e
+
+    def write(self, **fields: Any) -> None:
+        try:
+            self._file.write(json.dumps(fields) + "\n")
+            self._file.flush()
+        except OSError as e:
+            raise TrainingError(
+                f"{self._path} cannot be written ({e.strerror}): the state saved last is kept; free "
+                "some space and repeat the command"
+            ) from e
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def whole_lines(path: Path) -> Iterator[str]:
+    """The lines before the first that a crash cut short."""
+    if not path.exists():
+        return
+    for line in path.read_text("utf-8", "replace").splitlines(keepends=True):
+        try:
+            if not line.endswith("\n") or "step" not in json.loads(line):
+                return
+        except ValueError:
+            return
+        yield line
+
+
+@contextmanager
+def interrupts() -> Iterator[Callable[[], bool]]:
+    """The first SIGINT only sets what the yielded function says; a second one is as usual."""
+    seen = []
+
+    def handler(number: int, frame: Any) -> None:
+        seen.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    try:
+        before = signal.signal(signal.SIGINT, handler)
+    except ValueError:  # not the main thread
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(seen)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,66 @@
+"""optax's optimisers over the parameters of chapter 8, each kind of parameter at its own rate.
+
+Complex parameters are trained as real ones with a trailing axis of two (GSS-FMT-1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from optax import contrib
+
+from refgss.model.weights import is_matrix
+from refgss.training.recipe import Recipe
+
+Params = Mapping[str, jax.Array]
+
+
+def to_real(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """ssm.c (H,N) complex as (H,N,2)."""
+    parts = {k: np.stack([v.real, v.imag], -1) for k, v in params.items() if np.iscomplexobj(v)}
+    return {**params, **parts}
+
+
+def to_complex(params: Params) -> dict[str, jax.Array]:
+    return {k: jax.lax.complex(v[..., 0], v[..., 1]) if is_c(k) else v for k, v in params.items()}
+
+
+def is_c(name: str) -> bool:
+    return name.endswith("ssm.c")
+
+
+def kind(name: str) -> str:
+    """modes: Λ and Δ, whose exponentials want a lower rate; matrix: of a layer; table; other."""
+    if name.split(".")[-1] in ("a", "b", "log_delta"):
+        return "modes"
+    if not is_matrix(name):
+        return "other"
+    return "matrix" if name.startswith("layers.") else "table"
+
+
+def optimizer(recipe: Recipe, params: Params) -> optax.GradientTransformation:
+    """Clipping, then the optimiser of each kind, at peak rates: a step scales by the schedule."""
+    adam = optax.scale_by_adam(b1=0.9, b2=0.98)
+    main = optax.scale_by_factored_rms() if recipe.optimizer == "adafactor" else adam
+    decay = optax.add_decayed_weights(recipe.weight_decay)
+    rate = optax.scale(-recipe.rate)
+    if recipe.optimizer == "muon":
+        matrix = optax.chain(
+            contrib.scale_by_muon(),
+            optax.add_decayed_weights(recipe.weight_decay),
+            optax.scale(-recipe.matrix_rate),
+        )
+    else:
+        matrix = optax.chain(main, decay, rate)
+    kinds = {
+        "modes": optax.chain(adam, optax.scale(-recipe.modes_rate)),
+        "other": optax.chain(main, rate),
+        "table": optax.chain(main, rate),
+        "matrix": matrix,
+    }
+    by_kind = optax.partition(kinds, {name: kind(name) for name in params})
+    return optax.chain(optax.clip_by_global_norm(recipe.clip), by_kind)

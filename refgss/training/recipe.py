@@ -1,0 +1,106 @@
+"""What a training run is: model, text and recipe, as frozen dataclasses that equal runs share."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from refgss.config import GSSConfig, LMConfig
+from refgss.model.tensors import ModelError
+from refgss.training.data import DataConfig
+
+Optimizer = Literal["adamw", "adafactor", "muon"]
+
+
+class TrainingError(ModelError):
+    """A run that cannot go on, in one sentence that says what to do."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Width E; gate F and channels H (GSS layers alone have them); states N.
+
+    memory  the slowest mode of a GSS layer forgets within about so many tokens (GSS-INI-9); None:
+            drawn from N(0,1) (GSS-INI-5).
+    """
+
+    width: int = 128
+    gate: int | None = 384
+    channels: int | None = 64
+    states: int = 64
+    memory: float | None = 1000.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the model is trained.
+
+    steps           updates of the parameters.
+    minutes         None, or stop after so many: the schedule then follows the larger of the shares
+                    of steps and of minutes, and the run cannot be repeated bit by bit.
+    batch, length   windows an update, tokens a window.
+    accumulate      parts of a batch whose gradients are computed one after the other.
+    optimizer       "adamw", "adafactor", or "muon" for the matrices of layers and adamw otherwise.
+    rate            the peak learning rate; it rises over `warmup` steps, then falls as a cosine to
+                    `final` of itself.
+    matrix_rate     that of matrices under muon.
+    modes_rate      that of ssm.a, ssm.b and ssm.log_delta.
+    weight_decay    of matrices, times the rate.
+    clip            the largest norm of a gradient; a larger one is scaled down.
+    weights         "bf16": products with weights rounded to bfloat16, parameters kept in float32.
+    data_parallel, sequence_parallel
+                    devices over which a batch, and each window, is spread.
+    """
+
+    steps: int = 4000
+    minutes: float | None = None
+    batch: int = 8
+    length: int = 512
+    accumulate: int = 1
+    optimizer: Optimizer = "adamw"
+    rate: float = 4e-3
+    matrix_rate: float = 2e-2
+    modes_rate: float = 1e-3
+    warmup: int = 100
+    final: float = 0.02
+    weight_decay: float = 0.1
+    clip: float = 1.0
+    seed: int = 0
+    weights: Literal["full", "bf16"] = "full"
+    data_parallel: int = 1
+    sequence_parallel: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "length", "accumulate", "data_parallel"):
+            if getattr(self, name) < 1:
+                raise TrainingError(f"{name} must be at least 1, not {getattr(self, name)}")
+        devices = self.accumulate * self.data_parallel
+        if self.batch % devices or self.length % self.sequence_parallel:
+            raise TrainingError(
+                "batch must be a multiple of accumulate times data-parallel, and length one of "
+                f"sequence-parallel: {self.batch} is no multiple of {devices}, or {self.length} "
+                f"none of {self.sequence_parallel}"
+            )
+
+    def share(self, step: int, seconds: float) -> float:
+        """How much of the run is over, from 0 to 1."""
+        timed = seconds / (60 * self.minutes) if self.minutes else 0.0
+        return min(max(step / self.steps, timed), 1.0)
+
+    def schedule(self, step: int, seconds: float) -> float:
+        """The factor of all learning rates at this step: warm-up, then cosine."""
+        rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        fall = (1 + math.cos(math.pi * self.share(step, seconds))) / 2
+        return rise * (self.final + (1 - self.final) * fall)
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that decides the numbers of a run."""
+
+    model: LMConfig = field(default_factory=lambda: LMConfig(GSSConfig(), depth=6))
+    sizes: Sizes = Sizes()
+    data: DataConfig = DataConfig()
+    recipe: Recipe = Recipe()
+    tokenizer: str = "bytes"

@@ -1,0 +1,93 @@
+"""The training state: all that a run needs to go on as if it had never stopped, in one file.
+
+Parameters, the optimiser's memory and the number of steps done lie in one safetensors file that is
+replaced whole: a run killed at any moment leaves the state before or the state after.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from refgss.model.tensors import read_tensors, write_tensors
+from refgss.training.recipe import Run, TrainingError
+
+KEY = "refgss.training"
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """params (ssm.c real), memory of the optimiser, steps done, seconds spent on them."""
+
+    params: Mapping[str, Any]
+    memory: Any
+    step: int = 0
+    seconds: float = 0.0
+
+
+def description(run: Run, digest: str) -> dict[str, Any]:
+    """What must agree for a state to be continued."""
+    fields = asdict(run)
+    fields["data"].pop("paths")  # the digest says what the text is, wherever it lies
+    return {"version": 1, "run": json.loads(json.dumps(fields)), "text": digest}
+
+
+def leaves(state: TrainingState) -> dict[str, Any]:
+    named = {f"params.{name}": x for name, x in state.params.items()}
+    for path, x in jax.tree_util.tree_leaves_with_path(state.memory):
+        named[f"memory{jax.tree_util.keystr(path)}"] = x
+    return named
+
+
+def save_state(path: Path, state: TrainingState, run: Run, digest: str) -> None:
+    """Raises TensorFileError where it cannot be written; the state before is then still there."""
+    about = {**description(run, digest), "step": state.step, "seconds": state.seconds}
+    tensors = {name: np.asarray(x) for name, x in leaves(state).items()}
+    write_tensors(path, tensors, {KEY: json.dumps(about)})
+
+
+def load_state(path: Path, fresh: TrainingState, run: Run, digest: str) -> TrainingState:
+    """The state in the file, in the form of a fresh one.
+
+    Raises TensorFileError for a damaged file, TrainingError for the state of another run.
+    """
+    tensors, metadata, _ = read_tensors(path)
+    try:
+        about = json.loads(metadata[KEY])
+        step, seconds = about.pop("step"), about.pop("seconds")
+    except (KeyError, ValueError) as e:
+        raise TrainingError(f"{path} is no training state: choose another folder") from e
+    wanted = description(run, digest)
+    if difference := first_difference(about, wanted):
+        raise TrainingError(
+            f"{path} belongs to another run, {difference}: repeat its options to continue it, or "
+            "choose another folder"
+        )
+    shapes = {name: (x.shape, np.asarray(x).dtype) for name, x in leaves(fresh).items()}
+    if {name: (x.shape, x.dtype) for name, x in tensors.items()} != shapes:
+        raise TrainingError(f"{path} has other tensors than its run: choose another folder")
+    paths, form = jax.tree_util.tree_flatten_with_path(fresh.memory)
+    memory = [np.array(tensors[f"memory{jax.tree_util.keystr(path)}"]) for path, _ in paths]
+    return TrainingState(
+        {name: np.array(tensors[f"params.{name}"]) for name in fresh.params},
+        jax.tree_util.tree_unflatten(form, memory),
+        step,
+        seconds,
+    )
+
+
+def first_difference(found: Any, wanted: Any, name: str = "") -> str | None:
+    """In words, the first entry in which two JSON values differ."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in sorted(found.keys() | wanted.keys()):
+            inner = first_difference(found.get(key), wanted.get(key), key)
+            if inner:
+                return inner
+        return None
+    return None if found == wanted else f"whose {name} is {found!r} and not {wanted!r}"

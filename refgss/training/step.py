@@ -1,0 +1,79 @@
+"""One update as one compiled function, on one device or spread over a mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from refgss import xla
+from refgss.config import LMConfig
+from refgss.training.optimizers import Params, to_complex
+from refgss.training.recipe import Recipe, TrainingError
+from refgss.xla.plan import resolve
+
+
+def mesh_of(recipe: Recipe) -> jax.sharding.Mesh | None:
+    """Devices as (batch, length), None for a single one.  Raises TrainingError for too few."""
+    shape = recipe.data_parallel, recipe.sequence_parallel
+    wanted, present = shape[0] * shape[1], jax.device_count()
+    if wanted > present:
+        raise TrainingError(
+            f"the run is to be spread over {wanted} devices and {present} are present: lower "
+            "--data-parallel or --sequence-parallel"
+        )
+    if wanted == 1:
+        return None
+    return jax.make_mesh(shape, ("batch", "length"), devices=jax.devices()[:wanted])
+
+
+def loss_of(config: LMConfig, recipe: Recipe) -> Callable[[Params, jax.Array], jax.Array]:
+    """params with ssm.c real, windows (B,L+1) int -> mean nats a token."""
+    plan = replace(resolve(None), weights=recipe.weights)
+    mesh, logits_of = mesh_of(recipe), partial(xla.lm_logits, config=config, plan=plan)
+    if mesh is not None:
+        axes = {"batch_axis": "batch", "length_axis": "length"}
+        logits_of = xla.sequence_parallel(mesh, config=config, plan=plan, **axes)
+
+    def loss(params: Params, windows: jax.Array) -> jax.Array:
+        tokens, targets = windows[:, :-1], windows[:, 1:]
+        if mesh is not None:
+            where = NamedSharding(mesh, PartitionSpec("batch", "length"))
+            tokens, targets = (lax.with_sharding_constraint(x, where) for x in (tokens, targets))
+        logits, _ = logits_of(to_complex(params), tokens)
+        logp = jax.nn.log_softmax(logits)
+        return -jnp.take_along_axis(logp, targets[..., None], -1).mean()
+
+    return loss
+
+
+def step_of(
+    config: LMConfig, recipe: Recipe, transform: optax.GradientTransformation
+) -> Callable[..., tuple[Params, Any, jax.Array, jax.Array]]:
+    """(params, memory of the optimiser, windows, schedule) -> both, loss, norm of the gradient."""
+    gradient = jax.value_and_grad(loss_of(config, recipe))
+
+    def step(params: Params, memory: Any, windows: jax.Array, schedule: jax.Array):
+        parts = windows.reshape(recipe.accumulate, -1, windows.shape[-1])
+
+        def add(total: Any, part: jax.Array) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, gradient(params, part)), None
+
+        if recipe.accumulate == 1:
+            loss, g = gradient(params, windows)
+        else:
+            zero = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
+            total, _ = lax.scan(add, zero, parts)
+            loss, g = jax.tree.map(lambda x: x / recipe.accumulate, total)
+        update, memory = transform.update(g, memory, params)
+        update = jax.tree.map(lambda x: schedule * x, update)
+        return optax.apply_updates(params, update), memory, loss, optax.global_norm(g)
+
+    return jax.jit(step, donate_argnums=(0, 1))
