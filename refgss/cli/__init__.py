@@ -24,6 +24,7 @@ from refgss.cli.generate import generate
 from refgss.cli.info import info
 from refgss.cli.reports import diff, report, verify
 from refgss.cli.spec import spec
+from refgss.cli.train import train
 from refgss.cli.vectors import vectors
 
 
@@ -33,7 +34,7 @@ def commands() -> None:
     """The executable standard for gated state-space (GSS) sequence layers."""
 
 
-for command in (check, spec, vectors, report, diff, verify, info, bench):
+for command in (check, spec, vectors, report, diff, verify, info, bench, train):
     commands.add_command(command)
 for command in (generate, evaluate_, quantize, import_):
     commands.add_command(command)

@@ -32,6 +32,7 @@ CODES: dict[type[Exception], int] = {
     DamagedVectorsError: VECTORS,
     TooFewCasesError: VECTORS,
     StaleWaiverError: STALE_WAIVER,
+    ModelError: USAGE,
     DamagedReportError: NOT_CONFORMING,
     ModelError: USAGE,
 }

@@ -23,6 +23,10 @@ from refgss.model.documents import find_documents, read_tokens
 from refgss.model.tensors import ModelError
 from refgss.model.tokenizer import Tokenizer
 
+# installed packages; what differs between builds of one version of Python; and the text of pydoc,
+# not source, and longer than half of all the rest that would be held out
+NOT_THE_LIBRARY = ("site-packages/", "dist-packages/", "_sysconfigdata", "config-", "pydoc_data/")
+
 
 class DataError(ModelError):
     """Text that cannot be trained on, in one sentence."""
@@ -66,10 +70,10 @@ def name_in(path: Path, folders: Iterable[Path]) -> str:
 
 def documents(config: DataConfig) -> dict[str, Path]:
     """Names and files, in the order of the files.  Raises DocumentError for what is no text."""
-    if not config.paths:  # installed packages are no part of the standard library
+    if not config.paths:
         root = standard_library()
         found = {name_in(p, [root]): p for p in find_documents([root], (".py",))}
-        return {n: p for n, p in found.items() if not n.startswith(("site-", "dist-"))}
+        return {n: p for n, p in found.items() if not n.startswith(NOT_THE_LIBRARY)}
     paths = [Path(p) for p in config.paths]
     folders = [p for p in paths if p.is_dir()]
     return {name_in(p, folders): p for p in find_documents(paths, config.suffixes)}

@@ -49,11 +49,7 @@ def optimizer(recipe: Recipe, params: Params) -> optax.GradientTransformation:
     decay = optax.add_decayed_weights(recipe.weight_decay)
     rate = optax.scale(-recipe.rate)
     if recipe.optimizer == "muon":
-        matrix = optax.chain(
-            contrib.scale_by_muon(),
-            optax.add_decayed_weights(recipe.weight_decay),
-            optax.scale(-recipe.matrix_rate),
-        )
+        matrix = contrib.muon(recipe.matrix_rate, weight_decay=recipe.weight_decay)
     else:
         matrix = optax.chain(main, decay, rate)
     kinds = {

@@ -1,0 +1,152 @@
+"""`refgss train`: a language model from text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from refgss.cli import terminal
+from refgss.config import DSSConfig, GSSConfig, LMConfig
+from refgss.training.data import DataConfig
+from refgss.training.recipe import Recipe, Run, Sizes
+
+USUAL = Run()
+LAYERS = {"gss": GSSConfig, "dss": DSSConfig}
+
+MODEL = {
+    "width": "E.",
+    "gate": "F, of GSS layers.",
+    "channels": "H, of GSS layers.",
+    "states": "N.",
+    "memory": "Spread the modes of GSS layers over so many tokens; 0: draw them from N(0,1).",
+}
+TRAINING = {
+    "steps": "Updates of the parameters.",
+    "minutes": "Stop after so many; the run then cannot be repeated bit by bit.",
+    "batch": "Windows an update.",
+    "length": "Tokens a window.",
+    "accumulate": "Parts of a batch, their gradients computed one after the other.",
+    "optimizer": "muon: for the matrices of layers, and adamw for the rest.",
+    "rate": "Peak learning rate.",
+    "matrix_rate": "Of matrices under muon.",
+    "modes_rate": "Of the modes Λ and steps Δ.",
+    "warmup": "Steps over which rates rise.",
+    "final": "Rates fall to this share of the peak.",
+    "weight_decay": "Of the matrices of layers.",
+    "clip": "Largest norm of the gradient.",
+    "seed": "Of parameters and of the order of windows.",
+    "weights": "bf16: products with weights rounded to bfloat16.",
+    "data_parallel": "Devices over which a batch is spread.",
+    "sequence_parallel": "Devices over which each window is spread.",
+}
+CHOICES = {
+    "optimizer": click.Choice(["adamw", "adafactor", "muon"]),
+    "weights": click.Choice(["full", "bf16"]),
+}
+FLOATS = ("memory", "minutes")  # whose default may be None
+
+
+def options(defaults: Sizes | Recipe, helps: dict[str, str]) -> Callable[[Callable], Callable]:
+    """An option for each field, its default that of the dataclass."""
+
+    def add(command: Callable) -> Callable:
+        for name, text in reversed(helps.items()):
+            value = getattr(defaults, name)
+            kind = CHOICES.get(name) or (float if name in FLOATS else type(value))
+            option = click.option(
+                f"--{name.replace('_', '-')}", type=kind, default=value, show_default=True, help=text
+            )
+            command = option(command)
+        return command
+
+    return add
+
+
+@click.command()
+@click.option("--data", "paths", multiple=True, help="Text files and folders.", metavar="PATH...")
+@click.argument("more", nargs=-1, metavar="[PATH]...")
+@click.option("--out", default="trained", show_default=True, type=click.Path(path_type=Path))
+@click.option("--suffix", "suffixes", multiple=True, help="In folders, only such files: .py")
+@click.option("--held-out", default=USUAL.data.held_out, show_default=True, help="Share of files.")
+@click.option("--held-out-tail", default=0.0, help="Hold out the last share of the text instead.")
+@click.option("--layer", type=click.Choice(list(LAYERS)), default="gss", show_default=True)
+@click.option("--depth", default=USUAL.model.depth, show_default=True, help="Layers.")
+@click.option("--ssm-norm", is_flag=True, help="A LayerNorm before the SSM of GSS layers.")
+@click.option("--tied", is_flag=True, help="The head is the transposed embedding.")
+@click.option("--no-final-norm", is_flag=True, help="No LayerNorm after the last layer.")
+@options(USUAL.sizes, MODEL)
+@options(USUAL.recipe, TRAINING)
+@click.option("--tokenizer", type=click.Path(path_type=Path), help="A tokenizer.json; else bytes.")
+@click.option("--log-every", default=10, show_default=True, help="Steps between metrics.")
+@click.option("--evaluate-every", default=250, show_default=True, help="Steps.")
+@click.option("--save-every", default=250, show_default=True, help="Steps.")
+def train(
+    paths: tuple[str, ...],
+    more: tuple[str, ...],
+    out: Path,
+    suffixes: tuple[str, ...],
+    held_out: float,
+    held_out_tail: float,
+    layer: str,
+    depth: int,
+    ssm_norm: bool,
+    tied: bool,
+    no_final_norm: bool,
+    tokenizer: Path | None,
+    log_every: int,
+    evaluate_every: int,
+    save_every: int,
+    **sizes_and_recipe: Any,
+) -> None:
+    """Train a language model on text files, or on the Python standard library.
+
+    The folder --out receives model.safetensors, metrics.jsonl and loss.png.  The same command
+    continues a run that was stopped, also by kill -9, as if it had not been.
+    """
+    sizes = {name: sizes_and_recipe[name] for name in MODEL}
+    sizes["memory"] = sizes["memory"] or None
+    if layer == "dss":
+        sizes |= {"gate": None, "channels": None, "memory": None}
+    kind = GSSConfig(ssm_norm=ssm_norm) if layer == "gss" else DSSConfig()
+    data = DataConfig((*paths, *more), suffixes, held_out, held_out_tail)
+    run = Run(
+        LMConfig(kind, depth, final_norm=not no_final_norm, tied=tied),
+        Sizes(**sizes),
+        data,
+        Recipe(**{name: sizes_and_recipe[name] for name in TRAINING}),
+        tokenizer.read_text("utf-8") if tokenizer else "bytes",
+    )
+    try:
+        from refgss.training import loop
+    except ImportError as e:
+        raise click.UsageError(f"training needs JAX: pip install 'refgss[jax]' ({e})") from e
+    habits = loop.Habits(log_every, evaluate_every, save_every)
+    with bar() as watch:
+        model = loop.train(run, out, habits, watch)
+    click.echo(f"{model} is trained; see {out / 'metrics.jsonl'} and {out / 'loss.png'}")
+
+
+@contextmanager
+def bar() -> Iterator[Callable[[Any], None]]:
+    """Loss, tokens/s and the time left on a terminal; nothing in a pipe."""
+    errors = terminal.console(stderr=True)
+    columns = (
+        TextColumn("step {task.fields[step]}"),
+        BarColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}, {task.fields[speed]:.0f} tokens/s,"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    with Progress(*columns, console=errors, disable=not errors.is_terminal) as progress:
+        task = progress.add_task("training", total=1.0, step=0, loss=float("nan"), speed=0.0)
+
+        def watch(p: Any) -> None:
+            speed = p.tokens_per_second
+            progress.update(task, completed=p.share, step=p.step, loss=p.loss, speed=speed)
+
+        yield watch
