@@ -32,7 +32,6 @@ CODES: dict[type[Exception], int] = {
     DamagedVectorsError: VECTORS,
     TooFewCasesError: VECTORS,
     StaleWaiverError: STALE_WAIVER,
-    ModelError: USAGE,
     DamagedReportError: NOT_CONFORMING,
     ModelError: USAGE,
 }

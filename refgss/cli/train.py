@@ -16,6 +16,7 @@ from refgss.training.data import DataConfig
 from refgss.training.recipe import Recipe, Run, Sizes
 
 USUAL = Run()
+COUNT = click.IntRange(1)
 LAYERS = {"gss": GSSConfig, "dss": DSSConfig}
 
 MODEL = {
@@ -58,9 +59,8 @@ def options(defaults: Sizes | Recipe, helps: dict[str, str]) -> Callable[[Callab
         for name, text in reversed(helps.items()):
             value = getattr(defaults, name)
             kind = CHOICES.get(name) or (float if name in FLOATS else type(value))
-            option = click.option(
-                f"--{name.replace('_', '-')}", type=kind, default=value, show_default=True, help=text
-            )
+            flag = f"--{name.replace('_', '-')}"
+            option = click.option(flag, type=kind, default=value, show_default=True, help=text)
             command = option(command)
         return command
 
@@ -75,16 +75,18 @@ def options(defaults: Sizes | Recipe, helps: dict[str, str]) -> Callable[[Callab
 @click.option("--held-out", default=USUAL.data.held_out, show_default=True, help="Share of files.")
 @click.option("--held-out-tail", default=0.0, help="Hold out the last share of the text instead.")
 @click.option("--layer", type=click.Choice(list(LAYERS)), default="gss", show_default=True)
-@click.option("--depth", default=USUAL.model.depth, show_default=True, help="Layers.")
+@click.option("--depth", type=COUNT, default=USUAL.model.depth, show_default=True, help="Layers.")
 @click.option("--ssm-norm", is_flag=True, help="A LayerNorm before the SSM of GSS layers.")
 @click.option("--tied", is_flag=True, help="The head is the transposed embedding.")
 @click.option("--no-final-norm", is_flag=True, help="No LayerNorm after the last layer.")
 @options(USUAL.sizes, MODEL)
 @options(USUAL.recipe, TRAINING)
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="A tokenizer.json; else bytes.")
-@click.option("--log-every", default=10, show_default=True, help="Steps between metrics.")
-@click.option("--evaluate-every", default=250, show_default=True, help="Steps.")
-@click.option("--save-every", default=250, show_default=True, help="Steps.")
+@click.option(
+    "--log-every", type=COUNT, default=10, show_default=True, help="Steps between metrics."
+)
+@click.option("--evaluate-every", type=COUNT, default=250, show_default=True, help="Steps.")
+@click.option("--save-every", type=COUNT, default=250, show_default=True, help="Steps.")
 def train(
     paths: tuple[str, ...],
     more: tuple[str, ...],
@@ -119,7 +121,7 @@ def train(
         Sizes(**sizes),
         data,
         Recipe(**{name: sizes_and_recipe[name] for name in TRAINING}),
-        tokenizer.read_text("utf-8") if tokenizer else "bytes",
+        description_of(tokenizer),
     )
     try:
         from refgss.training import loop
@@ -129,6 +131,13 @@ def train(
     with bar() as watch:
         model = loop.train(run, out, habits, watch)
     click.echo(f"{model} is trained; see {out / 'metrics.jsonl'} and {out / 'loss.png'}")
+
+
+def description_of(tokenizer: Path | None) -> str:
+    try:
+        return "bytes" if tokenizer is None else tokenizer.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise click.UsageError(f"{tokenizer} cannot be read: {e}") from e
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Text for training: which files are held out, one token file, windows in a reproducible order.
 
-A file is held out by the hash of its name, so that anyone who has the same files has the same split.
+A file is held out by the hash of its name: whoever has the same files has the same split.
 The tokens of all documents, the separator before each, lie in a file that is mapped, not read.
 """
 
@@ -87,7 +87,7 @@ def split(config: DataConfig) -> tuple[dict[str, Path], dict[str, Path]]:
     return {n: p for n, p in found.items() if n not in held_out}, held_out
 
 
-# --- the token file --------------------------------------------------------------------------------
+# --- the token file -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def write_tokens(
     write(record, json.dumps(made, indent=1) + "\n")
 
 
-# --- windows ---------------------------------------------------------------------------------------
+# --- windows --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ class Windows:
     def batch(self, step: int, size: int) -> np.ndarray:
         """(size, length + 1) int32: windows step·size … (step + 1)·size - 1."""
         which = np.arange(step * size, (step + 1) * size)
-        starts = [epoch_starts(self, e)[i] for e, i in zip(*divmod(which, self.count), strict=True)]
+        starts = [epoch_starts(self, i // self.count)[i % self.count] for i in which.tolist()]
         return np.stack([self.tokens[s : s + self.length + 1] for s in starts]).astype(np.int32)
 
 
@@ -219,12 +219,12 @@ def order(room: int, count: int, length: int, seed: int, epoch: int) -> np.ndarr
 
 def epoch_starts(windows: Windows, epoch: int) -> np.ndarray:
     room = len(windows.tokens) - windows.count * windows.length
-    return order(min(room, windows.length), windows.count, windows.length, windows.seed, int(epoch))
+    return order(min(room, windows.length), windows.count, windows.length, windows.seed, epoch)
 
 
-def spaced_windows(tokens: np.ndarray, length: int, most: int) -> np.ndarray:
-    """(n, length + 1) int32: at most `most` windows evenly spaced, (0, …) where there is no room."""
-    count = min((len(tokens) - 1) // length, most) if len(tokens) else 0
-    starts = np.linspace(0, max(len(tokens) - length - 1, 0), max(count, 0), dtype=np.int64)
-    rows = [tokens[s : s + length + 1] for s in starts]
-    return np.array(rows, np.int32).reshape(len(rows), length + 1)
+def spaced_windows(tokens: np.ndarray, length: int, count: int) -> np.ndarray:
+    """(count, length + 1) int32, evenly spaced; (0, length + 1) where the text has no window."""
+    if len(tokens) <= length:
+        return np.zeros((0, length + 1), np.int32)
+    starts = np.linspace(0, len(tokens) - length - 1, count, dtype=np.int64)
+    return np.stack([tokens[s : s + length + 1] for s in starts]).astype(np.int32)

@@ -8,30 +8,27 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 import refgss
-from refgss.config import GSSConfig
 from refgss.files import write
 from refgss.model.checkpoint import save_checkpoint
 from refgss.model.initialization import initialize
 from refgss.model.tokenizer import tokenizer
-from refgss.training.data import Text, Windows, prepare, spaced_windows
-from refgss.training.optimizers import optimizer, to_complex, to_real
+from refgss.training.data import Windows, prepare, spaced_windows
+from refgss.training.optimizers import to_complex, to_real
 from refgss.training.plot import plot_loss
 from refgss.training.recipe import Run, TrainingError
-from refgss.training.state import TrainingState, load_state, save_state
-from refgss.training.step import loss_of, step_of
+from refgss.training.state import TrainingState, description, load_state, save_state
+from refgss.training.step import functions
 
 EVALUATED = 64  # windows of the held-out text, the same every time
 
@@ -74,16 +71,15 @@ def train(
     words = tokenizer(run.tokenizer)
     text = prepare(run.data, words, folder, prepared)
     windows = Windows(text.train, run.recipe.length, run.recipe.seed)
-    held_out = spaced_windows(text.held_out, run.recipe.length, EVALUATED)
+    batches = -(-EVALUATED // run.recipe.batch)
+    held_out = spaced_windows(text.held_out, run.recipe.length, batches * run.recipe.batch)
     initial = to_real(initial_params(run, words.size))
-    transform = optimizer(run.recipe, initial)
-    state = TrainingState(initial, jax.jit(transform.init)(initial))
+    begin, step, loss = functions(run.model, run.recipe, tuple(initial))
+    state = TrainingState(initial, begin(initial))
     if (folder / "training.safetensors").exists():
         state = load_state(folder / "training.safetensors", state, run, text.digest)
     metrics = Metrics(folder / "metrics.jsonl", state.step)
 
-    step = step_of(run.model, run.recipe, transform)
-    loss = jax.jit(loss_of(run.model, run.recipe))
     params, memory = state.params, state.memory
     recipe, done = run.recipe, state.step
     began, first = time.monotonic() - state.seconds, state.step
@@ -91,7 +87,7 @@ def train(
     def save() -> None:
         state = TrainingState(params, memory, done, time.monotonic() - began)
         save_state(folder / "training.safetensors", state, run, text.digest)
-        save_model(folder, state, run, text)
+        save_model(folder, state, run, text.digest)
 
     def evaluate() -> None:
         if len(held_out):
@@ -104,8 +100,8 @@ def train(
             schedule = np.float32(recipe.schedule(done, seconds))
             batch = windows.batch(done, recipe.batch)
             params, memory, value, norm = step(params, memory, batch, schedule)
-            nats, norm = float(value), float(norm)
-            if not (math.isfinite(nats) and math.isfinite(norm)):
+            nats, size = float(value), float(norm)
+            if not (math.isfinite(nats) and math.isfinite(size)):
                 raise TrainingError(
                     f"the loss or its gradient is no finite number at step {done}: start again in "
                     "another folder with a lower rate; the state before is kept"
@@ -121,7 +117,7 @@ def train(
                 metrics.write(
                     step=done,
                     loss=nats,
-                    gradient_norm=norm,
+                    gradient_norm=size,
                     rate=recipe.rate * float(schedule),
                     seconds=round(now - began, 3),
                     tokens_per_second=None if math.isnan(speed) else round(speed, 1),
@@ -130,7 +126,7 @@ def train(
                 evaluate()
             if done % habits.save == 0:
                 save()
-    if done % habits.evaluate:
+    if done > first and done % habits.evaluate:
         evaluate()
     save()
     metrics.close()
@@ -142,25 +138,26 @@ def train(
 
 def initial_params(run: Run, vocabulary: int) -> dict[str, np.ndarray]:
     sizes = asdict(run.sizes)
-    return initialize(run.model, vocabulary=vocabulary, seed=run.recipe.seed, **sizes)
+    try:
+        return initialize(run.model, vocabulary=vocabulary, seed=run.recipe.seed, **sizes)
+    except ValueError as e:
+        raise TrainingError(f"there is no such model: {e}") from e
 
 
 def mean_loss(loss: Any, params: Any, windows: np.ndarray, batch: int) -> float:
-    """Over all windows, a batch at a time; the last batch is filled up and its filling not counted."""
-    size = min(batch, len(windows)) if len(windows) % batch == 0 else math.gcd(batch, len(windows))
-    parts = windows.reshape(-1, size, windows.shape[1])
+    """Over all windows, a batch at a time."""
+    parts = windows.reshape(-1, batch, windows.shape[1])
     return float(np.mean([float(loss(params, part)) for part in parts]))
 
 
-def save_model(folder: Path, state: TrainingState, run: Run, text: Text) -> None:
+def save_model(folder: Path, state: TrainingState, run: Run, digest: str) -> None:
     params = {name: np.asarray(x) for name, x in to_complex(state.params).items()}
     about = {
         "made_by": f"refgss {refgss.__version__} train",
         "step": state.step,
-        "run": {**asdict(run), "tokenizer": None},
-        "text": text.digest,
+        **description(run, digest),
     }
-    about["run"]["data"].pop("paths")
+    about["run"].pop("tokenizer")  # a key of its own
     file = folder / "model.safetensors"
     save_checkpoint(file, params, run.model, tokenizer=run.tokenizer, about=about)
 
@@ -171,8 +168,8 @@ class Metrics:
     def __init__(self, path: Path, step: int):
         self._path = path
         try:
-            write(path, "".join(line for line in whole_lines(path) if json.loads(line)["step"] <= step))
-            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+            write(path, "".join(x for x in whole_lines(path) if json.loads(x)["step"] <= step))
+            self._file = open(path, "a", encoding="utf-8")
         except OSError as e:
             raise TrainingError(f"{path} cannot be written: {e.strerror}") from e
 
@@ -182,8 +179,8 @@ class Metrics:
             self._file.flush()
         except OSError as e:
             raise TrainingError(
-                f"{self._path} cannot be written ({e.strerror}): the state saved last is kept; free "
-                "some space and repeat the command"
+                f"{self._path} cannot be written ({e.strerror}): the state saved last is kept; "
+                "free some space and repeat the command"
             ) from e
 
     def close(self) -> None:

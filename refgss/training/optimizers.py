@@ -5,10 +5,10 @@ Complex parameters are trained as real ones with a trailing axis of two (GSS-FMT
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from optax import contrib
@@ -16,7 +16,7 @@ from optax import contrib
 from refgss.model.weights import is_matrix
 from refgss.training.recipe import Recipe
 
-Params = Mapping[str, jax.Array]
+Params = Mapping[str, Any]
 
 
 def to_real(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -25,7 +25,7 @@ def to_real(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {**params, **parts}
 
 
-def to_complex(params: Params) -> dict[str, jax.Array]:
+def to_complex(params: Params) -> dict[str, Any]:
     return {k: jax.lax.complex(v[..., 0], v[..., 1]) if is_c(k) else v for k, v in params.items()}
 
 
@@ -42,7 +42,7 @@ def kind(name: str) -> str:
     return "matrix" if name.startswith("layers.") else "table"
 
 
-def optimizer(recipe: Recipe, params: Params) -> optax.GradientTransformation:
+def optimizer(recipe: Recipe, names: Iterable[str]) -> optax.GradientTransformation:
     """Clipping, then the optimiser of each kind, at peak rates: a step scales by the schedule."""
     adam = optax.scale_by_adam(b1=0.9, b2=0.98)
     main = optax.scale_by_factored_rms() if recipe.optimizer == "adafactor" else adam
@@ -58,5 +58,5 @@ def optimizer(recipe: Recipe, params: Params) -> optax.GradientTransformation:
         "table": optax.chain(main, rate),
         "matrix": matrix,
     }
-    by_kind = optax.partition(kinds, {name: kind(name) for name in params})
+    by_kind = optax.partition(kinds, {name: kind(name) for name in names})
     return optax.chain(optax.clip_by_global_norm(recipe.clip), by_kind)

@@ -9,7 +9,7 @@ from refgss.training.recipe import TrainingError
 
 
 def plot_loss(metrics: Path, picture: Path, tokens_per_step: int) -> None:
-    """Training and held-out loss of metrics.jsonl by tokens seen, as PNG; nothing without matplotlib.
+    """Training and held-out loss by tokens seen, as PNG; nothing where matplotlib is missing.
 
     Raises TrainingError where the picture cannot be written.
     """

@@ -72,9 +72,18 @@ class Recipe:
     sequence_parallel: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "length", "accumulate", "data_parallel"):
+        counts = ("steps", "batch", "length", "accumulate", "data_parallel", "sequence_parallel")
+        for name in counts:
             if getattr(self, name) < 1:
                 raise TrainingError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("minutes", "rate", "matrix_rate", "modes_rate", "clip"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise TrainingError(f"{name} must be positive and finite, not {value}")
+        if not (0 <= self.final <= 1 and self.weight_decay >= 0 and self.warmup >= 0):
+            raise TrainingError("final must be from 0 to 1; weight-decay and warmup, at least 0")
+        if self.seed < 0:
+            raise TrainingError(f"seed must be at least 0, not {self.seed}")
         devices = self.accumulate * self.data_parallel
         if self.batch % devices or self.length % self.sequence_parallel:
             raise TrainingError(
@@ -100,7 +109,7 @@ class Run:
     """All that decides the numbers of a run."""
 
     model: LMConfig = field(default_factory=lambda: LMConfig(GSSConfig(), depth=6))
-    sizes: Sizes = Sizes()
-    data: DataConfig = DataConfig()
-    recipe: Recipe = Recipe()
+    sizes: Sizes = field(default_factory=Sizes)
+    data: DataConfig = field(default_factory=DataConfig)
+    recipe: Recipe = field(default_factory=Recipe)
     tokenizer: str = "bytes"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from refgss import xla
 from refgss.config import LMConfig
-from refgss.training.optimizers import Params, to_complex
+from refgss.training.optimizers import Params, optimizer, to_complex
 from refgss.training.recipe import Recipe, TrainingError
 from refgss.xla.plan import resolve
 
@@ -37,7 +37,8 @@ def mesh_of(recipe: Recipe) -> jax.sharding.Mesh | None:
 def loss_of(config: LMConfig, recipe: Recipe) -> Callable[[Params, jax.Array], jax.Array]:
     """params with ssm.c real, windows (B,L+1) int -> mean nats a token."""
     plan = replace(resolve(None), weights=recipe.weights)
-    mesh, logits_of = mesh_of(recipe), partial(xla.lm_logits, config=config, plan=plan)
+    mesh = mesh_of(recipe)
+    logits_of: Any = partial(xla.lm_logits, config=config, plan=plan)
     if mesh is not None:
         axes = {"batch_axis": "batch", "length_axis": "length"}
         logits_of = xla.sequence_parallel(mesh, config=config, plan=plan, **axes)
@@ -54,11 +55,18 @@ def loss_of(config: LMConfig, recipe: Recipe) -> Callable[[Params, jax.Array], j
     return loss
 
 
-def step_of(
-    config: LMConfig, recipe: Recipe, transform: optax.GradientTransformation
-) -> Callable[..., tuple[Params, Any, jax.Array, jax.Array]]:
-    """(params, memory of the optimiser, windows, schedule) -> both, loss, norm of the gradient."""
-    gradient = jax.value_and_grad(loss_of(config, recipe))
+@lru_cache(maxsize=4)  # compiled once in a process
+def functions(
+    config: LMConfig, recipe: Recipe, names: tuple[str, ...]
+) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    """Compiled, for parameters of these names:
+
+    begin(params) -> the optimiser's memory;
+    step(params, memory, windows, schedule) -> params, memory, loss, norm of the gradient;
+    loss(params, windows) -> loss.
+    """
+    loss = loss_of(config, recipe)
+    gradient, transform = jax.value_and_grad(loss), optimizer(recipe, names)
 
     def step(params: Params, memory: Any, windows: jax.Array, schedule: jax.Array):
         parts = windows.reshape(recipe.accumulate, -1, windows.shape[-1])
@@ -67,13 +75,13 @@ def step_of(
             return jax.tree.map(jnp.add, total, gradient(params, part)), None
 
         if recipe.accumulate == 1:
-            loss, g = gradient(params, windows)
+            nats, g = gradient(params, windows)
         else:
             zero = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
             total, _ = lax.scan(add, zero, parts)
-            loss, g = jax.tree.map(lambda x: x / recipe.accumulate, total)
+            nats, g = jax.tree.map(lambda x: x / recipe.accumulate, total)
         update, memory = transform.update(g, memory, params)
         update = jax.tree.map(lambda x: schedule * x, update)
-        return optax.apply_updates(params, update), memory, loss, optax.global_norm(g)
+        return optax.apply_updates(params, update), memory, nats, optax.global_norm(g)
 
-    return jax.jit(step, donate_argnums=(0, 1))
+    return jax.jit(transform.init), jax.jit(step, donate_argnums=(0, 1)), jax.jit(loss)
