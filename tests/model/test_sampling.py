@@ -58,14 +58,14 @@ def kept(logits, how):
 @settings(deadline=None, derandomize=True, max_examples=300)
 @given(LOGITS, HOW, st.integers(0, 10**9))
 def test_a_draw_is_among_the_tokens_that_are_kept(logits, how, position):
-    assert draw(logits, 0, position, how) in kept(logits, how) | {int(logits.argmax())}
+    assert draw(logits, 0, position, how) in kept(logits, how)
 
 
 def test_draws_are_as_likely_as_their_weights():
     p = np.array([0.5, 0.3, 0.15, 0.05])
-    drawn = [draw(np.log(p), 0, t, Sampling(seed=3)) for t in range(20000)]
-    found = np.bincount(drawn, minlength=4) / 20000
-    assert (abs(found - p) < 5 * np.sqrt(p * (1 - p) / 20000)).all()  # five standard deviations
+    drawn = [draw(np.log(p), 0, t, Sampling(seed=3)) for t in range(5000)]
+    found = np.bincount(drawn, minlength=4) / 5000
+    assert (abs(found - p) < 5 * np.sqrt(p * (1 - p) / 5000)).all()  # five standard deviations
 
 
 @pytest.mark.parametrize(
@@ -104,13 +104,22 @@ def test_logits_that_are_not_finite_are_refused(value):
 
 
 @pytest.mark.parametrize(
-    "field",
-    [{"temperature": -1}, {"top_p": 0}, {"top_p": 1.1}, {"min_p": -0.1}, {"seed": -1}]
-    + [{"repetition_penalty": 0}, {"top_k": -1}, {"temperature": float("nan")}, {"seed": 2**64}],
+    ("field", "value"),
+    [
+        ("temperature", -1),
+        ("temperature", float("nan")),
+        ("top_k", -1),
+        ("top_p", 0),
+        ("top_p", 1.1),
+        ("min_p", -0.1),
+        ("repetition_penalty", 0),
+        ("seed", -1),
+        ("seed", 2**64),
+    ],
 )
-def test_settings_out_of_range_are_one_sentence(field):
-    with pytest.raises(ModelError, match=next(iter(field))):
-        Sampling(**field)
+def test_settings_out_of_range_are_one_sentence(field, value):
+    with pytest.raises(ModelError, match=field):
+        Sampling(**{field: value})
 
 
 @settings(deadline=None, derandomize=True, max_examples=300)
