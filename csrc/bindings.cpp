@@ -79,6 +79,7 @@ private:
 }  // namespace
 
 void bind_ssm(py::module_& module);  // bindings_ssm.cpp
+void bind_decoder(py::module_& module);  // bindings_decoder.cpp
 
 PYBIND11_MODULE(_core, module) {
     module.doc() = "The C ABI of refgss on NumPy arrays; refgss.native is the public face.";
@@ -103,4 +104,5 @@ PYBIND11_MODULE(_core, module) {
         .def(py::init<const py::object&, int64_t>())
         .def("push", &conv_stream::push);
     bind_ssm(module);
+    bind_decoder(module);
 }

@@ -43,7 +43,12 @@ REFGSS_API int32_t refgss_abi_version(void);
 
 #define REFGSS_MAX_RANK 4
 
-enum refgss_dtype { REFGSS_F32 = 1, REFGSS_F64 = 2 };
+enum refgss_dtype {
+    REFGSS_F32 = 1,
+    REFGSS_F64 = 2,
+    REFGSS_BF16 = 3, /* the upper half of a float; this and the next: weights of a decoder, no others */
+    REFGSS_I8 = 4
+};
 
 typedef struct refgss_array {
     void *data;
@@ -299,6 +304,63 @@ REFGSS_API int32_t refgss_dss_layer_vjp(const refgss_dss_layer_params *params,
                                         const refgss_array *dy, const refgss_array *dstate,
                                         const refgss_dss_layer_params *dparams,
                                         const refgss_array *dx, const refgss_array *dstate0);
+
+/* ---- Language models (GSS-LM) ------------------------------------------------------------------
+ *
+ * A decoder is a language model, prepared once, and a batch of sequences that it reads together.
+ * Everything is float32, but a matrix may be float32, bf16 or int8.  An int8 weight is the number
+ * times its scale; a scale, bf16, belongs to 32 weights along the axis that is summed over: w (I,O)
+ * has scales (ceil(I/32),O), the embedding (V,E) has (V,ceil(E/32)).  Scales of others are NULL.
+ * The parameters are copied, once: the arrays may be freed.
+ * Tokens and targets are int64 from 0 to V-1, (B,L), contiguous.  Not thread-safe on one handle. */
+
+/* A layer is the one of gss and dss that is not NULL. */
+typedef struct refgss_lm_layer {
+    const refgss_gss_layer_params *gss;
+    const refgss_dss_layer_params *dss;
+    const refgss_array *w_v_scale, *w_u_scale, *w_uc_scale, *w_o_scale;
+} refgss_lm_layer;
+
+typedef struct refgss_lm_params {
+    const refgss_array *embedding, *embedding_scale; /* (V,E) */
+    const refgss_lm_layer *layers;
+    int64_t depth;
+    const refgss_array *norm_weight, *norm_bias;     /* (E), or NULL: no final norm */
+    double eps;
+    const refgss_array *head, *head_scale;           /* (E,V), or NULL: the embedding, transposed */
+} refgss_lm_params;
+
+/* The state-space models advance every `block` tokens, as a refgss_stepper does; the inputs since
+ * then are `pending`. */
+typedef struct refgss_decoder refgss_decoder;
+REFGSS_API int32_t refgss_decoder_new(const refgss_lm_params *params, int64_t batch, int64_t block,
+                                      refgss_decoder **decoder);
+/* Another decoder at the same place of the same sequences.  Weights are shared, also afterwards. */
+REFGSS_API int32_t refgss_decoder_fork(const refgss_decoder *decoder, refgss_decoder **fork);
+REFGSS_API void refgss_decoder_free(refgss_decoder *decoder);
+/* tokens (B,1) -> logits (B,V). */
+REFGSS_API int32_t refgss_decoder_step(refgss_decoder *decoder, const int64_t *tokens,
+                                       const refgss_array *logits);
+/* tokens (B,L) -> logits (B,L,V), or of the last position, (B,V), for L > 0.  The memory needed
+ * beyond that does not grow with L. */
+REFGSS_API int32_t refgss_decoder_prefill(refgss_decoder *decoder, const int64_t *tokens,
+                                          int64_t length, const refgss_array *logits);
+/* tokens, targets (B,L) -> -log p(target), in nats, (B,L) of float64. */
+REFGSS_API int32_t refgss_decoder_loss(refgss_decoder *decoder, const int64_t *tokens,
+                                       const int64_t *targets, int64_t length,
+                                       const refgss_array *loss);
+/* The state after all tokens, (depth B,H,N,2). */
+REFGSS_API int32_t refgss_decoder_state(const refgss_decoder *decoder, const refgss_array *state);
+/* How many inputs are pending, below `block`; and the tokens of each sequence so far. */
+REFGSS_API int64_t refgss_decoder_pending(const refgss_decoder *decoder);
+REFGSS_API int64_t refgss_decoder_position(const refgss_decoder *decoder);
+/* The state before the pending inputs, (depth B,H,N,2), and these, (depth B,n,H). */
+REFGSS_API int32_t refgss_decoder_snapshot(const refgss_decoder *decoder, const refgss_array *state,
+                                           const refgss_array *pending);
+/* Goes where a snapshot was made, on a decoder of the same parameters and block: what follows is
+ * the same, bit by bit.  pending may be NULL: state is then that after all tokens. */
+REFGSS_API int32_t refgss_decoder_restore(refgss_decoder *decoder, const refgss_array *state,
+                                          const refgss_array *pending, int64_t position);
 
 #ifdef __cplusplus
 }

@@ -2,7 +2,7 @@
 
 NumPy arrays of float32 or float64 in, fresh arrays out; no silent copies of another type.  Beyond
 the contract: `Spectrum` and `ConvStream` (convolution), `Prepared` and `Stepper` (recurrence),
-`PreparedLayer`.
+`PreparedLayer`, and `Decoder` (a language model, streaming).
 """
 
 try:
@@ -15,6 +15,7 @@ except ImportError as error:
 
 from refgss import __version__
 from refgss.native.convolution import ConvStream, Spectrum, causal_conv, causal_conv_vjp
+from refgss.native.decoder import Decoder
 from refgss.native.layers import (
     PreparedLayer,
     dss_layer,
@@ -62,6 +63,7 @@ __all__ = [
     "OPS",
     "capabilities",
     "ConvStream",
+    "Decoder",
     "Prepared",
     "PreparedLayer",
     "Spectrum",

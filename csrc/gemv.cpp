@@ -1,0 +1,172 @@
+#include "gemv.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "dispatch.hpp"
+#include "matmul.hpp"
+#include "threads.hpp"
+
+namespace refgss {
+namespace {
+
+constexpr int64_t scales_bytes = gemv_width * 2, block_bytes = scales_bytes + scale_block * gemv_width;
+
+int64_t tile_size(weight_format format, int64_t rows) {
+    switch (format) {
+        case weight_format::f32: return rows * gemv_width * 4;
+        case weight_format::bf16: return rows * gemv_width * 2;
+        case weight_format::int8: break;
+    }
+    return (rows + scale_block - 1) / scale_block * block_bytes;
+}
+
+/// Where bf16 column j of a row of 32 stands.
+constexpr int64_t half_of(int64_t j) { return j < gemv_width / 2 ? 2 * j : 2 * (j - gemv_width / 2) + 1; }
+
+float widened(uint16_t upper) {
+    uint32_t bits = static_cast<uint32_t>(upper) << 16;
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+
+/// One tile, whose memory is zero, from columns first .. of `from`.
+void pack(const matrix_source& from, int64_t first, unsigned char* tile) {
+    const int64_t count = std::min(gemv_width, from.columns - first);
+    auto index = [&](int64_t i, int64_t j) {
+        return i * from.row_stride + (first + j) * from.column_stride;
+    };
+    for (int64_t i = 0; i < from.rows; ++i)
+        for (int64_t j = 0; j < count; ++j) {
+            if (from.format == weight_format::f32) {
+                std::memcpy(tile + (i * gemv_width + j) * 4,
+                            static_cast<const float*>(from.data) + index(i, j), 4);
+            } else if (from.format == weight_format::bf16) {
+                std::memcpy(tile + (i * gemv_width + half_of(j)) * 2,
+                            static_cast<const uint16_t*>(from.data) + index(i, j), 2);
+            } else {
+                unsigned char* block = tile + i / scale_block * block_bytes;
+                if (i % scale_block == 0)
+                    std::memcpy(block + half_of(j) * 2,
+                                from.scale + i / scale_block * from.scale_row_stride +
+                                    (first + j) * from.scale_column_stride, 2);
+                std::memcpy(block + scales_bytes + i % scale_block * gemv_width + j,
+                            static_cast<const int8_t*>(from.data) + index(i, j), 1);
+            }
+        }
+}
+
+/// Throws unless `a` is a matrix (rows, columns) of `dtype` with data.
+void check_matrix(const refgss_array* a, const std::string& name, int32_t dtype, int64_t rows,
+                  int64_t columns) {
+    auto fail = [&](refgss_status status, const std::string& why) {
+        throw error{status, name + why};
+    };
+    if (a == nullptr) fail(REFGSS_ERROR_VALUE, " is NULL: pass an array");
+    if (a->dtype != dtype) fail(REFGSS_ERROR_TYPE, " has the wrong dtype: scales are bf16");
+    if (a->rank != 2 || a->shape[0] != rows || a->shape[1] != columns)
+        fail(REFGSS_ERROR_VALUE, " must have shape (" + std::to_string(rows) + ", " +
+                                     std::to_string(columns) + ")");
+    const int64_t item = dtype == REFGSS_F32 ? 4 : dtype == REFGSS_BF16 ? 2 : 1;
+    if (rows * columns > 0 && (a->data == nullptr || reinterpret_cast<uintptr_t>(a->data) % item))
+        fail(REFGSS_ERROR_VALUE, " has no data, or data that is not aligned to its elements");
+}
+
+}  // namespace
+
+matrix_source matrix_source::of(const refgss_array* a, const refgss_array* scale, const char* name,
+                                int64_t rows, int64_t columns, bool transposed) {
+    if (a == nullptr) throw error{REFGSS_ERROR_VALUE, std::string(name) + " is NULL: pass an array"};
+    matrix_source m{};
+    switch (a->dtype) {
+        case REFGSS_F32: m.format = weight_format::f32; break;
+        case REFGSS_BF16: m.format = weight_format::bf16; break;
+        case REFGSS_I8: m.format = weight_format::int8; break;
+        default:
+            throw error{REFGSS_ERROR_TYPE,
+                        std::string(name) + " has an unknown dtype: use float32, bf16 or int8"};
+    }
+    auto shape = [&](int64_t r, int64_t c, const refgss_array* x, const std::string& who) {
+        check_matrix(x, who, x == a ? a->dtype : REFGSS_BF16, transposed ? c : r, transposed ? r : c);
+    };
+    shape(rows, columns, a, name);
+    const int row = transposed ? 1 : 0, column = 1 - row;
+    m.data = a->data, m.rows = rows, m.columns = columns;
+    m.row_stride = a->stride[row], m.column_stride = a->stride[column];
+    if ((scale != nullptr) != (m.format == weight_format::int8))
+        throw error{REFGSS_ERROR_VALUE,
+                    std::string(name) + (scale ? " has scales and is not int8" : " is int8 and has no scales")};
+    if (scale == nullptr) return m;
+    shape((rows + scale_block - 1) / scale_block, columns, scale, std::string(name) + ".scale");
+    m.scale = static_cast<const uint16_t*>(scale->data);
+    m.scale_row_stride = scale->stride[row], m.scale_column_stride = scale->stride[column];
+    return m;
+}
+
+weight_matrix::weight_matrix(const matrix_source& from)
+    : format_(from.format), rows_(from.rows), columns_(from.columns),
+      tile_bytes_(tile_size(from.format, from.rows)),
+      data_(sized(whole_tiles(from.columns), tile_bytes_)) {
+    parallel_for(tiles(), slots_for(tiles()), [&](int64_t t, int) {
+        unsigned char* to = data_.data() + t * tile_bytes_;
+        std::memset(to, 0, tile_bytes_);
+        pack(from, t * gemv_width, to);
+    });
+}
+
+void weight_matrix::column(int64_t o, float* to) const {
+    const unsigned char* from = tile(o / gemv_width);
+    const int64_t j = o % gemv_width;
+    auto half = [](const unsigned char* row, int64_t column) {
+        uint16_t bits;
+        std::memcpy(&bits, row + 2 * half_of(column), 2);
+        return widened(bits);
+    };
+    for (int64_t i = 0; i < rows_; ++i) {
+        if (format_ == weight_format::f32) {
+            std::memcpy(to + i, from + (i * gemv_width + j) * 4, 4);
+        } else if (format_ == weight_format::bf16) {
+            to[i] = half(from + i * gemv_width * 2, j);
+        } else {
+            const unsigned char* block = from + i / scale_block * block_bytes;
+            auto q = static_cast<int8_t>(block[scales_bytes + i % scale_block * gemv_width + j]);
+            to[i] = static_cast<float>(q) * half(block, j);
+        }
+    }
+}
+
+void weight_matrix::multiply(int64_t M, const float* x, int64_t x_stride, float* y,
+                             int64_t y_stride) const {
+    auto& product = kernels<matmul_kernels<float>>();
+    auto unpack = kernels<gemv_kernels>().unpack[static_cast<int>(format_)];
+    const int64_t width = product.panel_columns, depth = std::min(rows_, matmul_depth);
+    // a panel is unpacked once for `height` rows, unless it already is what the product reads
+    const bool in_place = format_ == weight_format::f32;
+    constexpr int64_t height = 8 * matmul_height;
+    const int64_t blocks = (M + height - 1) / height, items = tiles() * blocks;
+    const int slots = slots_for(items);
+    scratch<float> panels(in_place ? 0 : sized(slots, depth * gemv_width));
+    scratch<float> work(slots * matmul_scratch<float>);
+    for (int64_t k0 = 0; k0 < rows_; k0 += matmul_depth) {
+        const int64_t k = std::min(matmul_depth, rows_ - k0);
+        parallel_for(items, slots, [&](int64_t item, int slot) {
+            const int64_t t = item / blocks, end = std::min(M, (item % blocks + 1) * height);
+            const float* panel = reinterpret_cast<const float*>(tile(t)) + k0 * gemv_width;
+            if (!in_place) {
+                float* to = panels.data() + slot * depth * gemv_width;
+                unpack(tile(t), k0, k, to);
+                panel = to;
+            }
+            for (int64_t i = item % blocks * height; i < end; i += matmul_height) {
+                const int64_t rows = std::min(matmul_height, end - i);
+                view<const float, 2> a{x + i * x_stride + k0, {rows, k}, {x_stride, 1}};
+                view<float, 2> c{y + i * y_stride + t * gemv_width, {rows, gemv_width}, {y_stride, 1}};
+                product.multiply(a, panel, gemv_width, width, c, k0 > 0,
+                                 work.data() + slot * matmul_scratch<float>);
+            }
+        });
+    }
+}
+
+}  // namespace refgss

@@ -1,0 +1,193 @@
+"""A language model prepared once, for streaming: `refgss.native.Decoder`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from refgss import contract
+from refgss.config import DSSConfig, LMConfig
+from refgss.native import _core
+from refgss.native.state_space import form_tuple
+
+BLOCK = 64  # tokens between two advances of the state
+SHARE = 32  # int8 weights that share a scale
+
+# matrices that may have few bits, and the axis along which their scales are shared
+SUMMED = {"w_v": 0, "w_u": 0, "w_uc": 0, "w_o": 0, "head.weight": 0, "embedding.weight": 1}
+
+
+class Decoder:
+    """A language model that reads B sequences side by side, and remembers where it is.
+
+    params   as for `lm_logits`, in float32 and complex64.  A matrix (w_v, w_u, w_uc, w_o,
+             embedding.weight, head.weight) may be bf16 as uint16; or int8 beside NAME.scale, one
+             bf16 (uint16) for 32 weights along the axis that is summed over: (ceil(I/32),O), and for
+             the embedding (V,ceil(E/32)).  All are copied once, into an order of their own.
+    batch    B.
+    block    tokens between two advances of the states; the inputs since the last are `pending`.
+
+    Sums are binary32 whatever the weights: logits have the budget of `lm_logits` on the float32
+    numbers that the weights stand for.  They depend neither on the number of threads nor on the
+    other sequences.  Memory does not grow with the number of tokens.  Under dss-softmax, tokens
+    beyond the declared length are refused (GSS-STA-8).
+    Raises ValueError and TypeError for parameters that do not fit the config.
+    """
+
+    def __init__(
+        self,
+        params: Mapping[str, np.ndarray],
+        config: LMConfig,
+        *,
+        batch: int = 1,
+        block: int = BLOCK,
+    ):
+        check_parameters(params, config)
+        if batch < 0 or block < 1:
+            raise ValueError(f"Decoder: batch must be >= 0 and block >= 1, not {batch} and {block}")
+        layer = config.layer
+        form = form_tuple(layer.form) if isinstance(layer, DSSConfig) else ()
+        self.config, self.batch, self.block = config, batch, block
+        self._shape = (config.depth, batch, *params["layers.0.ssm.c"].shape)
+        imag_is_exp = layer.imag == "exp"
+        self._core = _core.Decoder(
+            dict(params), config.depth, form, imag_is_exp, layer.eps, batch, block
+        )
+
+    def step(self, tokens: np.ndarray) -> np.ndarray:
+        """The next token of each sequence, (B,) int -> logits (B,V)."""
+        contract.check_rank("Decoder", "tokens", tokens, "B", "i")
+        return self._core.step(self._tokens("tokens", tokens[:, None])[:, 0])
+
+    def prefill(self, tokens: np.ndarray) -> np.ndarray:
+        """Many tokens of each sequence, (B,L) int, L > 0 -> logits of the last position (B,V)."""
+        return self._core.prefill(self._tokens("tokens", tokens), False)
+
+    def logits(self, tokens: np.ndarray) -> np.ndarray:
+        """(B,L) int -> (B,L,V)."""
+        return self._core.prefill(self._tokens("tokens", tokens), True)
+
+    def loss(self, tokens: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """tokens, targets (B,L) int -> -log p(target) in nats, (B,L) float64.
+
+        The logits of 128 positions are held at a time.
+        """
+        tokens, targets = self._tokens("tokens", tokens), self._tokens("targets", targets)
+        if tokens.shape != targets.shape:
+            raise ValueError(
+                f"Decoder: targets must have shape {tokens.shape}, not {targets.shape}"
+            )
+        return self._core.loss(tokens, targets)
+
+    @property
+    def position(self) -> int:
+        """Tokens of each sequence so far."""
+        return self._core.position()
+
+    @property
+    def state(self) -> np.ndarray:
+        """After all tokens, (depth,B,H,N) complex64 (GSS-STA-3).
+
+        Another backend can go on from it, and so can this one, up to rounding; for a continuation
+        with the same bits see `snapshot`.
+        """
+        return self._core.state().reshape(self._shape)
+
+    def snapshot(self) -> tuple[np.ndarray, np.ndarray]:
+        """state (depth,B,H,N) complex64, pending (depth,B,n,H) float32, 0 <= n < block.
+
+        `state` is that at the last advance, and `pending` are the inputs u of each layer's SSM in
+        the n tokens since.  A prefill ends with an advance: n = 0.
+        """
+        state, pending = self._core.snapshot()
+        depth, batch, channels, _ = self._shape
+        return state.reshape(self._shape), pending.reshape(depth, batch, -1, channels)
+
+    def restore(
+        self, state: np.ndarray, pending: np.ndarray | None = None, *, position: int = 0
+    ) -> None:
+        """Goes where the snapshot was made: what follows is the same bit by bit, given the same
+        parameters, block and instruction set.  Without `pending`, `state` is that after all tokens.
+        """
+        depth, batch, channels, states = self._shape
+        contract.check_shape("Decoder", "state", state, self._shape, "c")
+        if pending is None:
+            pending = np.empty((depth, batch, 0, channels), np.float32)
+        contract.check_rank("Decoder", "pending", pending, "depth,B,n,H", "f")
+        shape = (depth, batch, pending.shape[2], channels)
+        contract.check_shape("Decoder", "pending", pending, shape, "f")
+        if pending.shape[2] >= self.block:
+            raise ValueError(
+                f"Decoder: {pending.shape[2]} steps are pending where block is {self.block}: "
+                "use the block with which they were saved"
+            )
+        rows = depth * batch
+        self._core.restore(
+            state.reshape(rows, channels, states),
+            pending.reshape(rows, pending.shape[2], channels),
+            position,
+        )
+
+    def fork(self) -> Decoder:
+        """Another decoder at the same place of the same sequences; the weights are shared."""
+        other = object.__new__(Decoder)
+        other.__dict__.update(self.__dict__)
+        other._core = self._core.fork()
+        return other
+
+    def _tokens(self, name: str, tokens: np.ndarray) -> np.ndarray:
+        """(B,L) as int64."""
+        contract.check_rank("Decoder", name, tokens, "B,L", "i")
+        if tokens.shape[0] != self.batch:
+            raise ValueError(
+                f"Decoder: {name} are of {tokens.shape[0]} sequences where it has {self.batch}"
+            )
+        return np.ascontiguousarray(tokens, np.int64)
+
+
+class Template:
+    """Stands for an array where only its shape and dtype are asked for."""
+
+    def __init__(self, shape: tuple[int, ...]):
+        self.shape, self.dtype = shape, "float32"
+
+
+def in_float32(params: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The parameters as they would be in float32: few bits become templates, scales are gone.
+
+    Raises TypeError and ValueError for scales that do not fit.
+    """
+    seen: dict[str, Any] = dict(params)
+    for name, x in params.items():
+        axis = SUMMED.get(name.rsplit(".", 1)[-1] if name.startswith("layers.") else name)
+        if axis is None or x.dtype not in (np.uint16, np.int8):
+            continue
+        seen[name] = Template(x.shape)
+        if x.dtype == np.uint16:
+            continue
+        scale = seen.pop(f"{name}.scale", None)
+        if scale is None:
+            raise ValueError(f"Decoder: {name} is int8: its scales, {name}.scale, are missing")
+        shape = tuple(-(-n // SHARE) if i == axis else n for i, n in enumerate(x.shape))
+        if scale.dtype != np.uint16 or scale.shape != shape:
+            raise ValueError(
+                f"Decoder: {name}.scale must be bf16 (uint16) of shape {shape}, "
+                f"not {scale.dtype} {scale.shape}"
+            )
+    return seen
+
+
+def check_parameters(params: Mapping[str, np.ndarray], config: LMConfig) -> None:
+    """What `lm_logits` asks of them, in binary32."""
+    seen = in_float32(params)
+    contract.check_language_model("Decoder", seen, np.zeros((0, 0), np.int64), None, config)
+    E = seen["embedding.weight"].shape[1]
+    for i in range(config.depth):
+        prefix = f"layers.{i}."
+        own = {k.removeprefix(prefix): v for k, v in seen.items() if k.startswith(prefix)}
+        contract.check_layer("Decoder", own, np.empty((0, 0, E), np.float32), None, config.layer)
+    for name, x in seen.items():
+        if str(x.dtype) not in ("float32", "complex64"):
+            raise TypeError(f"Decoder: {name} must be float32 or complex64, not {x.dtype}")
