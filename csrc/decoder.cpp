@@ -509,7 +509,7 @@ void refgss_decoder::through(const layer& l, memory& mem, int64_t steps, grid& x
     grid v(M, F), g(M, F);
     multiply(*l.w_v, M, h, v);
     multiply(*l.w_uc, M, y, g);
-    for_rows(M, [&](int64_t i) { pointwise.gate(F, g.row(i), v.row(i)); });
+    for_rows(M, [&](int64_t i) { pointwise.gate(F, g.row(i), v.row(i), v.row(i)); });
     multiply(*l.w_o, M, v, h);
     add(h);
 }
@@ -539,7 +539,7 @@ void refgss_decoder::prefill(const int64_t* tokens, int64_t length, const refgss
     const int64_t V = model_->vocabulary, E = model_->width;
     const bool all = out != nullptr && out->rank == 3;
     if (!all && length < 1)
-        throw error{REFGSS_ERROR_VALUE, "no token is given, so that there is no last one: pass one"};
+        throw error{REFGSS_ERROR_VALUE, "there are no tokens, and so no last one: pass at least one"};
     view<float, 3> logits;
     if (all) {
         logits = shaped<float, 3>(out, "logits", batch_, length, V);

@@ -24,8 +24,8 @@ class Decoder:
 
     params   as for `lm_logits`, in float32 and complex64.  A matrix (w_v, w_u, w_uc, w_o,
              embedding.weight, head.weight) may be bf16 as uint16; or int8 beside NAME.scale, one
-             bf16 (uint16) for 32 weights along the axis that is summed over: (ceil(I/32),O), and for
-             the embedding (V,ceil(E/32)).  All are copied once, into an order of their own.
+             bf16 (uint16) for 32 weights along the axis that is summed over: (ceil(I/32),O), or
+             (V,ceil(E/32)) of the embedding.  All are copied once, into an order of their own.
     batch    B.
     block    tokens between two advances of the states; the inputs since the last are `pending`.
 
@@ -123,6 +123,8 @@ class Decoder:
                 f"Decoder: {pending.shape[2]} steps are pending where block is {self.block}: "
                 "use the block with which they were saved"
             )
+        if state.dtype != np.complex64 or pending.dtype != np.float32:
+            raise TypeError("Decoder: state must be complex64, and pending float32")
         rows = depth * batch
         self._core.restore(
             state.reshape(rows, channels, states),
@@ -187,7 +189,8 @@ def check_parameters(params: Mapping[str, np.ndarray], config: LMConfig) -> None
     for i in range(config.depth):
         prefix = f"layers.{i}."
         own = {k.removeprefix(prefix): v for k, v in seen.items() if k.startswith(prefix)}
-        contract.check_layer("Decoder", own, np.empty((0, 0, E), np.float32), None, config.layer)
+        x = np.empty((0, 0, E), np.float32)
+        contract.check_layer(f"Decoder, layer {i}", own, x, None, config.layer)
     for name, x in seen.items():
         if str(x.dtype) not in ("float32", "complex64"):
             raise TypeError(f"Decoder: {name} must be float32 or complex64, not {x.dtype}")
