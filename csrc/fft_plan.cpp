@@ -8,6 +8,7 @@
 #include <pthread.h>
 
 #include "conv.hpp"
+#include "nonuniform.hpp"
 
 namespace refgss {
 namespace {
@@ -43,6 +44,20 @@ std::vector<int> radices(int64_t length) {
 
 int entry_radix(layout lanes_are, int lanes) { return lanes_are == layout::segments ? lanes : 8; }
 
+template <class T> std::vector<fft_pass<T>> passes_of(int64_t length) {
+    std::vector<fft_pass<T>> passes;
+    for (int r : radices(length)) {
+        fft_pass<T> pass{r, length / r, {}};
+        if (pass.columns > 1) pass.twiddles.resize(2 * pass.columns * (r - 1));
+        T* at = pass.twiddles.data();
+        for (int64_t j = 0; pass.columns > 1 && j < pass.columns; ++j)
+            for (int k = 1; k < r; ++k, at += 2) root_of_unity(-j * k, length, at[0], at[1]);
+        length = pass.columns;
+        passes.push_back(std::move(pass));
+    }
+    return passes;
+}
+
 template <class T> fft_plan<T> make_plan(layout lanes_are, int lanes, int64_t n) {
     fft_plan<T> plan;
     plan.lanes_are = lanes_are;
@@ -60,15 +75,40 @@ template <class T> fft_plan<T> make_plan(layout lanes_are, int lanes, int64_t n)
     plan.twist.resize(2 * radix);
     for (int r = 0; r < radix; ++r)
         root_of_unity(r, 4 * radix, plan.twist[2 * r], plan.twist[2 * r + 1]);
-    int64_t length = plan.columns;
-    for (int r : radices(plan.columns)) {
-        fft_pass<T> pass{r, length / r, {}};
-        if (pass.columns > 1) pass.twiddles.resize(2 * pass.columns * (r - 1));
-        T* at = pass.twiddles.data();
-        for (int64_t j = 0; pass.columns > 1 && j < pass.columns; ++j)
-            for (int k = 1; k < r; ++k, at += 2) root_of_unity(-j * k, length, at[0], at[1]);
-        length = pass.columns;
-        plan.passes.push_back(std::move(pass));
+    plan.passes = passes_of<T>(plan.columns);
+    return plan;
+}
+
+/// φ at t, a complex distance in bins.
+template <class T> std::complex<double> window_at(std::complex<double> t) {
+    constexpr double width = window_width<T>, beta = 2.3 * width;
+    const std::complex<double> s = 2.0 / width * t;
+    return std::exp(beta * (std::sqrt(1.0 - s * s) - 1.0));
+}
+
+template <class T> nonuniform_plan<T> make_nonuniform_plan(int64_t J) {
+    nonuniform_plan<T> plan;
+    plan.block = J;
+    plan.passes = passes_of<T>(J);
+    for (int64_t k = 0; k < J; ++k) {
+        int64_t bin = k, at = 0;  // decimation in frequency: digit by digit
+        for (const fft_pass<T>& pass : plan.passes)
+            at += bin % pass.radix * pass.columns, bin /= pass.radix;
+        plan.position.push_back(static_cast<int32_t>(at));
+    }
+    plan.turn.resize(2 * J);
+    for (int64_t k = 0; k < J; ++k) root_of_unity(k, 2 * J, plan.turn[2 * k], plan.turn[2 * k + 1]);
+    // φ̂ by the midpoint rule in t = width/2 sin θ, whose integrand is smooth and periodic
+    constexpr int points = 256;
+    constexpr double pi = 3.14159265358979323846, half = window_width<T> / 2.0;
+    for (int64_t m = -J / 2; m < J / 2; ++m) {
+        double sum = 0;
+        for (int i = 0; i < points; ++i) {
+            const double angle = pi * (i + 0.5) / points - pi / 2, t = half * std::sin(angle);
+            sum += window_at<T>(t).real() * std::cos(pi * t * static_cast<double>(m) / J) *
+                   half * std::cos(angle) * pi / points;
+        }
+        plan.gain.push_back(static_cast<T>(0.5 / sum));
     }
     return plan;
 }
@@ -105,6 +145,24 @@ std::shared_ptr<const fft_plan<T>> plan_for(layout lanes_are, int lanes, int64_t
     if (!plan) plan = std::make_shared<const fft_plan<T>>(make_plan<T>(lanes_are, lanes, length));
     return plan;
 }
+template <class T> const nonuniform_plan<T>& plan_nonuniform() {
+    static const nonuniform_plan<T>* plan = nullptr;
+    std::lock_guard<std::mutex> lock(plans_mutex());
+    if (!plan) plan = new nonuniform_plan<T>(make_nonuniform_plan<T>(nonuniform_block));
+    return *plan;
+}
+template const nonuniform_plan<float>& plan_nonuniform<float>();
+template const nonuniform_plan<double>& plan_nonuniform<double>();
+
+template <class T>
+void window(std::complex<double> x, int64_t* first, std::complex<double>* values) {
+    *first = static_cast<int64_t>(std::ceil(x.real() - window_width<T> / 2.0));
+    for (int k = 0; k < window_width<T>; ++k)
+        values[k] = window_at<T>(x - static_cast<double>(*first + k));
+}
+template void window<float>(std::complex<double>, int64_t*, std::complex<double>*);
+template void window<double>(std::complex<double>, int64_t*, std::complex<double>*);
+
 template std::shared_ptr<const fft_plan<float>> plan_for<float>(layout, int, int64_t);
 template std::shared_ptr<const fft_plan<double>> plan_for<double>(layout, int, int64_t);
 

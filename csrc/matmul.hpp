@@ -8,19 +8,21 @@
 
 namespace refgss {
 
-constexpr int64_t matmul_depth = 512;   // terms in a block: panels of b stay in the second-level cache
-constexpr int64_t matmul_height = 96;   // rows in an item
+constexpr int64_t matmul_depth = 512;   // terms in a block: panels stay in the second-level cache
+constexpr int64_t matmul_height = 192;  // rows in an item: whole panels of every instruction set
 constexpr int64_t matmul_panels = 16;   // panels of columns in an item
 
 template <class T> struct matmul_kernels {
-    int panel_columns;
-    /// A panel of b (k, columns) as k rows of panel_columns, padded by zeros.
-    void (*pack)(view<const T, 2> b, int64_t first, int64_t k, T* panel);
-    /// c[rows, columns] of one item: a (rows, k), packed panels with rows `stride` apart.
-    void (*multiply)(view<const T, 2> a, const T* b, int64_t stride, int64_t panel_step,
-                     view<T, 2> c, bool add, T* scratch);
+    int panel_rows, panel_columns;
+    /// A panel of a (rows, k) as k columns of panel_rows, and of b (k, columns) as k rows of
+    /// panel_columns; both padded by zeros.
+    void (*pack_rows)(view<const T, 2> a, int64_t first, int64_t k, T* panel);
+    void (*pack_columns)(view<const T, 2> b, int64_t first, int64_t k, T* panel);
+    /// c of one item: panels of a one after another; those of b have rows `stride` apart, and are
+    /// `panel_step` apart.  k > 0.
+    void (*multiply)(int64_t k, const T* a, const T* b, int64_t stride, int64_t panel_step,
+                     view<T, 2> c, bool add);
 };
-template <class T> constexpr int64_t matmul_scratch = matmul_height * (matmul_depth + 64);
 
 /// a (M,K), b (K,N), c (M,N); c's memory meets neither's.
 template <class T> void matmul(view<const T, 2> a, view<const T, 2> b, view<T, 2> c, bool add);

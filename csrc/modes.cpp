@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "dispatch.hpp"
+#include "nonuniform.hpp"
 #include "scratch.hpp"
 #include "threads.hpp"
 
@@ -82,10 +83,9 @@ int64_t block_for(int64_t length, int64_t width) {
     return std::min<int64_t>(mode_block, (length + width - 1) / width * width);
 }
 
-}  // namespace
-
+/// Any modes, by matrix products.
 template <class T>
-void synthesize(const mode_set& modes, const double* weights, view<T, 3> signal, bool add) {
+void sum_products(const mode_set& modes, const double* weights, view<T, 3> signal, bool add) {
     auto& kernel = kernels<mode_kernels<T>>();
     const int64_t B = signal.shape[0], L = signal.shape[1], H = signal.shape[2];
     if (signal.size() == 0) return;
@@ -126,6 +126,111 @@ void synthesize(const mode_set& modes, const double* weights, view<T, 3> signal,
             j += parts.across_signals ? 1 : tile.rows;
         }
     });
+}
+
+/// How many modes a nonuniform transform is good for: the slow ones, if it takes less time than
+/// their sum.
+int64_t slow_modes(const mode_set& modes, int64_t length, int64_t channels) {
+    if (modes.groups > 1 || length < nonuniform_block || channels < 2) return 0;
+    int64_t slow = 0;
+    while (slow < modes.count && -modes.re[slow] * nonuniform_block <= nonuniform_decay) ++slow;
+    return slow < 64 ? 0 : slow;
+}
+
+/// The first `slow` modes of one group, by nonuniform transforms.
+template <class T>
+void sum_slow(const mode_set& modes, int64_t slow, const double* weights, view<T, 3> signal,
+              bool add) {
+    constexpr int width = window_width<T>;
+    constexpr int64_t J = nonuniform_block;
+    auto& kernel = kernels<nonuniform_kernels<T>>();
+    const auto& plan = plan_nonuniform<T>();
+    const int64_t B = signal.shape[0], L = signal.shape[1], H = signal.shape[2];
+    const int64_t row = padded(modes.count), lanes = kernel.lanes;
+    const int64_t strips = (H + lanes - 1) / lanes, bins = bin_count<T>(J);
+
+    // A mode of negative frequency is replaced by its conjugate, which has the same real part.
+    struct line {
+        std::complex<double> z;
+        int64_t first;
+        std::complex<double> share[width];
+    };
+    std::vector<line> lines(slow);
+    parallel_for(slow, slots_for(slow), [&](int64_t n, int) {
+        line& l = lines[n];
+        l.z = {modes.re[n], std::abs(modes.im[n])};
+        const std::complex<double> x(l.z.imag(), -l.z.real());
+        window<T>(x * (J / pi), &l.first, l.share);
+    });
+    scratch<T> lane_weights(sized(sized(B * strips, slow), 2 * lanes));
+    parallel_for(B * strips, slots_for(B * strips), [&](int64_t s, int) {
+        T* to = lane_weights.data() + s * slow * 2 * lanes;
+        const int64_t b = s / strips, h0 = s % strips * lanes;
+        std::fill_n(to, slow * 2 * lanes, T(0));
+        for (int64_t lane = 0; lane < std::min(lanes, H - h0); ++lane) {
+            const double* from = weights + (b * H + h0 + lane) * 2 * row;
+            for (int64_t n = 0; n < slow; ++n) {
+                const double im = from[row + n];
+                to[n * 2 * lanes + lane] = static_cast<T>(from[n]);
+                to[(2 * n + 1) * lanes + lane] = static_cast<T>(modes.im[n] < 0 ? -im : im);
+            }
+        }
+    });
+
+    const int64_t blocks = (L + J - 1) / J;
+    const int slots = slots_for(blocks);
+    const int64_t work = 2 * lanes * (bins + J);
+    scratch<T> memory(slots * work);
+    scratch<int32_t> starts(slots * (bins + 2));
+    scratch<bin_share<T>> all_shares(slots * slow * width);
+    parallel_for(blocks, slots, [&](int64_t j, int slot) {
+        // shares of this block, bin by bin
+        int32_t* start = starts.data() + slot * (bins + 2) + 1;
+        bin_share<T>* shares = all_shares.data() + slot * slow * width;
+        std::fill_n(start - 1, bins + 2, 0);
+        for (const line& l : lines)
+            for (int k = 0; k < width; ++k) ++start[l.first + k + width + 1];
+        for (int64_t b = 0; b < bins; ++b) start[b + 1] += start[b];
+        for (int64_t n = 0; n < slow; ++n) {
+            const line& l = lines[n];
+            const std::complex<double> turn = std::exp(l.z * static_cast<double>(J * j + J / 2));
+            for (int k = 0; k < width; ++k) {
+                const double re = turn.real() * l.share[k].real() - turn.imag() * l.share[k].imag();
+                const double im = turn.real() * l.share[k].imag() + turn.imag() * l.share[k].real();
+                shares[start[l.first + k + width]++] = {static_cast<int32_t>(n), static_cast<T>(re),
+                                                        static_cast<T>(im)};
+            }
+        }
+        --start;  // filling moved every start to the next one
+        for (int64_t s = 0; s < B * strips; ++s) {
+            const int64_t b = s / strips, h0 = s % strips * lanes;
+            const panel<T> y{signal.at(b, J * j, h0), std::min(J, L - J * j), signal.stride[1],
+                             signal.stride[2], static_cast<int>(std::min(lanes, H - h0)), false};
+            kernel.samples(plan, start, shares, lane_weights.data() + s * slow * 2 * lanes, y, add,
+                           memory.data() + slot * work);
+        }
+    });
+}
+
+}  // namespace
+
+template <class T>
+void synthesize(const mode_set& modes, const double* weights, view<T, 3> signal, bool add) {
+    const int64_t slow = slow_modes(modes, signal.shape[1], signal.shape[2]);
+    if (slow == 0 || signal.size() == 0) return sum_products(modes, weights, signal, add);
+    sum_slow(modes, slow, weights, signal, add);
+    if (slow == modes.count) return;
+    mode_set rest{1, modes.count - slow, {}, {}};
+    const int64_t row = padded(modes.count), short_row = padded(rest.count);
+    const auto tail = [&](const double* from, double* to) {
+        std::copy_n(from + slow, rest.count, to);
+    };
+    rest.re.resize(short_row), rest.im.resize(short_row);
+    tail(modes.re.data(), rest.re.data()), tail(modes.im.data(), rest.im.data());
+    const int64_t rows = 2 * signal.shape[0] * signal.shape[2];
+    std::vector<double> some(rows * short_row, 0);
+    for (int64_t r = 0; r < rows; ++r) tail(weights + r * row, some.data() + r * short_row);
+    sum_products(rest, some.data(), signal, true);
 }
 
 template <class T>

@@ -1,15 +1,16 @@
-// The matrix product: panels of b, tiles of c.
-#include "dispatch.hpp"
+// The matrix product: panels of a and b, tiles of c.
 #include "matmul.hpp"
+
+#include "dispatch.hpp"
 #include "tile.hpp"
 
 namespace refgss {
 namespace REFGSS_ISA {
 namespace {
 
-template <class T> void pack(view<const T, 2> b, int64_t first, int64_t k, T* panel) {
-    constexpr int width = tile_columns<T>;
-    int64_t columns = b.shape[1] - first < width ? b.shape[1] - first : width;
+template <class T> void pack_columns(view<const T, 2> b, int64_t first, int64_t k, T* panel) {
+    constexpr int width = tile_columns<T>, lanes = vec<T>::lanes;
+    const int64_t columns = b.shape[1] - first < width ? b.shape[1] - first : width;
     const T* from = b.data + first * b.stride[1];
     if (columns < width) std::memset(panel, 0, k * width * sizeof(T));
     if (b.stride[1] == 1) {
@@ -17,48 +18,116 @@ template <class T> void pack(view<const T, 2> b, int64_t first, int64_t k, T* pa
             std::memcpy(panel + i * width, from + i * b.stride[0], columns * sizeof(T));
         return;
     }
-    for (int64_t j = 0; j < columns; ++j)
-        for (int64_t i = 0; i < k; ++i)
+    int64_t i = 0;
+    if (b.stride[0] == 1 && columns == width)
+        for (; i + lanes <= k; i += lanes)
+            for (int half = 0; half < width; half += lanes) {
+                vec<T> square[lanes];
+#pragma GCC unroll 16
+                for (int j = 0; j < lanes; ++j) square[j] = load(from + (half + j) * b.stride[1] + i);
+                transpose(square);
+#pragma GCC unroll 16
+                for (int j = 0; j < lanes; ++j) store(panel + (i + j) * width + half, square[j]);
+            }
+    for (; i < k; ++i)
+        for (int64_t j = 0; j < columns; ++j)
             panel[i * width + j] = from[i * b.stride[0] + j * b.stride[1]];
 }
 
-template <class T>
-void multiply(view<const T, 2> a, const T* b, int64_t stride, int64_t panel_step, view<T, 2> c,
-              bool add, T* scratch) {
-    constexpr int width = tile_columns<T>;
-    int64_t rows = a.shape[0], k = a.shape[1], columns = c.shape[1];
-    const T* row[matmul_height];
-    for (int64_t i = 0; i < rows; ++i) row[i] = a.data + i * a.stride[0];
-    if (a.stride[1] != 1) {
-        T* copy = scratch + tile_rows * width;
-        for (int64_t j = 0; j < k; ++j)
-            for (int64_t i = 0; i < rows; ++i)
-                copy[i * k + j] = a.data[i * a.stride[0] + j * a.stride[1]];
-        for (int64_t i = 0; i < rows; ++i) row[i] = copy + i * k;
+/// Where lanes exceed rows, a store of a whole register runs into the next row, which comes later.
+template <class T> void pack_rows(view<const T, 2> a, int64_t first, int64_t k, T* panel) {
+    constexpr int lanes = vec<T>::lanes;
+    const int64_t rows = a.shape[0] - first < tile_rows ? a.shape[0] - first : tile_rows;
+    const T* from = a.data + first * a.stride[0];
+    if (rows < tile_rows) std::memset(panel, 0, k * tile_rows * sizeof(T));
+    int64_t j = 0;
+    if (rows == tile_rows && a.stride[0] == 1) {
+        for (; j < k; ++j)
+            std::memcpy(panel + j * tile_rows, from + j * a.stride[1], tile_rows * sizeof(T));
+    } else if constexpr (lanes >= tile_rows) {
+        if (rows == tile_rows && a.stride[1] == 1)
+            for (; j + 2 * lanes <= k; j += lanes) {
+                vec<T> square[lanes];
+#pragma GCC unroll 16
+                for (int i = 0; i < lanes; ++i)
+                    square[i] = i < tile_rows ? load(from + i * a.stride[0] + j) : vec<T>(T(0));
+                transpose(square);
+#pragma GCC unroll 16
+                for (int i = 0; i < lanes; ++i) store(panel + (j + i) * tile_rows, square[i]);
+            }
     }
-    for (int64_t j = 0; j < columns; j += width, b += panel_step)
-        for (int64_t i = 0; i < rows; i += tile_rows) {
-            int height = rows - i < tile_rows ? int(rows - i) : tile_rows;
-            int64_t room = columns - j < width ? columns - j : width;
+    for (; j < k; ++j)
+        for (int64_t i = 0; i < rows; ++i)
+            panel[j * tile_rows + i] = from[i * a.stride[0] + j * a.stride[1]];
+}
+
+/// sum (Rows, 2 registers) = (0 or sum) + Σ_k a[k][:] b[k][:], rows of b `stride` apart, in runs.
+template <class T, int Rows>
+void packed_product(int64_t terms, const T* a, const T* b, int64_t stride, T* sum, int64_t columns,
+                    bool add) {
+    constexpr int lanes = vec<T>::lanes;
+    for (int64_t first = 0; first < terms; first += run_length, add = true) {
+        const int64_t end = terms - first < run_length ? terms : first + run_length;
+        vec<T> s[Rows][2];
+#pragma GCC unroll 12
+        for (int i = 0; i < Rows; ++i) s[i][0] = s[i][1] = vec<T>(T(0));
+        for (int64_t k = first; k < end; ++k, a += tile_rows, b += stride) {
+            const vec<T> b0 = load(b), b1 = load(b + lanes);
+#pragma GCC unroll 12
+            for (int i = 0; i < Rows; ++i) {
+                const vec<T> x(a[i]);
+                s[i][0] = fma(x, b0, s[i][0]);
+                s[i][1] = fma(x, b1, s[i][1]);
+            }
+        }
+#pragma GCC unroll 12
+        for (int i = 0; i < Rows; ++i) {
+            T* to = sum + i * columns;
+            store(to, add ? load(to) + s[i][0] : s[i][0]);
+            store(to + lanes, add ? load(to + lanes) + s[i][1] : s[i][1]);
+        }
+    }
+}
+
+template <class T>
+void multiply(int64_t k, const T* a, const T* b, int64_t stride, int64_t panel_step, view<T, 2> c,
+              bool add) {
+    constexpr int width = tile_columns<T>;
+    const int64_t rows = c.shape[0], columns = c.shape[1];
+    for (int64_t j = 0; j < columns; j += width, b += panel_step) {
+        const int64_t room = columns - j < width ? columns - j : width;
+        for (int64_t i = 0; i < rows;) {
+            const int64_t inside = i % tile_rows, left = rows - i;
+            auto product = packed_product<T, 1>;
+            int height = 1;
+            if (inside == 0 && left >= tile_rows) product = packed_product<T, tile_rows>, height = tile_rows;
+            else if (left >= 4) product = packed_product<T, 4>, height = 4;
+            else if (left >= 2) product = packed_product<T, 2>, height = 2;
+            const T* from = a + (i - inside) * k + inside;
             T* out = c.data + i * c.stride[0] + j * c.stride[1];
+            i += height;
             if (room == width && c.stride[1] == 1) {
-                tile_product(height, k, row + i, b, stride, out, c.stride[0], add);
+                product(k, from, b, stride, out, c.stride[0], add);
                 continue;
             }
-            tile_product(height, k, row + i, b, stride, scratch, width, false);
+            T sum[tile_rows * width];
+            product(k, from, b, stride, sum, width, false);
             for (int r = 0; r < height; ++r)
                 for (int s = 0; s < room; ++s) {
                     T& to = out[r * c.stride[0] + s * c.stride[1]];
-                    to = add ? to + scratch[r * width + s] : scratch[r * width + s];
+                    to = add ? to + sum[r * width + s] : sum[r * width + s];
                 }
         }
+    }
 }
 
 }  // namespace
 }  // namespace REFGSS_ISA
 
 using namespace REFGSS_ISA;
-REFGSS_TABLE(matmul_kernels<float>, {tile_columns<float>, pack<float>, multiply<float>})
-REFGSS_TABLE(matmul_kernels<double>, {tile_columns<double>, pack<double>, multiply<double>})
+REFGSS_TABLE(matmul_kernels<float>,
+             {tile_rows, tile_columns<float>, pack_rows<float>, pack_columns<float>, multiply<float>})
+REFGSS_TABLE(matmul_kernels<double>, {tile_rows, tile_columns<double>, pack_rows<double>,
+                                      pack_columns<double>, multiply<double>})
 
 }  // namespace refgss
