@@ -105,6 +105,23 @@ def test_kernels_of_any_size(dtype, form, data):
     assert np.all(np.abs(got - want) <= granted * unit * sizes + flushed)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("h", "length"), [(2, 512), (17, 1000), (33, 1537)])
+def test_kernels_of_many_slow_modes(dtype, h, length):
+    """More than 64: they go by a nonuniform transform, the other 40 modes by sums."""
+    rng = np.random.default_rng(h)
+    n, cplx = 140, np.result_type(dtype, 1j)
+    damping = np.concatenate([rng.uniform(0, 2 / 512, 98), [0, 2 / 512], rng.uniform(0.01, 3, 40)])
+    frequency = np.concatenate([rng.uniform(-40, 40, n - 3), [0, np.pi, -np.pi]])
+    lam = (-rng.permutation(damping) + 1j * frequency).astype(cplx)
+    c = (rng.standard_normal((h, n)) + 1j * rng.standard_normal((h, n))).astype(cplx)
+    got = native.ssm_kernel(lam, c, length, delta=dtype(1), form=cfg.GSS)
+    want = reference.ssm_kernel(*in_f64(lam, c), length, delta=1.0, form=cfg.GSS)
+    sizes = kernel_sizes(lam, c, np.float64(1), cfg.GSS, length)
+    unit = UNIT[dtype] + UNIT[np.float64] * (1 + np.abs(lam).max() * length)
+    assert np.all(np.abs(got - want) <= (SUM + 6 * n**0.5) * unit * sizes)
+
+
 def test_long_kernels_of_slow_and_fast_modes():
     lam = np.array([-1e-6 + 1000j, -1e-4 + 97.4j, -1e-3, 1j, -1e-2 - 3j], np.complex64)
     c = np.ones((3, 5), np.complex64)
