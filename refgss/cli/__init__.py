@@ -81,6 +81,8 @@ def usage_of(e: click.UsageError) -> str:
 
 
 def sentence_of(e: Exception) -> str:
+    if isinstance(e, MemoryError):
+        return "there is not enough memory for this: choose a smaller model, or a shorter text"
     if isinstance(e, OSError):
         return f"{e.filename} cannot be used: {e.strerror}"
     return str(e)

@@ -7,18 +7,19 @@ from typing import get_args
 
 import click
 
+from refgss.cli.arguments import Target
 from refgss.config import Imag
 from refgss.model import load_checkpoint, save_checkpoint
 from refgss.model.imports import from_gated_state_spaces_pytorch, read_weights
 from refgss.model.weights import Weights
 from refgss.model.weights import quantize as quantized
 
-FILE = click.Path(path_type=Path, dir_okay=False)
+FILE = click.Path(path_type=Path)
 
 
 @click.command()
 @click.argument("source", type=FILE)
-@click.argument("target", type=FILE)
+@click.argument("target", type=Target())
 @click.option("--weights", type=click.Choice(get_args(Weights)), required=True)
 def quantize(source: Path, target: Path, weights: Weights) -> None:
     """Write the model SOURCE with weights of fewer bits to TARGET."""
@@ -31,15 +32,15 @@ def quantize(source: Path, target: Path, weights: Weights) -> None:
 
 @click.command("import")
 @click.argument("source", type=FILE)
-@click.argument("target", type=FILE)
+@click.argument("target", type=Target())
 @click.option("--imag", type=click.Choice(get_args(Imag)), default="exp", show_default=True)
-@click.option("--tokenizer", help="A tokenizer.json; default: bytes.")
-def import_(source: Path, target: Path, imag: Imag, tokenizer: str | None) -> None:
+@click.option("--tokenizer", type=FILE, help="A tokenizer.json; default: bytes.")
+def import_(source: Path, target: Path, imag: Imag, tokenizer: Path | None) -> None:
     """Write weights of gated-state-spaces-pytorch (SOURCE, .pt or .safetensors) as TARGET."""
     params, config = from_gated_state_spaces_pytorch(read_weights(source), imag=imag)
     vocabulary = params["embedding.weight"].shape[0]
     description = "raw-bytes" if vocabulary == 256 else "bytes"
     if tokenizer:
-        description = Path(tokenizer).read_text("utf-8")
+        description = tokenizer.read_text("utf-8", "replace")
     save_checkpoint(target, params, config, tokenizer=description)
     click.echo(f"{target}: {config.depth} layers, vocabulary {vocabulary}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 from rich import box
@@ -11,13 +12,15 @@ from rich.table import Table
 
 from refgss.cli import terminal
 from refgss.cli.models import backend_options, model_and_rest, usable_backend
+from refgss.model import Checkpoint
 from refgss.model.documents import find_documents, read_tokens, windows
 from refgss.model.evaluation import EDGES, Evaluation, evaluate, xz_bits_per_byte
 from refgss.model.tokenizer import tokenizer
+from refgss.training.data import DataConfig, split
 
 
 @click.command("eval")
-@click.argument("arguments", nargs=-1, metavar="[MODEL.safetensors] PATH...")
+@click.argument("arguments", nargs=-1, metavar="[MODEL.safetensors] [PATH]...")
 @click.option("--suffix", "suffixes", multiple=True, help="In folders, only such files: .py")
 @click.option("--limit", type=click.IntRange(1), help="Tokens of each document, at most.")
 @click.option("--window", type=click.IntRange(1), help="All files as one, cut into such windows.")
@@ -36,12 +39,11 @@ def evaluate_(
 ) -> None:
     """Nats, perplexity and bits per byte of the text files and folders PATH.
 
-    Every file is read from its beginning; the error is the standard error over files.
+    Every file is read from its beginning; the error is the standard error over files.  Without a
+    PATH the files are those that were held out when the model was trained.
     """
     checkpoint, rest = model_and_rest(arguments)
-    if not rest:
-        raise click.UsageError("name text files, or folders that have some")
-    files = find_documents([Path(p) for p in rest], suffixes)
+    files = find_documents(rest, suffixes) if rest else held_out(checkpoint)
     words, module = tokenizer(checkpoint.tokenizer), usable_backend(backend, threads)
     documents: Iterator = (read_tokens(f, words) for f in files)
     if window:
@@ -58,6 +60,19 @@ def evaluate_(
         click.echo(f"xz -9           {xz_bits_per_byte(files)}")
     if by_position:
         terminal.console().print(position_table(found))
+
+
+def held_out(checkpoint: Checkpoint) -> list[Path]:
+    """The files that `refgss train` held out, found again by the settings that it noted."""
+    try:
+        noted: dict[str, Any] = checkpoint.about["run"]["data"]
+        lists = {k: tuple(v) for k, v in noted.items() if isinstance(v, list)}
+        data = DataConfig(**{**noted, **lists})
+    except (KeyError, TypeError) as e:
+        raise click.UsageError("name text files, or folders that have some") from e
+    if files := list(split(data)[1].values()):
+        return files
+    raise click.UsageError("this model was trained without holding out files: name text files")
 
 
 def position_table(found: Evaluation) -> Table:

@@ -34,6 +34,7 @@ CODES: dict[type[Exception], int] = {
     StaleWaiverError: STALE_WAIVER,
     DamagedReportError: NOT_CONFORMING,
     ModelError: USAGE,
+    MemoryError: USAGE,
 }
 
 

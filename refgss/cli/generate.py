@@ -11,6 +11,7 @@ from time import perf_counter
 import click
 import numpy as np
 
+from refgss.cli.arguments import Target
 from refgss.cli.models import backend_options, model_and_rest, usable_backend
 from refgss.model.documents import READ
 from refgss.model.generation import generate as generated
@@ -19,8 +20,6 @@ from refgss.model.sampling import Sampling
 from refgss.model.session import Session
 from refgss.model.snapshot import load_snapshot, save_snapshot
 from refgss.model.tokenizer import ByteTokenizer, Tokenizer, tokenizer
-
-FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
@@ -33,8 +32,8 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--repetition-penalty", default=1.0, show_default=True)
 @click.option("--stop", "stops", multiple=True, help="End before this text; may be repeated.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--load-state", type=FILE, help="Continue from this state.")
-@click.option("--save-state", type=FILE, help="Save the state at the end.")
+@click.option("--load-state", type=click.Path(path_type=Path), help="Continue from this state.")
+@click.option("--save-state", type=Target(), help="Save the state at the end.")
 @backend_options
 def generate(
     arguments: tuple[str, ...],

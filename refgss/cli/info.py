@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
 
 import click
 
 import refgss
+from refgss.config import GSSConfig
 from refgss.conformance import spec_folder
 from refgss.conformance.candidates import ALIASES, CandidateError, claimed, import_backend
 from refgss.conformance.vectors import SPEC_VERSION, DamagedVectorsError, read_vectors
+from refgss.model import Checkpoint, load_checkpoint
 
 # variables that choose a BLAS kernel or a number of threads, and so change every timing
 SLOWING = (
@@ -28,8 +35,12 @@ SLOWING = (
 
 
 @click.command()
-def info() -> None:
-    """Say which backends can be used, and why others cannot."""
+@click.argument("model", type=click.Path(path_type=Path), required=False)
+def info(model: Path | None) -> None:
+    """Say which backends can be used, and why others cannot; or what the file MODEL is."""
+    if model:
+        describe(load_checkpoint(model))
+        return
     click.echo(f"refgss {refgss.__version__}, spec {SPEC_VERSION}, {vectors_line()}")
     for package in ("numpy", "scipy", "jax", "torch", "python-flint"):
         click.echo(f"{package:14}{version_of(package)}")
@@ -39,6 +50,37 @@ def info() -> None:
     for name in SLOWING:
         if name in os.environ:
             click.echo(f"{name}={os.environ[name]} is set and changes speed; unset it to compare")
+
+
+def describe(model: Checkpoint) -> None:
+    """Sizes, config, tokenizer and origin of a model."""
+    shapes = {name: x.shape for name, x in model.params.items()}
+    V, E = shapes["embedding.weight"]
+    H, N = shapes["layers.0.ssm.c"]
+    F = shapes.get("layers.0.w_v", (E, 0))[1]
+    weights = {name: x for name, x in model.params.items() if not name.endswith(".scale")}
+    counted = sum(x.size * (2 if x.dtype.kind == "c" else 1) for x in weights.values())
+    config = asdict(model.config)
+    layer = config.pop("layer")
+    kind = "GSS" if isinstance(model.config.layer, GSSConfig) else "DSS"
+    gate = f", gate {F}" if F else ""
+    words = model.tokenizer if len(model.tokenizer) < 40 else "a file of the package tokenizers"
+    lines = {
+        "layers": f"{model.config.depth} × {kind}, {facts(layer)}",
+        "model": facts({k: v for k, v in config.items() if k != "depth"}),
+        "sizes": f"vocabulary {V}, width {E}{gate}, channels {H}, states {N}",
+        "parameters": f"{counted:,}, weights {model.weights}",
+        "state": f"{8 * model.config.depth * H * N:,} bytes a stream, at any length",
+        "tokenizer": words,
+        "SHA-256": model.digest,
+        **{k: json.dumps(v, ensure_ascii=False) for k, v in model.about.items()},
+    }
+    for name, text in lines.items():
+        click.echo(f"{name:14}{text}")
+
+
+def facts(fields: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k} {v}" for k, v in fields.items())
 
 
 def vectors_line() -> str:
