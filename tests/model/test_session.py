@@ -1,9 +1,12 @@
 """Sessions: pieces, steps, forks and files agree, bit by bit where that is promised."""
 
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -174,14 +177,21 @@ def test_a_checkpoint_is_no_state(models, tmp_path):
         load_snapshot(path, checkpoint)
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
-@given(st.integers(0), st.integers(0), st.binary(min_size=1, max_size=8))
-def test_any_damage_to_a_state_is_refused_or_gives_a_state(at, keep, patch):
+@cache
+def model_and_state():
     with tempfile.TemporaryDirectory() as folder:
         _, checkpoint = saved(Path(folder))
         path = Path(folder) / "s"
         a_state(checkpoint, path)
-        content = path.read_bytes()
+        return checkpoint, path.read_bytes()
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(st.integers(0), st.integers(0), st.binary(min_size=1, max_size=8))
+def test_any_damage_to_a_state_is_refused_or_gives_a_state(at, keep, patch):
+    checkpoint, content = model_and_state()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "s"
         at %= 500 if at % 2 else len(content)
         content = content[:at] + patch + content[at + len(patch) :]
         path.write_bytes(content[: keep % (2 * len(content))])
@@ -193,25 +203,28 @@ def test_any_damage_to_a_state_is_refused_or_gives_a_state(at, keep, patch):
             assert np.isfinite(session.step(np.array([1]))).all()
 
 
-KILLED = """
-import sys
+NURSERY = """
+import os, sys
+import numpy as np
 from refgss.model import load_checkpoint
 from refgss.model.session import Session
 from refgss.model.snapshot import load_snapshot, save_snapshot
 from refgss.model.tensors import TensorFileError
-import numpy as np
 model, path = sys.argv[1:]
 checkpoint = load_checkpoint(model)
-try:
-    session = Session(checkpoint, snapshot=load_snapshot(path, checkpoint))
-except TensorFileError:
-    session = Session(checkpoint)  # the first of all
-session.step(np.array([1]))
-save_snapshot(path, session.snapshot(), checkpoint.digest)
-print("saving", flush=True)
-while True:
-    session.step(np.array([session.tokens % 257]))
-    save_snapshot(path, session.snapshot(), checkpoint.digest)
+for line in sys.stdin:  # a child for each, which saves without end
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        continue
+    at = load_snapshot(path, checkpoint) if os.path.exists(path) else None
+    session, told = Session(checkpoint, snapshot=at), False
+    while True:
+        session.step(np.array([session.tokens % 257]))
+        save_snapshot(path, session.snapshot(), checkpoint.digest)
+        if not told:
+            print(os.getpid(), flush=True)
+            told = True
 """
 
 
@@ -219,15 +232,18 @@ def test_killed_while_saving_the_file_is_whole(tmp_path):
     """20 times at random moments: the old state or the new one, and one that continues."""
     path, checkpoint = saved(tmp_path)
     rng, state, before = np.random.default_rng(0), tmp_path / "s", 0
-    for _ in range(20):
-        command = [sys.executable, "-c", KILLED, str(path), str(state)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
-            child.stdout.readline()
+    command = [sys.executable, "-c", NURSERY, str(path), str(state)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, bufsize=1, **pipes) as nursery:
+        for _ in range(20):
+            nursery.stdin.write("next\n")
+            child = int(nursery.stdout.readline())
             time.sleep(rng.uniform(0.01, 0.1))
-            child.kill()
-        at = load_snapshot(state, checkpoint)
-        assert at.tokens > before
-        before = at.tokens
+            os.kill(child, signal.SIGKILL)
+            at = load_snapshot(state, checkpoint)
+            assert at.tokens > before
+            before = at.tokens
+        nursery.stdin.close()
     Session(checkpoint, snapshot=at).step(np.array([1]))
 
 
