@@ -288,6 +288,8 @@ def write_template(path: Path) -> None:
     """The NumPy candidate that a newcomer fills in."""
     if path.exists():
         raise click.UsageError(f"{path} exists: choose another name")
+    if path.suffix != ".py":
+        raise click.UsageError(f"{path} does not end in .py, as a Python file must")
     whole.write(path, files("refgss.conformance").joinpath("template.py").read_bytes())
     click.echo(f"wrote {path}; now run: refgss check --candidate python:{path}")
 

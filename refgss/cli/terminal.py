@@ -14,6 +14,7 @@ from rich.text import Text
 
 from refgss.conformance.clauses import Clause
 from refgss.conformance.compare import NEUTRAL, Outcome
+from refgss.conformance.protocol import printable
 from refgss.conformance.report import (
     CONFORMS,
     Report,
@@ -63,7 +64,7 @@ def show(report: Report, clauses: Mapping[str, Clause]) -> None:
     out.print(op_table(report))
     if absent := [s for s in by_op(report.cases) if not s.judged]:
         cases = sum(len(s.cases) for s in absent)
-        names = ", ".join(s.name for s in absent)
+        names = ", ".join(printable(s.name) for s in absent)
         out.print(Text(f"not claimed ({cases} cases): {names}\n", "dim"), soft_wrap=True)
     if suspects := report.footer.get("suspects"):
         out.print(diagnosis(suspects, clauses), soft_wrap=True)
@@ -76,16 +77,19 @@ def show(report: Report, clauses: Mapping[str, Clause]) -> None:
 def op_table(report: Report) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title=report.name, title_justify="left")
     table.add_column("op")
-    for heading in ("cases", "passed", "clauses", "worst error/budget", "ms per case"):
+    counted = ("cases", "passed", "failed", "not claimed")
+    for heading in (*counted, "clauses", "worst error/budget", "ms per case"):
         table.add_column(heading, justify="right")
     for summary in by_op(report.cases):
         if not summary.judged:
             continue
         groups = by_clause(summary.judged).values()
         table.add_row(
-            Text(summary.name, COLOURS[summary.outcome]),
+            Text(printable(summary.name), COLOURS[summary.outcome]),
             str(len(summary.cases)),
             str(sum(case["outcome"] == Outcome.PASS for case in summary.cases)),
+            Text(str(len(summary.failed) or ""), "red"),
+            str(len(summary.cases) - len(summary.judged) or ""),
             f"{sum(g.outcome == 'passed' for g in groups)}/{len(groups)}",
             worst_ratio(summary),
             f"{1e3 * summary.seconds / len(summary.judged):.2f}",
@@ -109,7 +113,7 @@ def diagnosis(suspects: Sequence[Mapping[str, str]], clauses: Mapping[str, Claus
     for suspect in suspects:
         clause = clauses.get(suspect["clause"])
         text.append(f"  {suspect['clause']} ", "bold red").append(clause.text if clause else "")
-        text.append(f"\n    {suspect['reason']}\n", "dim")
+        text.append(f"\n    {printable(suspect['reason'])}\n", "dim")
     return text
 
 
@@ -145,14 +149,14 @@ def describe(case: Record) -> str:
     """One failure in one line: where, what was got, what is proven."""
     text = f"{case['id']} ({case['precision']}): {case['outcome']}"
     if "index" in case:
-        where = f"{case['output']}[{', '.join(map(str, case['index']))}]"
-        text += f", {where} is {number(case['got'])}, proven {number(case['expected'])}"
-        text += f" ± {number(case['budget'], 2)}: error/budget {number(case['ratio'], 3)}"
-    return f"{text}; {case['detail']}" if "detail" in case else text
+        where = f"{printable(case.get('output', ''))}[{', '.join(map(str, case['index']))}]"
+        text += f", {where} is {number(case.get('got'))}, proven {number(case.get('expected'))}"
+        text += f" ± {number(case.get('budget'), 2)}: error/budget {number(case.get('ratio'), 3)}"
+    return f"{text}; {printable(case['detail'])}" if case.get("detail") else text
 
 
-def number(x: float | str, digits: int = 9) -> str:
-    return x if isinstance(x, str) else f"{x:.{digits}g}"
+def number(x: float | str | None, digits: int = 9) -> str:
+    return f"{x:.{digits}g}" if isinstance(x, int | float) else x or "?"
 
 
 def closing_line(report: Report, clauses: Mapping[str, Clause]) -> Text:

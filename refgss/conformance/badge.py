@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from html import escape
 
 from refgss.conformance.clauses import Clause
+from refgss.conformance.protocol import printable
 from refgss.conformance.report import CONFORMS, Report, must_clauses
 
 ADVANCE = 6.6  # mean width of a character at 11 px
@@ -14,7 +15,7 @@ ADVANCE = 6.6  # mean width of a character at 11 px
 def badge(report: Report, clauses: Mapping[str, Clause]) -> str:
     """The SVG text; what was not claimed counts as not passed.  Clauses: GSS-CNF-5."""
     passed, total = must_clauses(report, clauses)
-    left = f"GSS {report.header['spec']} {' '.join(report.header['profiles'])}"
+    left = printable(f"GSS {report.header['spec']} {' '.join(report.header['profiles'])}")
     right = f"{passed}/{total} clauses"
     if report.verdict != CONFORMS:
         right += f", {report.verdict}"

@@ -31,7 +31,7 @@ def junit(reports: Sequence[Report]) -> str:
             test = ET.SubElement(
                 suite,
                 "testcase",
-                classname=f"{case['op']}.{case['precision']}",
+                classname=clean(f"{case['op']}.{case['precision']}"),
                 name=case["id"],
                 time=f"{case['seconds']:.6f}",
             )

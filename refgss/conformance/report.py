@@ -23,6 +23,7 @@ from refgss.conformance import PROTOCOL
 from refgss.conformance.candidates import Capabilities
 from refgss.conformance.clauses import Clause
 from refgss.conformance.compare import BROKEN, NEUTRAL, Outcome
+from refgss.conformance.protocol import printable
 from refgss.conformance.runner import Record
 from refgss.conformance.schemas import complaint, parse
 from refgss.conformance.vectors import SPEC_VERSION, VectorSet
@@ -44,7 +45,7 @@ class Report:
     def name(self) -> str:
         """The candidate's name, with its version if it told one."""
         about = self.header["candidate"]
-        return f"{about['name']} {about['version']}".strip()
+        return printable(f"{about['name']} {about['version']}") or "unnamed"
 
     @property
     def verdict(self) -> str:

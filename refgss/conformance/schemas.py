@@ -16,19 +16,23 @@ MOST_DIGITS = 18  # of an integer: any 64-bit reader holds it
 def parse(text: bytes | str) -> Any:
     """The value of a JSON text in UTF-8.  Raises ValueError, whatever is wrong with it.
 
-    Stricter than Python: no NaN or infinity, no number that 64 bits cannot hold, no key twice,
-    so that every reader sees the same values.
+    Stricter than Python: no NaN or infinity, no number that 64 bits cannot hold, no key twice, no
+    half of a surrogate pair, so that every reader sees the same values.
     """
+    text = text.decode("utf-8") if isinstance(text, bytes) else text
     try:
-        return json.loads(
-            text.decode("utf-8") if isinstance(text, bytes) else text,
+        value = json.loads(
+            text,
             parse_constant=refuse,
             parse_float=finite,
             parse_int=short,
             object_pairs_hook=distinct,
         )
+        if "\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError as e:
         raise ValueError("it is nested too deeply") from e
+    return value
 
 
 def refuse(text: str) -> Any:

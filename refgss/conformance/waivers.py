@@ -36,7 +36,7 @@ def read(path: Path) -> list[Waiver]:
         try:
             date.fromisoformat(waiver.expires)
         except ValueError as e:
-            raise ValueError(f"{path}: {waiver.expires} of {waiver.id} is no day") from e
+            raise ValueError(f"{path}: {waiver.expires!r} of {waiver.id} is no day") from e
     return found
 
 

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from refgss.conformance import page, protocol, spec_folder, waivers
+from refgss.cli import run, terminal
+from refgss.conformance import page, protocol, schemas, spec_folder, waivers
 from refgss.conformance.badge import badge
 from refgss.conformance.candidates import Capabilities
 from refgss.conformance.clauses import read_clauses
+from refgss.conformance.compare import Outcome
 from refgss.conformance.junit import junit
 from refgss.conformance.report import (
     DamagedReportError,
@@ -140,9 +142,96 @@ def test_fuzzed_waivers_are_refused_or_fit_the_schema(tmp_path_factory, content)
     file = tmp_path_factory.getbasetemp() / "waivers"
     file.write_bytes(content)
     try:
-        assert isinstance(waivers.read(file), list)
+        found = waivers.read(file)
     except ValueError as e:
         assert str(e)
+        return
+    waivers.apply(found, [case()], date(2026, 11, 23))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"expires": "2026-13-45"}, "no day"),
+        ({"expires": "2026-11-23\n"}, "no day"),
+        ({"id": "gelu/two"}, "waived twice"),
+        ({"reason": ""}, "reason"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_waivers_that_mean_nothing_are_refused(tmp_path, changes, says):
+    good = vars(waiver())
+    entries = [good, good | {"id": "gelu/one"} | changes]
+    (tmp_path / "w").write_text(json.dumps({"waivers": entries}))
+    with pytest.raises(ValueError, match=says):
+        waivers.read(tmp_path / "w")
+
+
+# Reports that fit the schema and are sealed as they should be, and are odd all the same.
+numbers = st.integers(-(10**17), 10**17) | st.floats(allow_nan=False, allow_infinity=False)
+numbers_or_words = numbers | st.sampled_from(["nan", "inf", "-inf"])
+clause_ids = st.sampled_from(["GSS-NRM-3", "GSS-CNF-6", "GSS-XYZ-999"])
+odd_cases = st.fixed_dictionaries(
+    {
+        "type": st.just("case"),
+        "id": st.sampled_from(["gelu/one", "gelu/two", "x/y"]),
+        "op": st.text(min_size=1),
+        "precision": st.sampled_from(["f32", "f64"]),
+        "clauses": st.lists(clause_ids, unique=True),
+        "outcome": st.sampled_from([str(o) for o in Outcome]),
+        "seconds": st.floats(0, 1e300),
+    },
+    optional={name: numbers_or_words for name in ("ratio", "got", "expected", "budget")}
+    | {"output": st.text(), "index": st.lists(st.integers(0, 9), max_size=3)}
+    | {"detail": st.text(), "reason": st.text(), "fresh": st.just(True)},
+)
+suspects = st.lists(st.fixed_dictionaries({"clause": clause_ids, "reason": st.text()}), max_size=2)
+
+
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(odd_cases, max_size=4), suspects, st.text(min_size=1), st.text())
+def test_every_view_shows_every_report_that_is_read(
+    tmp_path, capsys, cases, suspects, name, version
+):
+    about = Capabilities(name, version, (name,), (name,))
+    head = header(name, about, ["f32"], VectorSet("2026-11-23", "0" * 64, ()), 7)
+    write(close(head, cases, suspects), tmp_path / "r")
+    found = read(tmp_path / "r")
+    assert [*found.cases] == cases
+    ET.fromstring(junit([found]).encode())
+    ET.fromstring(badge(found, CLAUSES))
+    page.html([found], CLAUSES)
+    terminal.show(found, CLAUSES)
+    assert terminal_safe(capsys.readouterr().out)
+    for command in (["verify"], ["report"], ["diff", tmp_path / "r"]):
+        assert run([*map(str, command), str(tmp_path / "r")]) in (0, 1, 3)
+        assert terminal_safe(capsys.readouterr().out)
+
+
+def terminal_safe(text):
+    return all(c.isprintable() or c == "\n" for c in text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": NaN}',
+        '{"a": -Infinity}',
+        '{"a": 1e999}',
+        '{"a": 1' + "0" * 400 + "}",
+        '{"a": 1, "a": 2}',
+        "[" * 100000,
+        '{"a": "\\ud800"}',
+        b"\xff\xfe",
+        b"\xef\xbb\xbf{}",
+        "",
+    ],
+)
+def test_json_that_readers_may_take_differently_is_refused(text):
+    with pytest.raises(ValueError):
+        schemas.parse(text)
 
 
 def waiver(id="gelu/two", expires="2030-01-01"):
@@ -162,6 +251,14 @@ def test_waivers():
     assert "nothing left to waive" in stale[0] and waived == cases
     _, stale = waivers.apply([waiver("dense/not-run")], cases, today)
     assert not stale
+    drawn = [
+        *cases,
+        case("gelu/two.fresh-7", "wrong on fresh input"),
+        case("gelu/twofold", "raised"),
+    ]
+    waived, stale = waivers.apply([waiver()], drawn, today)
+    assert not stale
+    assert [c["outcome"] for c in waived] == ["pass", "waived", "waived", "raised"]
 
 
 def test_unclaimed_counts_as_not_passed():

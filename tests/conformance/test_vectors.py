@@ -1,10 +1,11 @@
 """Vectors on disk: what is written is what is read, byte for byte, and damage is noticed."""
 
+import hashlib
 import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -50,6 +51,7 @@ def same(a, b):
             np.testing.assert_array_equal(e.budget[precision], other.budget[precision], strict=True)
 
 
+@settings(max_examples=40, deadline=None)
 @given(
     x=arrays(np.float32, array_shapes(min_dims=0, min_side=0), elements=st.floats(width=32)),
     error=st.booleans(),
@@ -107,6 +109,75 @@ def test_every_changed_or_missing_file_is_noticed(tmp_path, name):
     (tmp_path / name).unlink()
     with pytest.raises(DamagedVectorsError):
         read_vectors(tmp_path)
+
+
+def reseal(folder):
+    """Make the manifest fit again whatever the files hold now."""
+    names = sorted(f.name for f in folder.iterdir() if f.name != "manifest.json")
+    digests = {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in names}
+    (folder / "manifest.json").write_text(json.dumps({"sha256": digests}))
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "complaint"),
+    [
+        ("index.json", b'"gelu/one"', b'"gelu/two"', "incomplete"),
+        ("index.json", b'"op": "gelu"', b'"op": "fft"', "incomplete"),
+        ("index.json", b'"tensors": ["x"]', b'"tensors": ["x", "z"]', "incomplete"),
+        ("index.json", b'"sampled": false', b'"sampled": true', "incomplete"),
+        ("index.json", b'"clauses"', b'"causes"', "clauses"),
+        ("index.json", b'"cases": [', b'"cases": [[', "not JSON"),
+        ("index.json", b'"y": {"shape": [2]', b'"y": {"shape": [1e999]', "not JSON"),
+        ("gelu.safetensors", b'"F64","shape":[2]', b'"F64","shape":[3]', "incomplete"),
+        ("gelu.safetensors", b'|lo":{"dtype":"F64"', b'|lo":{"dtype":"I64"', "float64"),
+    ],
+)
+def test_what_does_not_fit_together_is_damage_even_under_a_right_seal(
+    tmp_path, name, old, new, complaint
+):
+    write_vectors(tmp_path, [vector()], DATE)
+    content = (tmp_path / name).read_bytes()
+    assert old in content, content
+    (tmp_path / name).write_bytes(content.replace(old, new, 1))
+    reseal(tmp_path)
+    with pytest.raises(DamagedVectorsError, match=complaint):
+        read_vectors(tmp_path)
+
+
+def test_samples_outside_the_output_are_damage(tmp_path):
+    outside = expected([1.0], at=np.array([6]), shape=(2, 3))
+    write_vectors(tmp_path, [vector(expected={"y": outside})], DATE)
+    with pytest.raises(DamagedVectorsError, match="samples outside"):
+        read_vectors(tmp_path)
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data())
+def test_fuzzed_vectors_are_refused_or_are_vectors(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("fuzzed")
+    write_vectors(folder, [vector()], DATE)
+    file = folder / data.draw(st.sampled_from(["index.json", "gelu.safetensors", "manifest.json"]))
+    content = bytearray(file.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        i = data.draw(st.integers(0, len(content) - 1))
+        content[i : i + data.draw(st.integers(0, 9))] = data.draw(st.binary(max_size=9))
+    file.write_bytes(content)
+    if file.name != "manifest.json":
+        reseal(folder)
+    try:
+        found = read_vectors(folder)
+    except DamagedVectorsError as e:
+        assert str(e)
+        return
+    with np.errstate(all="ignore"):
+        lint(found.vectors, CLAUSES)
+
+
+def test_writing_vectors_leaves_the_files_of_others_alone(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"precious")
+    write_vectors(tmp_path, [vector(), vector("dense/a", op="dense")], DATE)
+    write_vectors(tmp_path, [vector()], DATE)
+    assert (tmp_path / "model.safetensors").read_bytes() == b"precious"
 
 
 def json_equal(a, b):
