@@ -143,13 +143,18 @@ void weight_matrix::multiply(int64_t M, const float* x, int64_t x_stride, float*
     const int64_t width = product.panel_columns, depth = std::min(rows_, matmul_depth);
     // a panel is unpacked once for `height` rows, unless it already is what the product reads
     const bool in_place = format_ == weight_format::f32;
-    constexpr int64_t height = 8 * matmul_height;
+    constexpr int64_t height = 4 * matmul_height;
     const int64_t blocks = (M + height - 1) / height, items = tiles() * blocks;
     const int slots = slots_for(items);
     scratch<float> panels(in_place ? 0 : sized(slots, depth * gemv_width));
-    scratch<float> work(slots * matmul_scratch<float>);
+    const int64_t panel_rows = product.panel_rows, row_panels = (M + panel_rows - 1) / panel_rows;
+    scratch<float> packed(sized(row_panels * panel_rows, depth));
     for (int64_t k0 = 0; k0 < rows_; k0 += matmul_depth) {
         const int64_t k = std::min(matmul_depth, rows_ - k0);
+        const view<const float, 2> a{x + k0, {M, k}, {x_stride, 1}};
+        parallel_for(row_panels, slots_for(row_panels), [&](int64_t p, int) {
+            product.pack_rows(a, p * panel_rows, k, packed.data() + p * panel_rows * k);
+        });
         parallel_for(items, slots, [&](int64_t item, int slot) {
             const int64_t t = item / blocks, end = std::min(M, (item % blocks + 1) * height);
             const float* panel = reinterpret_cast<const float*>(tile(t)) + k0 * gemv_width;
@@ -160,10 +165,8 @@ void weight_matrix::multiply(int64_t M, const float* x, int64_t x_stride, float*
             }
             for (int64_t i = item % blocks * height; i < end; i += matmul_height) {
                 const int64_t rows = std::min(matmul_height, end - i);
-                view<const float, 2> a{x + i * x_stride + k0, {rows, k}, {x_stride, 1}};
                 view<float, 2> c{y + i * y_stride + t * gemv_width, {rows, gemv_width}, {y_stride, 1}};
-                product.multiply(a, panel, gemv_width, width, c, k0 > 0,
-                                 work.data() + slot * matmul_scratch<float>);
+                product.multiply(k, packed.data() + i * k, panel, gemv_width, width, c, k0 > 0);
             }
         });
     }
