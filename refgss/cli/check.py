@@ -156,6 +156,8 @@ def check(
             terminal.show(done[-1], clauses)
             if counterexamples:
                 save_counterexamples(candidate, questions, records, counterexamples, published.date)
+            elif any(record["outcome"] in shrink.WORTH_IT for record in records):
+                terminal.note("--shrink FOLDER finds a minimal input that fails, for each op")
     if report_file:
         reports.write(done[0], report_file)
     if junit:

@@ -68,9 +68,8 @@ def show(report: Report, clauses: Mapping[str, Clause]) -> None:
         out.print(Text(f"not claimed ({cases} cases): {names}\n", "dim"), soft_wrap=True)
     if suspects := report.footer.get("suspects"):
         out.print(diagnosis(suspects, clauses), soft_wrap=True)
-    described: dict[tuple[str, ...], str] = {}
-    for summary in failing_clauses(report):
-        out.print(failed_clause(summary, clauses.get(summary.name), described), soft_wrap=True)
+    for summaries in failing_clauses(report):
+        out.print(failed_clauses(summaries, clauses), soft_wrap=True)
     out.print(closing_line(report, clauses), soft_wrap=True)
 
 
@@ -117,26 +116,35 @@ def diagnosis(suspects: Sequence[Mapping[str, str]], clauses: Mapping[str, Claus
     return text
 
 
-def failing_clauses(report: Report) -> list[Summary]:
-    """Clauses that fail, the one whose cases fail most consistently first."""
-    failing = [s for s in by_clause(report.cases).values() if s.failed]
-    return sorted(failing, key=lambda s: (-len(s.failed) / len(s.judged), len(s.cases), s.name))
+def failing_clauses(report: Report) -> list[list[Summary]]:
+    """Clauses that fail, together where it is in the same cases, those of the diagnosis first."""
+    suspects = [suspect["clause"] for suspect in report.footer.get("suspects", ())]
+    groups: dict[tuple[tuple[str, str], ...], list[Summary]] = {}
+    for s in by_clause(report.cases).values():
+        if s.failed:
+            groups.setdefault(tuple((c["id"], c["precision"]) for c in s.failed), []).append(s)
+
+    def rank(s: Summary) -> tuple[float, ...]:
+        suspected = suspects.index(s.name) if s.name in suspects else len(suspects)
+        return suspected, -len(s.failed) / len(s.judged), len(s.cases)
+
+    ranked = [sorted(group, key=rank) for group in groups.values()]
+    return sorted(ranked, key=lambda group: rank(group[0]))
 
 
-def failed_clause(
-    summary: Summary, clause: Clause | None, described: dict[tuple[str, ...], str]
-) -> Text:
-    """A clause, its sentence and its worst case, said once for the same set of failures."""
+def failed_clauses(summaries: Sequence[Summary], clauses: Mapping[str, Clause]) -> Text:
+    """Clauses that fail in the same cases: the first one's sentence, and the worst case."""
+    first, *others = summaries
+    clause = clauses.get(first.name)
     text = Text()
-    text.append(f"{summary.name} ", "bold red")
-    text.append(f"{len(summary.failed)} of {len(summary.judged)} cases fail. ")
+    text.append(f"{first.name} ", "bold red")
+    text.append(f"{len(first.failed)} of {len(first.judged)} cases fail. ")
     text.append(f"{clause.text}\n" if clause else "\n", "italic")
-    failures = tuple(f"{case['id']} {case['precision']}" for case in summary.failed)
-    first = described.setdefault(failures, summary.name)
-    if first != summary.name:
-        return text.append(f"    in the same cases as {first}\n")
-    assert summary.worst is not None
-    return text.append(f"    worst: {describe(summary.worst)}\n")
+    assert first.worst is not None
+    text.append(f"    worst: {describe(first.worst)}\n")
+    if others:
+        text.append(f"    the same cases fail for {', '.join(s.name for s in others)}\n", "dim")
+    return text
 
 
 def counterexample(case: Record, inputs: str) -> None:
