@@ -153,10 +153,13 @@ def check(
             header = reports.header(spec, about, profiles, published, seed)
             done.append(reports.close(header, records, diagnosed(candidate, published, records)))
             stale += old
-            terminal.show(done[-1], clauses)
-            if counterexamples:
+            small = (
                 save_counterexamples(candidate, questions, records, counterexamples, published.date)
-            elif any(record["outcome"] in shrink.WORTH_IT for record in records):
+                if counterexamples
+                else []
+            )
+            terminal.show(done[-1], clauses, small)
+            if not small and any(record["outcome"] in shrink.WORTH_IT for record in records):
                 terminal.note("--shrink FOLDER finds a minimal input that fails, for each op")
     if report_file:
         reports.write(done[0], report_file)
@@ -253,13 +256,15 @@ def save_counterexamples(
     records: Sequence[runner.Record],
     folder: Path,
     date: str,
-) -> None:
-    """Shrink the worst failure of each op, show it, and write it as a vector."""
-    found = shrink.counterexamples(candidate, questions, records)
-    for small, record in found.values():
-        terminal.counterexample(record, shrink.shown(small))
+) -> list[str]:
+    """Shrink the worst failure of each op, write it as a vector, and say what it is."""
+    with terminal.waiting("looking for small counterexamples"):
+        found = shrink.counterexamples(candidate, questions, records)
+    if not found:
+        return []
     write_vectors(folder, [small for small, _ in found.values()], date)
-    click.echo(f"{len(found)} counterexamples: replay them with --vectors {folder} --fresh 0")
+    told = [f"{terminal.describe(r)}\n    {shrink.shown(small)}" for small, r in found.values()]
+    return [*told, f"saved in {folder}: check them with --vectors {folder} --fresh 0"]
 
 
 def refuse_to_shrink(folder: Path) -> None:

@@ -58,8 +58,8 @@ def waiting(text: str) -> Iterator[None]:
         yield
 
 
-def show(report: Report, clauses: Mapping[str, Clause]) -> None:
-    """The whole report: ops, failed clauses, verdict."""
+def show(report: Report, clauses: Mapping[str, Clause], small: Sequence[str] = ()) -> None:
+    """The whole report: ops, failed clauses, counterexamples that were made small, verdict."""
     out = console()
     out.print(op_table(report))
     if absent := [s for s in by_op(report.cases) if not s.judged]:
@@ -70,6 +70,8 @@ def show(report: Report, clauses: Mapping[str, Clause]) -> None:
         out.print(diagnosis(suspects, clauses), soft_wrap=True)
     for summaries in failing_clauses(report):
         out.print(failed_clauses(summaries, clauses), soft_wrap=True)
+    for sentence in small:
+        out.print(Text(f"{sentence}\n"), soft_wrap=True)
     out.print(closing_line(report, clauses), soft_wrap=True)
 
 
@@ -145,12 +147,6 @@ def failed_clauses(summaries: Sequence[Summary], clauses: Mapping[str, Clause]) 
     if others:
         text.append(f"    the same cases fail for {', '.join(s.name for s in others)}\n", "dim")
     return text
-
-
-def counterexample(case: Record, inputs: str) -> None:
-    """A small failing case with its inputs."""
-    text = Text(f"{describe(case)}\n    {inputs}")
-    console().print(text, soft_wrap=True)
 
 
 def describe(case: Record) -> str:

@@ -1,0 +1,43 @@
+"""The README's section for newcomers, run as it is written."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+SECTION = README.partition("## Is my implementation conformant?")[2].partition("\n## ")[0]
+INSTALLING = ("python3 -m venv", "pip install")  # done already where this runs
+FAILING = ("check --candidate python:my_gss.py", "refgss report", "refgss diff")
+
+
+def commands():
+    blocks = re.findall(r"```sh\n(.*?)```", SECTION, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [line for line in lines if not line.startswith(INSTALLING)]
+
+
+def test_its_commands_do_what_it_says(tmp_path):
+    pytest.importorskip("flint")
+    tools = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    said, broken = "", False
+    for command in commands():
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=tmp_path,
+            env=os.environ | tools,
+            capture_output=True,
+            text=True,
+        )
+        said += done.stdout
+        broken = broken or command.startswith("sed")  # from here on the candidate has an error
+        fails = broken and any(what in command for what in FAILING)
+        assert done.returncode == fails, (command, done.stdout, done.stderr)
+        assert "defect" not in done.stderr and "Traceback" not in done.stderr
+    (shown,) = re.findall(r"```text\n(.*?)```", SECTION, re.DOTALL)
+    for line in shown.splitlines():
+        assert line in said or line == "…", line
+    assert '"my-gss 0.1 conforms"' in SECTION and "my-gss 0.1 conforms (f32, f64)" in said
