@@ -22,6 +22,7 @@ needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="needs node
 needs_torch = pytest.mark.skipif(
     find_spec("gated_state_spaces_pytorch") is None, reason="needs gated-state-spaces-pytorch"
 )
+needs_rust = pytest.mark.skipif(shutil.which("rustc") is None, reason="needs rustc")
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 
 ADAPTER = f"python:{EXAMPLES / 'gated_state_spaces_pytorch_adapter.py'}"
@@ -85,4 +86,15 @@ def test_c_conforms(tmp_path):
     assert failures(records) == []
     ops = {"causal_conv", "discretize", "gss_lambda", "ssm_kernel", "ssm_scan", "ssm_step"}
     assert passed_ops(records) == ops
+    assert not any(r["outcome"] == "not claimed" for r in records)
+
+
+@needs_rust
+def test_rust_conforms(tmp_path):
+    library = tmp_path / "libgss_rust.so"
+    command = ["rustc", "--edition", "2021", "-O", "-D", "warnings", "--crate-type", "cdylib"]
+    subprocess.run([*command, str(EXAMPLES / "gss.rs"), "-o", str(library)], check=True)
+    records = check(f"lib:{library}")
+    assert failures(records) == []
+    assert passed_ops(records) == {"causal_conv", "dense", "gelu", "gss_lambda", "layer_norm"}
     assert not any(r["outcome"] == "not claimed" for r in records)

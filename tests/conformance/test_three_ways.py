@@ -1,6 +1,8 @@
-"""The native backend asked in this process, in a child, and through the C ABI: one verdict."""
+"""The native backend asked in this process and through each kind of candidate: one verdict."""
 
+import sys
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ QUESTIONS = select(
 NUMBERS = ("outcome", "ratio", "index", "got", "expected", "budget")
 
 
+@cache
 def verdicts(spec):
     with closing(open_candidate(spec)) as candidate:
         records = run(candidate, QUESTIONS, seed=0)
@@ -32,6 +35,11 @@ def verdicts(spec):
 
 def test_in_this_process_and_in_a_child_the_numbers_are_the_same():
     assert verdicts("native") == verdicts("python:refgss.native")
+
+
+def test_a_program_that_speaks_the_protocol_gives_the_same_numbers():
+    program = f"cmd:{sys.executable} -m refgss.conformance.worker python refgss.native"
+    assert verdicts("native") == verdicts(program)
 
 
 def test_through_the_c_abi_the_outcomes_are_the_same_for_every_op_of_the_header():
