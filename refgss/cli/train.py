@@ -83,7 +83,7 @@ def options(defaults: Sizes | Recipe, helps: dict[str, str]) -> Callable[[Callab
 @options(USUAL.recipe, TRAINING)
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="A tokenizer.json; else bytes.")
 @click.option(
-    "--log-every", type=COUNT, default=10, show_default=True, help="Steps between metrics."
+    "--log-every", type=COUNT, default=10, show_default=True, help="Steps."
 )
 @click.option("--evaluate-every", type=COUNT, default=250, show_default=True, help="Steps.")
 @click.option("--save-every", type=COUNT, default=250, show_default=True, help="Steps.")

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.sharding import NamedSharding, PartitionSpec
 
 from refgss import xla
 from refgss.config import LMConfig
@@ -45,9 +44,6 @@ def loss_of(config: LMConfig, recipe: Recipe) -> Callable[[Params, jax.Array], j
 
     def loss(params: Params, windows: jax.Array) -> jax.Array:
         tokens, targets = windows[:, :-1], windows[:, 1:]
-        if mesh is not None:
-            where = NamedSharding(mesh, PartitionSpec("batch", "length"))
-            tokens, targets = (lax.with_sharding_constraint(x, where) for x in (tokens, targets))
         logits, _ = logits_of(to_complex(params), tokens)
         logp = jax.nn.log_softmax(logits)
         return -jnp.take_along_axis(logp, targets[..., None], -1).mean()
@@ -82,6 +78,6 @@ def functions(
             nats, g = jax.tree.map(lambda x: x / recipe.accumulate, total)
         update, memory = transform.update(g, memory, params)
         update = jax.tree.map(lambda x: schedule * x, update)
-        return optax.apply_updates(params, update), memory, nats, optax.global_norm(g)
+        return optax.apply_updates(params, update), memory, nats, optax.tree.norm(g)
 
     return jax.jit(transform.init), jax.jit(step, donate_argnums=(0, 1)), jax.jit(loss)
