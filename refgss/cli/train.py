@@ -12,8 +12,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from refgss.cli import terminal
 from refgss.config import DSSConfig, GSSConfig, LMConfig
+from refgss.model import load_checkpoint
 from refgss.training.data import DataConfig
-from refgss.training.recipe import Recipe, Run, Sizes
+from refgss.training.recipe import Recipe, Run, Sizes, sizes_of
 
 USUAL = Run()
 COUNT = click.IntRange(1)
@@ -52,7 +53,7 @@ CHOICES = {
 FLOATS = ("memory", "minutes")  # whose default may be None
 
 
-def options(defaults: Sizes | Recipe, helps: dict[str, str]) -> Callable[[Callable], Callable]:
+def options(defaults: Any, helps: dict[str, str]) -> Callable[[Callable], Callable]:
     """An option for each field, its default that of the dataclass."""
 
     def add(command: Callable) -> Callable:
@@ -79,14 +80,14 @@ def options(defaults: Sizes | Recipe, helps: dict[str, str]) -> Callable[[Callab
 @click.option("--ssm-norm", is_flag=True, help="A LayerNorm before the SSM of GSS layers.")
 @click.option("--tied", is_flag=True, help="The head is the transposed embedding.")
 @click.option("--no-final-norm", is_flag=True, help="No LayerNorm after the last layer.")
+@click.option("--from", "start", type=click.Path(path_type=Path), help="Begin with this model.")
 @options(USUAL.sizes, MODEL)
 @options(USUAL.recipe, TRAINING)
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="A tokenizer.json; else bytes.")
-@click.option(
-    "--log-every", type=COUNT, default=10, show_default=True, help="Steps."
-)
+@click.option("--log-every", type=COUNT, default=10, show_default=True, help="Steps.")
 @click.option("--evaluate-every", type=COUNT, default=250, show_default=True, help="Steps.")
 @click.option("--save-every", type=COUNT, default=250, show_default=True, help="Steps.")
+@click.option("--stop", type=COUNT, help="The step after which to stop, to go on another time.")
 def train(
     paths: tuple[str, ...],
     more: tuple[str, ...],
@@ -99,10 +100,12 @@ def train(
     ssm_norm: bool,
     tied: bool,
     no_final_norm: bool,
+    start: Path | None,
     tokenizer: Path | None,
     log_every: int,
     evaluate_every: int,
     save_every: int,
+    stop: int | None,
     **sizes_and_recipe: Any,
 ) -> None:
     """Train a language model on text files, or on the Python standard library.
@@ -110,27 +113,27 @@ def train(
     The folder --out receives model.safetensors, metrics.jsonl and loss.png.  The same command
     continues a run that was stopped, also by kill -9, as if it had not been.
     """
-    sizes = {name: sizes_and_recipe[name] for name in MODEL}
-    sizes["memory"] = sizes["memory"] or None
-    if layer == "dss":
-        sizes |= {"gate": None, "channels": None, "memory": None}
-    kind = GSSConfig(ssm_norm=ssm_norm) if layer == "gss" else DSSConfig()
+    recipe = Recipe(**{name: sizes_and_recipe[name] for name in TRAINING})
     data = DataConfig((*paths, *more), suffixes, held_out, held_out_tail)
-    run = Run(
-        LMConfig(kind, depth, final_norm=not no_final_norm, tied=tied),
-        Sizes(**sizes),
-        data,
-        Recipe(**{name: sizes_and_recipe[name] for name in TRAINING}),
-        description_of(tokenizer),
-    )
+    checkpoint = None if start is None else load_checkpoint(start)
+    if checkpoint is None:
+        sizes: dict[str, Any] = {name: sizes_and_recipe[name] or None for name in MODEL}
+        if layer == "dss":
+            sizes |= {"gate": None, "channels": None, "memory": None}
+        kind = GSSConfig(ssm_norm=ssm_norm) if layer == "gss" else DSSConfig()
+        model = LMConfig(kind, depth, final_norm=not no_final_norm, tied=tied)
+        run = Run(model, Sizes(**sizes), data, recipe, description_of(tokenizer))
+    else:
+        words, digest = checkpoint.tokenizer, checkpoint.digest
+        run = Run(checkpoint.config, sizes_of(checkpoint.params), data, recipe, words, digest)
     try:
         from refgss.training import loop
     except ImportError as e:
         raise click.UsageError(f"training needs JAX: pip install 'refgss[jax]' ({e})") from e
-    habits = loop.Habits(log_every, evaluate_every, save_every)
+    habits = loop.Habits(log_every, evaluate_every, save_every, stop)
     with bar() as watch:
-        model = loop.train(run, out, habits, watch)
-    click.echo(f"{model} is trained; see {out / 'metrics.jsonl'} and {out / 'loss.png'}")
+        file = loop.train(run, out, habits, watch, checkpoint)
+    click.echo(f"{file} is trained; see {out / 'metrics.jsonl'} and {out / 'loss.png'}")
 
 
 def description_of(tokenizer: Path | None) -> str:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import sysconfig
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -107,7 +107,6 @@ def prepare(
     config: DataConfig,
     words: Tokenizer,
     folder: Path,
-    progress: Callable[[int], object] = lambda tokens: None,
 ) -> Text:
     """The text of `config` as tokens in `folder`, written there unless it is there already.
 
@@ -119,7 +118,7 @@ def prepare(
     tokens, record = folder / "text.tokens", folder / "text.json"
     try:
         if not record.exists():
-            write_tokens(config, words, tokens, record, wanted, progress)
+            write_tokens(config, words, tokens, record, wanted)
         found = json.loads(record.read_bytes())
         if any(found[key] != wanted[key] for key in wanted):
             raise DataError(f"{folder} has other text than is asked for: choose another folder")
@@ -147,7 +146,6 @@ def write_tokens(
     path: Path,
     record: Path,
     wanted: Mapping[str, Any],
-    progress: Callable[[int], object],
 ) -> None:
     """The tokens to train on, then those held out; at last the record, which vouches for them."""
     train, held_out = split(config)
@@ -164,7 +162,6 @@ def write_tokens(
                         digest.update(content)
                         file.write(content)
                         count += len(tokens)
-                        progress(len(tokens))
         os.replace(new, path)
     finally:
         new.unlink(missing_ok=True)

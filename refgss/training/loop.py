@@ -20,7 +20,7 @@ import numpy as np
 
 import refgss
 from refgss.files import write
-from refgss.model.checkpoint import save_checkpoint
+from refgss.model.checkpoint import Checkpoint, save_checkpoint
 from refgss.model.initialization import initialize
 from refgss.model.tokenizer import tokenizer
 from refgss.training.data import Windows, prepare, spaced_windows
@@ -35,11 +35,16 @@ EVALUATED = 64  # windows of the held-out text, the same every time
 
 @dataclass(frozen=True)
 class Habits:
-    """What changes no number of a run: steps between lines of metrics, held-out losses, states."""
+    """What changes no number of a run.
+
+    log, evaluate, save  steps between lines of metrics, held-out losses, states.
+    stop                 the step after which to stop before the end, to go on some other time.
+    """
 
     log: int = 10
     evaluate: int = 250
     save: int = 250
+    stop: int | None = None
 
 
 @dataclass(frozen=True)
@@ -57,24 +62,25 @@ def train(
     folder: Path,
     habits: Habits = Habits(),
     watch: Callable[[Progress], object] = lambda progress: None,
-    prepared: Callable[[int], object] = lambda tokens: None,
+    start: Checkpoint | None = None,
 ) -> Path:
     """Train in `folder`, from the state there if there is one, and return the model's file.
 
-    Interrupted by SIGINT it saves its state first.  Raises ModelError for what the user can put
-    right: text, folder, disk, options of another run, a loss that is no number.
+    start is the checkpoint that run.start names.  Interrupted by SIGINT it saves its state first.
+    Raises ModelError for what the user can put right: text, folder, disk, options
+    of another run, a loss that is no number.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise TrainingError(f"the folder {folder} cannot be made: {e.strerror}") from e
     words = tokenizer(run.tokenizer)
-    text = prepare(run.data, words, folder, prepared)
+    text = prepare(run.data, words, folder)
     windows = Windows(text.train, run.recipe.length, run.recipe.seed)
     batches = -(-EVALUATED // run.recipe.batch)
     held_out = spaced_windows(text.held_out, run.recipe.length, batches * run.recipe.batch)
-    initial = to_real(initial_params(run, words.size))
-    begin, step, loss = functions(run.model, run.recipe, tuple(initial))
+    initial = to_real(initial_params(run, words.size) if start is None else start.float_params())
+    begin, step, loss = functions(run.model, run.recipe, tuple(sorted(initial)))
     state = TrainingState(initial, begin(initial))
     if (folder / "training.safetensors").exists():
         state = load_state(folder / "training.safetensors", state, run, text.digest)
@@ -94,8 +100,11 @@ def train(
             metrics.write(step=done, held_out=mean_loss(loss, params, held_out, recipe.batch))
 
     warm = time.monotonic()
+    stop = habits.stop or recipe.steps
     with interrupts() as interrupted:
-        while recipe.share(done, time.monotonic() - began) < 1 and not interrupted():
+        while not (done >= stop or recipe.share(done, time.monotonic() - began) >= 1):
+            if interrupted():
+                break
             seconds = time.monotonic() - began
             schedule = np.float32(recipe.schedule(done, seconds))
             batch = windows.batch(done, recipe.batch)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+import numpy as np
 
 from refgss.config import GSSConfig, LMConfig
 from refgss.model.tensors import ModelError
@@ -30,6 +33,15 @@ class Sizes:
     channels: int | None = 64
     states: int = 64
     memory: float | None = 1000.0
+
+
+def sizes_of(params: Mapping[str, np.ndarray]) -> Sizes:
+    """Those of a model that is there."""
+    E = params["embedding.weight"].shape[1]
+    H, N = params["layers.0.ssm.c"].shape
+    if "layers.0.w_v" not in params:
+        return Sizes(E, None, None, N, None)
+    return Sizes(E, params["layers.0.w_v"].shape[1], H, N, None)
 
 
 @dataclass(frozen=True)
@@ -106,10 +118,14 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Run:
-    """All that decides the numbers of a run."""
+    """All that decides the numbers of a run.
+
+    start  None, or the SHA-256 of the checkpoint whose parameters the run begins with.
+    """
 
     model: LMConfig = field(default_factory=lambda: LMConfig(GSSConfig(), depth=6))
     sizes: Sizes = field(default_factory=Sizes)
     data: DataConfig = field(default_factory=DataConfig)
     recipe: Recipe = field(default_factory=Recipe)
     tokenizer: str = "bytes"
+    start: str | None = None

@@ -51,7 +51,7 @@ def loss_of(config: LMConfig, recipe: Recipe) -> Callable[[Params, jax.Array], j
     return loss
 
 
-@lru_cache(maxsize=4)  # compiled once in a process
+@lru_cache(maxsize=8)  # compiled once in a process
 def functions(
     config: LMConfig, recipe: Recipe, names: tuple[str, ...]
 ) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
