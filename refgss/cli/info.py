@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -42,6 +44,8 @@ def info(model: Path | None) -> None:
         describe(load_checkpoint(model))
         return
     click.echo(f"refgss {refgss.__version__}, spec {SPEC_VERSION}, {vectors_line()}")
+    system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors"
+    click.echo(f"{'machine':14}{system}, Python {platform.python_version()}")
     for package in ("numpy", "scipy", "jax", "torch", "python-flint"):
         click.echo(f"{package:14}{version_of(package)}")
     click.echo(f"{'BLAS':14}{blas()}")
@@ -118,10 +122,18 @@ def backend(alias: str) -> str:
         module = import_backend(alias)
         about = claimed(module)
     except CandidateError as e:
-        return f"not usable: {e}"
+        return f"not usable: {e.__cause__ or e}"
     if not about.ops:
         return "not usable: it has no ops"
     raw = module.capabilities()
-    extras = [f"{k} {raw[k]}" for k in ("simd", "threads", "device", "platform") if k in raw]
+    extras = [f"{k} {raw[k]}" for k in ("simd", "threads") if k in raw]
+    if raw.get("delegated"):
+        extras.append(f"leaves {' '.join(raw['delegated'])} to the reference")
+    if alias == "jax":
+        try:
+            devices = sys.modules["jax"].devices()
+        except RuntimeError as e:  # JAX_PLATFORMS asks for what is not there
+            return f"not usable: {e}"
+        extras.append(f"on {len(devices)} {devices[0].platform} device{'s' * (len(devices) > 1)}")
     facts = [f"{len(about.ops)} ops", " ".join(about.profiles), *extras]
     return f"usable, {', '.join(facts)}"

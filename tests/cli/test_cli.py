@@ -1,9 +1,12 @@
 """The command line: exit codes, one sentence for every error, nothing passes by accident."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +59,21 @@ def test_the_reference_conforms_in_every_profile(refgss_, tmp_path):
         (["--candidate", wrong("Hangs"), *GELU, "--timeout", "0.3"], 1, "timed out"),
         (["--candidate", "reference", "--candidate", "native", "--report", "r"], 2, "one --cand"),
         (["--candidate", "numpy"], 2, "unknown candidate"),
-        (["--candidate", "reference", "--op", "fft"], 2, "fft"),
+        (["--candidate", "nativ"], 2, "did you mean native?"),
+        (["--candidate", "my_gss.py"], 2, "did you mean python:my_gss.py?"),
+        (["--candidate", "cmd:'node gss.mjs"], 2, "No closing quotation"),
+        (["--candidate", "reference", "--op", "fft"], 2, "refgss spec --ops"),
+        (["--candidate", "reference", "--op", "gellu"], 2, "did you mean gelu?"),
+        (["--candidate", "reference", "--clause", "nrm-3"], 2, "did you mean GSS-NRM-3?"),
+        (["--candidate", "reference", "--report", "no/such/folder/r"], 2, "does not exist"),
+        (["--candidate", "reference", "--timeout", "nan"], 2, "no number"),
+        (["--candidate", "reference", "--memory", "0"], 2, "range"),
+        (["--candidate", "reference", "--waivers", Path(__file__).parent], 2, "is a directory"),
+        (["--candidate", "reference", "--shrink", Path(__file__).parent], 2, "not empty"),
+        (["--new-candidate", "my_gss"], 2, ".py"),
+        (["--candidat", "reference"], 2, "--candidate"),
+        (["--candidate", wrong("Ambitious"), *GELU], 0, "did you mean f32?"),
+        (["--candidate", wrong("Ambitious"), *GELU], 0, "did you mean gelu_vjp?"),
         (["--candidate", "reference", "--profile", "f16"], 2, "f16"),
         (["--candidate", "reference", "--clause", "GSS-KER-99"], 2, "GSS-KER-99"),
         (["--candidate", "reference", "--waivers", WRONG], 2, "not JSON"),
@@ -73,6 +90,30 @@ def test_the_reference_conforms_in_every_profile(refgss_, tmp_path):
 def test_check_leaves_with_the_right_code_and_says_why(refgss_, arguments, code, says):
     found, out, err = refgss_("check", *arguments)
     assert (found, says in out + err) == (code, True), out + err
+
+
+def test_an_error_is_one_sentence(refgss_):
+    for command in (["chek"], ["diff", "a"], ["verify", "no-such-file"], ["spec", "--nothing"]):
+        code, out, err = refgss_(*command)
+        assert code == 2 and out == "" and err.startswith("refgss") and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("signal_", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_check_ends_its_candidate_and_leaves_nothing(tmp_path, signal_, code):
+    lock = tmp_path / "running"
+    spec = f"cmd:{sys.executable} {RUDE} marks {lock}"
+    command = [sys.executable, "-m", "refgss", "check", "--candidate", spec, *GELU]
+    command += ["--report", str(tmp_path / "report")]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment) as check:
+        while not lock.exists():
+            time.sleep(0.05)
+        check.send_signal(signal_)
+        _, err = check.communicate(timeout=30)
+    assert check.returncode == code and b"Traceback" not in err
+    assert [*tmp_path.iterdir()] == [lock]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(lock.read_text()), 0)
 
 
 def test_without_a_candidate_every_usable_backend_is_checked(refgss_, monkeypatch):

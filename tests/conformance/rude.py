@@ -35,6 +35,11 @@ def gelu(message):
     case = message["case"]
     if manner == "claims everything":
         time.sleep(60)
+    if manner == "marks":
+        with open(sys.argv[2] + ".new", "w") as file:
+            file.write(str(os.getpid()))
+        os.rename(file.name, sys.argv[2])
+        time.sleep(60)
     if manner == "prints garbage":
         return print("warming up the GPU", flush=True)
     if manner == "prints without end":

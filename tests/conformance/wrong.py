@@ -136,6 +136,14 @@ class Trusting(Gelu):
             return np.zeros((len(c), max(length, 0)), c.real.dtype)
 
 
+class Ambitious(Gelu):
+    """Claims what there is not."""
+
+    def capabilities(self):
+        more = {"ops": ("gelu", "gelu_jvp"), "profiles": ("f32", "bf32")}
+        return super().capabilities() | more
+
+
 class Boastful(Gelu):
     def capabilities(self):
         return super().capabilities() | {"ops": "all of them", "profiles": None}
