@@ -106,7 +106,7 @@ setup(
     packages=[*find_packages(include=["refgss*"]), "refgss.spec", "refgss.include"],
     package_dir={"refgss.spec": "spec", "refgss.include": "include"},
     package_data={
-        "refgss": ["py.typed", "**/*.html", "**/*.toml"],
+        "refgss": ["py.typed", "**/*.html", "**/*.toml", "model/*.safetensors"],
         "refgss.spec": ["*.md", "*.json", "schemas/*.json", "vectors/*"],
         "refgss.include": ["*.h"],
     },

@@ -150,7 +150,7 @@ def write_tokens(
     """The tokens to train on, then those held out; at last the record, which vouches for them."""
     train, held_out = split(config)
     digest, count, until = hashlib.sha256(), 0, 0
-    new = path.with_suffix(f".{os.getpid()}")
+    new = path.with_name(f".{path.name}.tmp")
     between = [] if words.separator is None else [np.array([words.separator], np.int32)]
     try:
         with open(new, "wb") as file:

@@ -6,6 +6,7 @@ model.safetensors (the model, as the state has it), metrics.jsonl and loss.png.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import signal
@@ -67,13 +68,20 @@ def train(
     """Train in `folder`, from the state there if there is one, and return the model's file.
 
     start is the checkpoint that run.start names.  Interrupted by SIGINT it saves its state first.
-    Raises ModelError for what the user can put right: text, folder, disk, options
-    of another run, a loss that is no number.
+    Raises ModelError for what the user can put right: text, folder, disk, the options of another
+    run, a loss that is no number.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise TrainingError(f"the folder {folder} cannot be made: {e.strerror}") from e
+    with alone_in(folder):
+        return train_alone(run, folder, habits, watch, start)
+
+
+def train_alone(
+    run: Run,
+    folder: Path,
+    habits: Habits,
+    watch: Callable[[Progress], object],
+    start: Checkpoint | None,
+) -> Path:
     words = tokenizer(run.tokenizer)
     text = prepare(run.data, words, folder)
     windows = Windows(text.train, run.recipe.length, run.recipe.seed)
@@ -167,6 +175,7 @@ def save_model(folder: Path, state: TrainingState, run: Run, digest: str) -> Non
         **description(run, digest),
     }
     about["run"].pop("tokenizer")  # a key of its own
+    about["run"]["data"]["paths"] = list(run.data.paths)
     file = folder / "model.safetensors"
     save_checkpoint(file, params, run.model, tokenizer=run.tokenizer, about=about)
 
@@ -207,6 +216,23 @@ def whole_lines(path: Path) -> Iterator[str]:
         except ValueError:
             return
         yield line
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """No second run in the folder; what a killed one left half written is removed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "w")
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for left in folder.glob(".*.tmp"):
+            left.unlink()
+    except BlockingIOError as e:
+        raise TrainingError(f"a run is going on in {folder}: choose another folder") from e
+    except OSError as e:
+        raise TrainingError(f"the folder {folder} cannot be written: {e.strerror}") from e
+    with file:
+        yield
 
 
 @contextmanager

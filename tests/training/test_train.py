@@ -202,6 +202,14 @@ def test_a_run_that_stops_early_goes_on(a_run, whole, tmp_path):
     assert same(tensors(tmp_path), tensors(whole))
 
 
+def test_two_runs_in_one_folder_are_refused(a_run, whole):
+    (whole / ".model.safetensors.1.tmp").write_bytes(b"of a run that was killed")
+    with loop.alone_in(whole):
+        assert not list(whole.glob(".*.tmp"))
+        with pytest.raises(TrainingError, match="going on"):
+            train(a_run, whole, HABITS)
+
+
 def test_a_run_may_begin_with_a_model(a_run, whole, tmp_path):
     start = load_checkpoint(whole / "model.safetensors")
     assert sizes_of(start.params) == replace(SIZES, memory=None)

@@ -1,0 +1,98 @@
+"""GSS against DSS: about equal parameters, the same text, windows and steps.
+
+    python benchmarks/gss_against_dss.py [--steps 300] [--plot FILE.png]
+
+Both train on the Python standard library with one recipe, in turns of a tenth of the steps, so that
+whatever else the machine does falls on both.  The table has wall and processor time of the steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from refgss.config import DSSConfig, GSSConfig, LMConfig
+from refgss.model import load_checkpoint
+from refgss.training.loop import Habits, train
+from refgss.training.recipe import Recipe, Run, Sizes
+
+SIZES = {
+    "GSS": (LMConfig(GSSConfig(), 6), Sizes(width=128, gate=384, channels=64, states=64)),
+    "DSS": (LMConfig(DSSConfig(), 6), Sizes(288, None, None, 64, None)),
+}
+TURNS = 10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--plot", type=Path)
+    arguments = parser.parse_args()
+    recipe = Recipe(steps=arguments.steps, optimizer="adamw", rate=4e-3, warmup=30)
+    runs = {name: Run(model, sizes, recipe=recipe) for name, (model, sizes) in SIZES.items()}
+    spent = {name: np.zeros(2) for name in runs}
+    with tempfile.TemporaryDirectory() as name:
+        folders = {name_: Path(name) / name_ for name_ in runs}
+        for turn in range(1, TURNS + 1):
+            stop = round(arguments.steps * turn / TURNS)
+            for model, run in runs.items():
+                spent[model] += turn_of(run, folders[model], stop)
+        curves = {model: metrics(folder) for model, folder in folders.items()}
+        sizes = {
+            model: sum(x.size for x in load_checkpoint(f / "model.safetensors").params.values())
+            for model, f in folders.items()
+        }
+    tokens = arguments.steps * recipe.batch * recipe.length
+    print(f"{arguments.steps} steps, {tokens} tokens of the Python standard library")
+    print("model  parameters  held-out nats per byte  bits per byte  wall s  processor s")
+    for model in runs:
+        nats = curves[model]["held_out"][-1][1]
+        wall, cpu = spent[model]
+        print(
+            f"{model:5}  {sizes[model]:10}  {nats:22.4f}  {nats / np.log(2):13.4f}"
+            f"  {wall:6.0f}  {cpu:11.0f}"
+        )
+    if arguments.plot:
+        plot(arguments.plot, curves, spent, arguments.steps)
+
+
+def turn_of(run: Run, folder: Path, stop: int) -> np.ndarray:
+    """Seconds of wall and processor time from the first step's end to the last's, scaled to all."""
+    times: list[tuple[int, float, float]] = []
+
+    def watch(progress) -> None:
+        times.append((progress.step, time.perf_counter(), time.process_time()))
+
+    train(run, folder, Habits(10, run.recipe.steps // TURNS, run.recipe.steps, stop), watch)
+    first, last = times[0], times[-1]
+    share = len(times) / max(len(times) - 1, 1)
+    return np.array([last[1] - first[1], last[2] - first[2]]) * share
+
+
+def metrics(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {k: [(x["step"], x[k]) for x in lines if k in x] for k in ("loss", "held_out")}
+
+
+def plot(file: Path, curves: dict, spent: dict, steps: int) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for model, curve in curves.items():
+        step, nats = np.array(curve["held_out"]).T
+        left.plot(step, nats, marker=".", label=model)
+        right.plot(step / steps * spent[model][1], nats, marker=".", label=model)
+    left.set(xlabel="steps", ylabel="held-out nats per byte")
+    right.set(xlabel="processor seconds")
+    left.legend()
+    figure.savefig(file, dpi=100)
+
+
+if __name__ == "__main__":
+    main()

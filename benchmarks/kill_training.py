@@ -1,0 +1,111 @@
+"""Kill -9 at random moments: nothing lost beyond the last state, nothing corrupt, resume exact.
+
+    python benchmarks/kill_training.py [--kills 20] [--seed 0]
+
+A small run saves its state at every step, so that much of its time is spent writing.  It is killed
+again and again, continued, and must end with the same model and the same metrics, bit by bit, as a
+run that was left alone.  After each kill the state must be whole, and no older than the last step
+that the metrics prove to have been saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from refgss.model.tensors import read_tensors
+
+STEPS = 400
+OPTIONS = f"--steps {STEPS} --batch 2 --length 32 --width 32 --gate 32 --channels 16 --states 8"
+OPTIONS += " --depth 2 --warmup 10 --log-every 1 --save-every 1 --evaluate-every 100"
+
+
+def start(text: Path, out: Path) -> subprocess.Popen:
+    command = [
+        sys.executable,
+        "-m",
+        "refgss",
+        "train",
+        "--data",
+        str(text),
+        "--held-out-tail",
+        "0.1",
+    ]
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(out.parent / "compiled")}
+    cache |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    return subprocess.Popen(
+        [*command, "--out", str(out), *OPTIONS.split()],
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, **cache},
+    )
+
+
+def lines(out: Path) -> list[dict]:
+    """Whole lines of the metrics, without what the clock decides."""
+    if not (out / "metrics.jsonl").exists():
+        return []
+    found = []
+    for line in (out / "metrics.jsonl").read_text("utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):
+            values = json.loads(line)
+            found.append(
+                {k: values[k] for k in values if k not in ("seconds", "tokens_per_second")}
+            )
+    return found
+
+
+def state_step(out: Path) -> int:
+    """The step of the state; it must be a whole file."""
+    file = out / "training.safetensors"
+    if not file.exists():
+        return 0
+    _, metadata, _ = read_tensors(file)
+    return json.loads(metadata["refgss.training"])["step"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    rng = random.Random(arguments.seed)
+    with tempfile.TemporaryDirectory() as name:
+        text, whole, out = (Path(name) / n for n in ("text", "whole", "out"))
+        text.write_text("".join(f"{i} and {i} is {2 * i}\n" for i in range(2000)))
+        assert start(text, whole).wait() == 0
+        during = 0
+        for kill in range(arguments.kills):
+            before, process = state_step(out), start(text, out)
+            while process.poll() is None and state_step(out) == before:
+                time.sleep(0.002)  # until it has gone on
+            time.sleep(rng.uniform(0, 1.5 * STEPS / arguments.kills * 0.01))
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            step, seen = state_step(out), lines(out)
+            proven = seen[-1]["step"] - 1 if seen else 0  # its line is written before its state
+            assert step >= max(before, proven), (step, before, proven)
+            unfinished = [p.name for p in out.iterdir() if p.name.endswith(".tmp")]
+            during += bool(unfinished)
+            writing = ", killed while writing" if unfinished else ""
+            print(f"kill {kill + 1}: the state of step {step} is whole{writing}", flush=True)
+        assert start(text, out).wait() == 0
+        for file in ("model.safetensors", "training.safetensors"):
+            a, b = (read_tensors(folder / file)[0] for folder in (whole, out))
+            assert a.keys() == b.keys() and all(a[k].tobytes() == b[k].tobytes() for k in a), file
+        assert lines(whole) == lines(out)
+    print(
+        f"{arguments.kills} kills, {during} of them while a file was being written: parameters, "
+        f"optimiser and metrics after {STEPS} steps equal those of a run left alone, bit by bit"
+    )
+
+
+if __name__ == "__main__":
+    main()
