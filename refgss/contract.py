@@ -42,6 +42,15 @@ def check_rank(op: str, name: str, x: Any, axes: str, kind: str) -> None:
         raise ValueError(f"{op}: {name} must have axes ({axes}), not shape {tuple(x.shape)}")
 
 
+def check_agree(op: str, what: str, name: str, x: Any, i: int, other: str, y: Any, j: int) -> None:
+    """Axis i of x is as long as axis j of another argument."""
+    if x.shape[i] != y.shape[j]:
+        raise ValueError(
+            f"{op}: {name} has {x.shape[i]} {what} where {other} has {y.shape[j]}: "
+            f"shapes {tuple(x.shape)} and {tuple(y.shape)}"
+        )
+
+
 def check_real(op: str, name: str, x: Any) -> None:
     check_kind(op, name, x, "f")
 
@@ -58,9 +67,7 @@ def concrete(x: Any) -> bool:
     return isinstance(x, np.ndarray | np.generic) or getattr(x, "concrete", False)
 
 
-def check_modes(
-    op: str, lam: Any, delta: Any, form: KernelForm, channels: int | None = None
-) -> Any:
+def check_modes(op: str, lam: Any, delta: Any, form: KernelForm, c: Any | None = None) -> Any:
     """Λ and Δ; returns Δ as an array of Λ's real dtype if it was a number."""
     check_rank(op, "lam", lam, "N", "c")
     if not hasattr(delta, "shape"):
@@ -71,8 +78,8 @@ def check_modes(
         raise ValueError(f"{op}: delta must be a scalar, (H,) or (H,2), not {tuple(delta.shape)}")
     if separate and not form.method.startswith("dss"):
         raise ValueError(f"{op}: steps of their own for Re and Im belong to the dss methods only")
-    if channels is not None and len(delta.shape) and delta.shape[0] != channels:
-        raise ValueError(f"{op}: delta has {delta.shape[0]} channels where c has {channels}")
+    if c is not None and len(delta.shape):
+        check_agree(op, "channels", "delta", delta, 0, "c", c, 0)
     if concrete(delta) and not np.all((delta > 0) & np.isfinite(delta)):
         raise ValueError(f"{op}: every step delta must be positive and finite (GSS-NFI-3)")
     if concrete(lam):
@@ -88,9 +95,8 @@ def check_modes(
 
 def check_kernel(op: str, lam: Any, c: Any, length: int, delta: Any, form: KernelForm) -> Any:
     check_rank(op, "c", c, "H,N", "c")
-    delta = check_modes(op, lam, delta, form, c.shape[0])
-    if c.shape[1] != lam.shape[0]:
-        raise ValueError(f"{op}: c has {c.shape[1]} states where lam has {lam.shape[0]}")
+    delta = check_modes(op, lam, delta, form, c)
+    check_agree(op, "states", "c", c, 1, "lam", lam, 0)
     if not isinstance(length, int | np.integer) or isinstance(length, bool):
         raise TypeError(f"{op}: length must be an integer, not {type(length).__name__}")
     if not 0 <= length <= MAX_LENGTH:
@@ -103,8 +109,7 @@ def check_kernel(op: str, lam: Any, c: Any, length: int, delta: Any, form: Kerne
 def check_convolution(op: str, u: Any, k: Any) -> None:
     check_rank(op, "u", u, "B,L,H", "f")
     check_rank(op, "k", k, "H,Lk", "f")
-    if u.shape[2] != k.shape[0]:
-        raise ValueError(f"{op}: u has {u.shape[2]} channels where k has {k.shape[0]}")
+    check_agree(op, "channels", "u", u, 2, "k", k, 0)
 
 
 def check_state(op: str, state: Any, c: Any, batch: int) -> Any:
@@ -121,8 +126,7 @@ def check_scan(
 ) -> tuple[Any, Any]:
     check_rank(op, "u", u, "B,L,H", "f")
     delta = check_kernel(op, lam, c, u.shape[1], delta, form)
-    if u.shape[2] != c.shape[0]:
-        raise ValueError(f"{op}: u has {u.shape[2]} channels where c has {c.shape[0]}")
+    check_agree(op, "channels", "u", u, 2, "c", c, 0)
     return delta, check_state(op, state, c, u.shape[0])
 
 
@@ -131,8 +135,7 @@ def check_step(
 ) -> tuple[Any, Any]:
     check_rank(op, "u", u, "B,H", "f")
     delta = check_kernel(op, lam, c, 1, delta, form)
-    if u.shape[1] != c.shape[0]:
-        raise ValueError(f"{op}: u has {u.shape[1]} channels where c has {c.shape[0]}")
+    check_agree(op, "channels", "u", u, 1, "c", c, 0)
     return delta, check_state(op, state, c, u.shape[0])
 
 

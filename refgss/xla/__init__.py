@@ -4,12 +4,17 @@ Functions have the reference's names and signatures; those with several algorith
 `plan=`.  `sequence_parallel` spreads one sequence over many devices: README.md beside this file.
 """
 
+import inspect
+from functools import partial
+from types import SimpleNamespace
+
 try:
     import jax  # noqa: F401
 except ImportError as e:
     raise ImportError("refgss.xla needs JAX: pip install 'refgss[jax]'") from e
 
 from refgss import __version__
+from refgss.xla import ffi
 from refgss.xla.convolution import causal_conv
 from refgss.xla.discretization import discretize, gss_lambda, s4d_lambda
 from refgss.xla.gradients import (
@@ -41,6 +46,7 @@ __all__ = [
     "capabilities",
     "plan_for",
     "sequence_parallel",
+    "with_plan",
     "s4d_lambda",
     "gss_lambda",
     "gss_lambda_vjp",
@@ -70,14 +76,31 @@ __all__ = [
     "lm_loss_vjp",
 ]
 
-OPS = tuple(__all__[4:])
+OPS = tuple(__all__[5:])
 
 
 def capabilities() -> dict:
-    """What this backend claims (GSS-CNF-1); f64 only where JAX's x64 mode is on."""
+    """What this backend claims (GSS-CNF-1); f64 only where JAX's x64 mode is on.
+
+    cpu_kernels says whether a CPU can have the native kernels inside jit, or why not.
+    """
     return {
         "name": "refgss.xla",
         "version": __version__,
         "ops": list(OPS),
         "profiles": ["f32", *(["f64"] if x64() else []), "paper", "gss-pytorch"],
+        "cpu_kernels": ffi.obstacle() or "native",
     }
+
+
+def with_plan(plan: Plan) -> SimpleNamespace:
+    """This backend with a plan for every op that takes one: a backend of its own."""
+    ops = {name: globals()[name] for name in OPS}
+    planned = {
+        name: partial(op, plan=plan) if "plan" in inspect.signature(op).parameters else op
+        for name, op in ops.items()
+    }
+    return SimpleNamespace(**planned, capabilities=capabilities)
+
+
+plain = with_plan(Plan(cpu_kernels="xla"))  # JAX alone, also where refgss.native is there

@@ -17,7 +17,7 @@ from refgss import contract
 from refgss.config import Imag, KernelForm
 from refgss.xla.inputs import arrays
 from refgss.xla.pairs import Array, Pair, choose, pair, unpair
-from refgss.xla.powers import Exponent, cayley, powers
+from refgss.xla.powers import Exponent, cayley, pole, powers
 
 
 def s4d_lambda(n: int, *, init: str) -> Array:
@@ -88,7 +88,7 @@ def input_weight(lam: Pair, delta: Array, z: Exponent, form: KernelForm) -> Pair
     if form.method == "zoh":
         return expm1_and_phi(z)[1] * step
     if form.method == "bilinear":
-        return Pair(1 - slim.re / 2, -slim.im / 2).reciprocal() * step
+        return pole(slim) * step
     if form.method == "dss-exp":
         assert form.eps is not None
         size = jnp.maximum(lam.re**2 + lam.im**2, form.eps)

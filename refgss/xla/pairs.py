@@ -42,14 +42,25 @@ class Pair:
         return Pair(self.re, -self.im)
 
     def reciprocal(self) -> Pair:
-        """1/z, scaled by the larger component so that |z|² neither over- nor underflows."""
-        scale = 1 / jnp.maximum(jnp.abs(self.re), jnp.abs(self.im))
-        x, y = self.re * scale, self.im * scale
-        return Pair(x, -y) * (scale / (x * x + y * y))
+        return reciprocal(self)
 
     def stack(self, axis: int) -> Array:
         """[re, im] along an axis that exists: what a real matrix product sums over."""
         return jnp.concatenate([self.re, self.im], axis)
+
+
+@jax.custom_jvp
+def reciprocal(z: Pair) -> Pair:
+    """1/z, scaled by the larger component so that |z|² neither over- nor underflows."""
+    scale = 1 / jnp.maximum(jnp.abs(z.re), jnp.abs(z.im))
+    x, y = z.re * scale, z.im * scale
+    return Pair(x, -y) * (scale / (x * x + y * y))
+
+
+@reciprocal.defjvp
+def _reciprocal_jvp(primals, tangents):
+    inverse = reciprocal(*primals)
+    return inverse, inverse * inverse * tangents[0] * -1.0
 
 
 def pair(x: Array) -> Pair:

@@ -38,9 +38,21 @@ class Exponent:
         return self.rounded.re.ndim == 1
 
 
+def pole(z: Pair) -> Pair:
+    """1/(1 - z/2)."""
+    return Pair(1 - z.re / 2, -z.im / 2).reciprocal()
+
+
+@jax.custom_jvp
 def cayley(z: Pair) -> Pair:
-    """(1 + z/2)/(1 - z/2)."""
-    return Pair(1 + z.re / 2, z.im / 2) * Pair(1 - z.re / 2, -z.im / 2).reciprocal()
+    """(1 + z/2)/(1 - z/2).  Its derivative is 1/(1 - z/2)²."""
+    return Pair(1 + z.re / 2, z.im / 2) * pole(z)
+
+
+@cayley.defjvp
+def _cayley_jvp(primals, tangents):
+    p = pole(*primals)
+    return cayley(*primals), p * p * tangents[0]
 
 
 def log_cayley(z: Pair) -> Pair:
@@ -109,13 +121,12 @@ def powers(z: Exponent, l: np.ndarray, method: Method) -> Pair:
         times = jnp.asarray(l, p.re.dtype)
         if method != "bilinear":
             return p, p * times * dz[..., None]
-        pole = Pair(1 - z.re / 2, -z.im / 2).reciprocal()  # ∂Ā/∂z = pole²
         abar = cayley(z)
         zero = (abar.re == 0) & (abar.im == 0)
         one, nothing = jnp.ones_like(z.re), jnp.zeros_like(z.re)
         inverse = choose(zero, Pair(one, nothing), abar).reciprocal()
         first = Pair((times == 1) + 0 * p.re, 0 * p.im)  # 0^{l-1} is 1 at l = 1, else 0
         before = choose(zero[..., None], first, p * inverse[..., None])  # Ā^{l-1}
-        return p, before * times * (pole * pole * dz)[..., None]
+        return p, before * times * (pole(z) * pole(z) * dz)[..., None]
 
     return power(z)

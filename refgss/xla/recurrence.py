@@ -68,7 +68,7 @@ def scan(
     u: Array, weight: Pair, z: Exponent, state: Pair | None, form: KernelForm, plan: Plan
 ) -> tuple[Array, Pair]:
     """`ssm_scan` from C̃ (H,N) and z (·,N), over devices and in chunks where the plan says so."""
-    if plan.length_axis is None:
+    if plan.length_axis is None or lax.axis_size(plan.length_axis) == 1:
         return scan_here(u, weight, z, state, form, plan)
     L, H = u.shape[1:]
     y, left = scan_here(u, weight, z, None, form, plan)

@@ -1,8 +1,10 @@
 """Parameters and inputs drawn from a seed, float32 numbers that float64 holds too."""
 
 import numpy as np
+import pytest
 
-from refgss.config import DSSConfig, GSSConfig
+from refgss.config import PAPER, DSSConfig, GSSConfig
+from refgss.conformance.ops import encode_option
 
 
 def normal(rng, *shape):
@@ -54,3 +56,19 @@ def worst(x, y):
     """The largest difference, relative to the largest value."""
     x, y = np.asarray(x), np.asarray(y)
     return np.abs(x - y).max(initial=0) / max(np.abs(y).max(initial=0), np.finfo(np.float32).tiny)
+
+
+def certified_layer(op, length, weights=lambda w: w):
+    """A vector of gss_layer or gss_layer_vjp, its values proven and its budgets derived here."""
+    pytest.importorskip("flint")
+    from refgss.conformance.build import vector
+    from refgss.conformance.cases import Case, Draw, layer_params, named
+
+    draw = Draw(f"{op}/{length}")
+    params = layer_params(draw, PAPER, 4, 6, 3, 3)
+    params["ssm.a"][:2] = -9  # Re Λ ≈ -1e-4: the first position is felt at the last
+    params = {k: weights(x) if k.startswith("w_") else x for k, x in params.items()}
+    tensors = named(params) | {"x": draw(1, length, 4), "state": draw(1, 3, 3, 2)}
+    if op == "gss_layer_vjp":
+        tensors |= {"dout": draw(1, length, 4), "dstate": draw(1, 3, 3, 2)}
+    return vector(Case(f"{op}/here", op, (), tensors, {"config": encode_option(PAPER)}))

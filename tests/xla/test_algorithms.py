@@ -5,11 +5,27 @@ import numpy as np
 import pytest
 
 from refgss import config, reference
-from refgss.xla import Plan, causal_conv, gss_layer, ssm_kernel, ssm_scan, ssm_step
+from refgss.conformance.candidates import ModuleCandidate
+from refgss.conformance.runner import Question, ask
+from refgss.xla import (
+    Plan,
+    causal_conv,
+    ffi,
+    gss_layer,
+    ssm_kernel,
+    ssm_scan,
+    ssm_step,
+    with_plan,
+)
 
-from .examples import complex_normal, layer_parameters, normal, worst
+from .examples import certified_layer, complex_normal, layer_parameters, normal, worst
 
-PLANS = [Plan(), Plan(convolution="matmul"), Plan(chunk=7), Plan("matmul", chunk=16)]
+PLANS = [
+    Plan(cpu_kernels="xla"),
+    Plan("matmul", cpu_kernels="xla"),
+    Plan(chunk=7, cpu_kernels="xla"),
+    Plan("matmul", chunk=16, cpu_kernels="xla"),
+]
 ROUNDOFF = 2.0**-24
 
 
@@ -101,15 +117,28 @@ def test_a_long_kernel_of_a_fast_and_slow_mode():
     assert np.max(np.abs(k[0] - truth) / scale) < (5 + 5 + 2 * np.sqrt(5)) * ROUNDOFF
 
 
-def test_bf16_weights_are_what_they_say():
-    import ml_dtypes
+def to_bf16(x):
+    import ml_dtypes  # JAX's own
 
+    return x.astype(ml_dtypes.bfloat16).astype(np.float32)
+
+
+def test_bf16_weights_are_what_they_say():
     p = layer_parameters(config.PAPER)
     x = normal(np.random.default_rng(0), 1, 9, 8)
-    rounded = {
-        k: v.astype(ml_dtypes.bfloat16).astype(np.float32) if k.startswith("w_") else v
-        for k, v in p.items()
-    }
-    y, _ = gss_layer(p, x, config=config.PAPER, plan=Plan(weights="bf16"))
-    np.testing.assert_array_equal(y, gss_layer(rounded, x, config=config.PAPER)[0])
-    assert worst(y, gss_layer(p, x, config=config.PAPER)[0]) > 2.0**-12
+    rounded = {k: to_bf16(v) if k.startswith("w_") else v for k, v in p.items()}
+    plain = Plan(cpu_kernels="xla")
+    y, _ = gss_layer(p, x, config=config.PAPER, plan=Plan(weights="bf16", cpu_kernels="xla"))
+    np.testing.assert_array_equal(y, gss_layer(rounded, x, config=config.PAPER, plan=plain)[0])
+    assert worst(y, gss_layer(p, x, config=config.PAPER, plan=plain)[0]) > 2.0**-12
+
+
+@pytest.mark.parametrize("kernels", ["native", "xla"])
+@pytest.mark.parametrize("op", ["gss_layer", "gss_layer_vjp"])
+def test_bf16_weights_keep_the_budget_of_f32(op, kernels):
+    """Weights that bfloat16 holds are exact in binary32, and their gradients are not rounded."""
+    if kernels == "native" and (why := ffi.obstacle()):
+        pytest.skip(why)
+    candidate = ModuleCandidate(with_plan(Plan(weights="bf16", cpu_kernels=kernels)))
+    line = ask(candidate, Question(certified_layer(op, 8, to_bf16), "f32"))
+    assert line["outcome"] == "pass", line

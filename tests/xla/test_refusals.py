@@ -15,7 +15,10 @@ from .examples import layer_parameters
 
 def test_shapes_fail_while_tracing():
     f = jax.jit(lambda u, k: xla.causal_conv(u, k))
-    with pytest.raises(ValueError, match=r"causal_conv: u has 3 channels where k has 4"):
+    with pytest.raises(
+        ValueError,
+        match=r"causal_conv: u has 3 channels where k has 4: shapes \(2, 5, 3\) and \(4, 5\)",
+    ):
         f(jnp.ones((2, 5, 3)), jnp.ones((4, 5)))
     p = layer_parameters(config.PAPER)
     p["w_u"] = p["w_u"].T
