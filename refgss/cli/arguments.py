@@ -67,11 +67,11 @@ class Target(click.Path):
 class Amount(click.FloatRange):
     """A positive number."""
 
-    def __init__(self, most: float):
-        super().__init__(0, most, min_open=True)
+    def __init__(self) -> None:
+        super().__init__(0, min_open=True)
 
     def convert(
         self, value: Any, param: click.Parameter | None, context: click.Context | None
     ) -> Any:
         x = super().convert(value, param, context)
-        return self.fail(f"{value} is no number", param, context) if math.isnan(x) else x
+        return x if math.isfinite(x) else self.fail(f"{value} is no number", param, context)

@@ -9,7 +9,7 @@ import click
 WORKS = ("conv", "conv-cached", "kernel", "scan", "step", "layer", "train")
 
 
-@click.command()
+@click.command(short_help="Time the native backend beside others.")
 @click.argument("work", type=click.Choice(WORKS))
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--seconds", default=2.0, show_default=True, help="For each size, about.")

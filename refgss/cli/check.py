@@ -35,19 +35,29 @@ from refgss.conformance.junit import junit as junit_of
 from refgss.conformance.ops import OPS
 from refgss.conformance.vectors import VectorSet, read_vectors, write_vectors
 
-CANDIDATES = """
+EPILOG = """
 \b
 A candidate is one of
   reference, native, jax     a backend of this project
   python:MODULE[:OBJECT]     functions with the reference's names, in a process of their own
   python:FILE.py             the same, from a file
   lib:FILE.so                a library that implements include/refgss.h
-  cmd:"PROGRAM ARGS"         any program that speaks the protocol (spec/14-conformance.md)
+  cmd:"PROGRAM ARGS"         any program that speaks the protocol (spec/13-file-formats.md)
+
+\b
+Exit codes: 0 conforms, 1 does not, 2 usage, 3 could not start or broke the protocol,
+4 vectors damaged or no case judged, 5 a waiver is stale, 70 a defect of refgss.
+
+\b
+Examples
+  refgss check                                      every backend that is usable here
+  refgss check --candidate python:my_gss.py --profile f32 --op gelu
+  refgss check --candidate lib:./libmine.so --report mine.jsonl --html mine.html
 """
 SUSPECTS = 3  # clauses that a diagnosis names
 
 
-@click.command(epilog=CANDIDATES)
+@click.command(epilog=EPILOG, short_help="Judge an implementation by clause.")
 @click.option(
     "--candidate",
     "specs",
@@ -72,25 +82,33 @@ SUSPECTS = 3  # clauses that a diagnosis names
 @click.option("--badge", type=Target(), help="Write an SVG badge.")
 @click.option(
     "--timeout",
-    type=Amount(1e6),
+    type=Amount(),
     default=30.0,
     show_default=True,
-    help="Seconds that a case may take in a process.",
+    metavar="SECONDS",
+    help="What a case may take in a process.",
 )
 @click.option(
     "--memory",
-    type=Amount(1e6),
+    type=Amount(),
     default=8.0,
     show_default=True,
-    help="GiB that a process may hold.",
+    metavar="GIB",
+    help="What a process may hold.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Of the order and fresh cases.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**53),
+    metavar="N",
+    help="Of the order and the fresh cases; random and printed if not given.",
+)
 @click.option(
     "--fresh",
     "per_op",
     default=2,
     show_default=True,
     type=click.IntRange(0),
+    metavar="N",
     help="Fresh cases to draw and certify for each op.",
 )
 @click.option(
@@ -175,7 +193,7 @@ def check(
 def opened(spec: str, timeout: float, memory: float) -> Candidate:
     try:
         with terminal.waiting(f"starting {spec}"):
-            return open_candidate(spec, timeout, int(memory * 2**30))
+            return open_candidate(spec, timeout, int(min(memory * 2**30, 2**62)))
     except ValueError as e:
         raise click.UsageError(str(e)) from e
 

@@ -19,7 +19,7 @@ from refgss.conformance.report import Report, ratio_of, read
 from refgss.conformance.runner import Record
 
 
-@click.command()
+@click.command(short_help="Show reports together.")
 @click.argument("files", nargs=-1, required=True, type=REPORT)
 @click.option("--html", type=Target(), help="Write one self-contained HTML page.")
 @click.option("--junit", type=Target(), help="Write JUnit XML.")
@@ -37,7 +37,7 @@ def report(files: Sequence[Path], html: Path | None, junit: Path | None) -> None
         raise ExitError(code)
 
 
-@click.command()
+@click.command(short_help="Say what changed between two reports.")
 @click.argument("before", type=REPORT)
 @click.argument("after", type=REPORT)
 def diff(before: Path, after: Path) -> None:
@@ -74,7 +74,7 @@ def changed(a: Record | None, b: Record | None) -> str | None:
     return None
 
 
-@click.command()
+@click.command(short_help="Refuse reports that were edited.")
 @click.argument("files", nargs=-1, required=True, type=REPORT)
 def verify(files: Sequence[Path]) -> None:
     """Check that reports are complete and as they were written."""

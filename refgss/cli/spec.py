@@ -69,7 +69,7 @@ def killed_mutants(table: Path) -> dict[str, list[str]]:
     return killed
 
 
-@click.command()
+@click.command(short_help="Print a clause, all clauses, all ops.")
 @click.argument("id", required=False, type=CLAUSE)
 @click.option("--list", "every", is_flag=True, help="List all clauses.")
 @click.option("--ops", "signatures", is_flag=True, help="List all ops with their arguments.")

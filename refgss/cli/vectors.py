@@ -41,7 +41,7 @@ def list_(op: str | None, clause: str | None, folder: Path | None) -> None:
             click.echo(f"{v.id}  {' '.join(v.clauses)}  {about}".rstrip())
 
 
-@vectors.command()
+@vectors.command(short_help="Check ids, clauses, hashes and radii.")
 @folder_option
 def lint(folder: Path | None) -> None:
     """Check ids, clauses, hashes, radii and that every MUST clause is covered."""
@@ -55,7 +55,7 @@ def lint(folder: Path | None) -> None:
         raise ExitError(VECTORS)
 
 
-@vectors.command()
+@vectors.command(short_help="Derive all again and compare bytes.")
 @click.option("--write", is_flag=True, help="Replace the folder instead of comparing with it.")
 @click.option("--date", help="The date of the new set, with --write.")
 @folder_option
@@ -98,7 +98,7 @@ def same(a: Path, b: Path) -> bool:
     return a.exists() and b.exists() and a.read_bytes() == b.read_bytes()
 
 
-@vectors.command()
+@vectors.command(short_help="Copy the standard to a folder.")
 @click.argument("target", type=FOLDER)
 def export(target: Path) -> None:
     """Copy vectors, schemas and chapters to the folder TARGET, for use without refgss."""
