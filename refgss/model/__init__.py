@@ -1,14 +1,31 @@
 """The language model on any backend: checkpoint, tokenizer, session, sampling, evaluation."""
 
 from refgss.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from refgss.model.evaluation import evaluate
+from refgss.model.generation import generate
 from refgss.model.initialization import initialize
+from refgss.model.sampling import Sampling
+from refgss.model.session import Session
+from refgss.model.snapshot import StateError, load_snapshot, save_snapshot
+from refgss.model.tensors import ModelError
 from refgss.model.tokenizer import tokenizer
+from refgss.model.weights import dequantize, quantize
 
 __all__ = [
     "Checkpoint",
     "CheckpointError",
+    "ModelError",
+    "Sampling",
+    "Session",
+    "StateError",
+    "dequantize",
+    "evaluate",
+    "generate",
     "initialize",
     "load_checkpoint",
+    "load_snapshot",
+    "quantize",
     "save_checkpoint",
+    "save_snapshot",
     "tokenizer",
 ]

@@ -17,7 +17,7 @@ import numpy as np
 from refgss import contract
 from refgss.config import GSSConfig, LMConfig
 from refgss.conformance import ops
-from refgss.conformance.schemas import complaint
+from refgss.conformance.schemas import complaint, parse
 from refgss.model.tensors import TensorFileError, read_tensors, write_tensors
 from refgss.model.tokenizer import tokenizer as tokenizer_of
 from refgss.model.weights import (
@@ -136,9 +136,9 @@ def read_metadata(metadata: Mapping[str, str]) -> tuple[LMConfig, dict[str, Any]
 
 def parsed(key: str, text: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as e:
-        raise ValueError(f"its metadata key {key} is not JSON") from e
+        return parse(text)
+    except ValueError as e:
+        raise ValueError(f"its metadata key {key} is not JSON: {e}") from e
 
 
 def from_real(name: str, x: np.ndarray) -> np.ndarray:

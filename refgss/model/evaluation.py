@@ -124,6 +124,8 @@ def limited(document: Iterable[np.ndarray], limit: int) -> Iterator[np.ndarray]:
         for i in range(0, min(len(tokens), limit), PIECE):
             yield tokens[i : min(i + PIECE, limit)]
         limit -= min(len(tokens), limit)
+        if not limit:
+            return
 
 
 class Reader:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from refgss.config import GSS, DSSConfig, LMConfig
 from refgss.conformance import ops
-from refgss.conformance.schemas import complaint
+from refgss.conformance.schemas import complaint, parse
 from refgss.model.checkpoint import Checkpoint, compact
 from refgss.model.tensors import TensorFileError, read_tensors, write_tensors
 from refgss.reference import gss_lambda, ssm_scan
@@ -61,7 +60,7 @@ def load_snapshot(path: Path | str, checkpoint: Checkpoint) -> Snapshot:
         return checked(tensors, metadata, checkpoint)
     except TensorFileError as e:
         raise StateError(str(e)) from e
-    except (ValueError, RecursionError) as e:
+    except ValueError as e:
         raise StateError(f"{path} is no state of this model: {e}") from e
 
 
@@ -70,7 +69,7 @@ def checked(
 ) -> Snapshot:
     if "refgss.state" not in metadata:
         raise ValueError("its metadata has no refgss.state")
-    about = json.loads(metadata["refgss.state"])
+    about = parse(metadata["refgss.state"])
     if trouble := complaint("state", about):
         raise ValueError(f"its metadata is not that of a state, {trouble}")
     if about["model"] != checkpoint.digest:

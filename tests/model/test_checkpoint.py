@@ -97,6 +97,10 @@ DAMAGE = {
     "absurd depth": config_with(depth=65536),
     "depth of another type": config_with(depth="2"),
     "no layer": config_with(layer=None),
+    "eps is no number": config_with(
+        layer={"imag": "exp", "ssm_norm": False, "out_bias": False, "eps": float("nan")}
+    ),
+    "nested metadata": edited(lambda h: h["__metadata__"].update({"refgss.about": "[" * 10**6})),
     "tied": config_with(tied=True),
     "unknown tokenizer": edited(lambda h: h["__metadata__"].update({"refgss.tokenizer": "words"})),
     "no tokenizer": edited(lambda h: h["__metadata__"].pop("refgss.tokenizer") and None),

@@ -172,6 +172,15 @@ def test_without_a_bundled_model_a_sentence_says_so(refgss_, monkeypatch, tmp_pa
     assert code == 2 and "refgss train" in err
 
 
+def test_a_prompt_longer_than_memory_is_one_sentence(refgss_, model, monkeypatch):
+    def no_room(session, tokens):
+        raise MemoryError
+
+    monkeypatch.setattr(Session, "prefill", no_room)
+    code, _, err = refgss_("generate", model[0], "x")
+    assert code == 2 and "not enough memory" in err and err.count("\n") == 1
+
+
 LIMITED = """
 import resource, runpy, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
