@@ -179,6 +179,8 @@ def check(
             terminal.show(done[-1], clauses, small)
             if not small and any(record["outcome"] in shrink.WORTH_IT for record in records):
                 terminal.note("--shrink FOLDER finds a minimal input that fails, for each op")
+    if len(done) > 1:
+        terminal.compare(done, clauses)
     if report_file:
         reports.write(done[0], report_file)
     if junit:

@@ -15,7 +15,7 @@ from refgss.conformance import page, spec_folder
 from refgss.conformance.clauses import read_clauses
 from refgss.conformance.compare import NEUTRAL
 from refgss.conformance.junit import junit as junit_of
-from refgss.conformance.report import Report, ratio_of, read
+from refgss.conformance.report import DamagedReportError, Report, ratio_of, read
 from refgss.conformance.runner import Record
 
 
@@ -29,6 +29,8 @@ def report(files: Sequence[Path], html: Path | None, junit: Path | None) -> None
     clauses = read_clauses(spec_folder())
     for one in reports:
         terminal.show(one, clauses)
+    if len(reports) > 1:
+        terminal.compare(reports, clauses)
     if html:
         whole.write(html, page.html(reports, clauses))
     if junit:
@@ -43,29 +45,46 @@ def report(files: Sequence[Path], html: Path | None, junit: Path | None) -> None
 def diff(before: Path, after: Path) -> None:
     """Say which cases changed their outcome, or their error/budget by a factor of 2 or more.
 
-    Leaves with 1 where a case that did not fail before fails now.
+    Fresh cases count where they fail.  Leaves with 1 where a case that did not fail before fails
+    now.
     """
-    old, new = (by_key(read(file)) for file in (before, after))
+    first, second = read(before), read(after)
+    for field in ("spec", "vectors", "manifest"):
+        if first.header[field] != second.header[field]:
+            terminal.note(f"the reports are of different {field}")
+            break
+    old, new = by_key(first), by_key(second)
     worse = 0
     for key in sorted(old.keys() | new.keys()):
         a, b = old.get(key), new.get(key)
         if (change := changed(a, b)) is not None:
             click.echo(f"{key[0]} ({key[1]}): {change}")
-        fails = b is not None and b["outcome"] not in NEUTRAL
-        worse += fails and (a is None or a["outcome"] in NEUTRAL)
+        worse += fails(b) and not fails(a)
+    for which, only in (("first", old.keys() - new.keys()), ("second", new.keys() - old.keys())):
+        if only:
+            click.echo(f"{len(only)} cases are only in the {which} report")
     click.echo(f"{worse} new failures")
     if worse:
         raise ExitError(NOT_CONFORMING)
 
 
+def fails(case: Record | None) -> bool:
+    return case is not None and case["outcome"] not in NEUTRAL
+
+
 def by_key(report: Report) -> dict[tuple[str, str], Record]:
-    return {(case["id"], case["precision"]): case for case in report.cases}
+    """The cases of a report that another may have too, and every failure."""
+    return {
+        (case["id"], case["precision"]): case
+        for case in report.cases
+        if not case.get("fresh") or fails(case)
+    }
 
 
 def changed(a: Record | None, b: Record | None) -> str | None:
     """What happened to a case between two reports; None if nothing worth a line."""
     if a is None or b is None:
-        return "only in the first report" if b is None else "only in the second report"
+        return f"{b['outcome']}, only in the second report" if b is not None and fails(b) else None
     if a["outcome"] != b["outcome"]:
         return f"{a['outcome']} became {b['outcome']}"
     x, y = ratio_of(a), ratio_of(b)
@@ -77,7 +96,18 @@ def changed(a: Record | None, b: Record | None) -> str | None:
 @click.command(short_help="Refuse reports that were edited.")
 @click.argument("files", nargs=-1, required=True, type=REPORT)
 def verify(files: Sequence[Path]) -> None:
-    """Check that reports are complete and as they were written."""
+    """Check that reports are complete and as they were written.
+
+    Leaves with 1 where one is not.
+    """
+    damaged = 0
     for file in files:
-        found = read(file)
-        click.echo(f"{file}: intact, {found.name} {found.verdict}, {len(found.cases)} cases")
+        try:
+            found = read(file)
+        except DamagedReportError as e:
+            damaged += 1
+            click.echo(f"refgss: {e}", err=True)
+        else:
+            click.echo(f"{file}: intact, {found.name} {found.verdict}, {len(found.cases)} cases")
+    if damaged:
+        raise ExitError(NOT_CONFORMING)

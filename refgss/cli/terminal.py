@@ -75,6 +75,23 @@ def show(report: Report, clauses: Mapping[str, Clause], small: Sequence[str] = (
     out.print(closing_line(report, clauses), soft_wrap=True)
 
 
+def compare(reports: Sequence[Report], clauses: Mapping[str, Clause]) -> None:
+    """One line for each of several reports."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("candidate")
+    for heading in ("passed", "failed", "waived", "not claimed", "MUST clauses"):
+        table.add_column(heading, justify="right")
+    table.add_column("verdict")
+    for report in reports:
+        counts = Counter(case["outcome"] for case in report.cases)
+        failed = sum(n for outcome, n in counts.items() if outcome not in NEUTRAL)
+        numbers = (counts[Outcome.PASS], failed, counts[Outcome.WAIVED], counts[Outcome.UNCLAIMED])
+        passed, total = must_clauses(report, clauses)
+        verdict = Text(report.verdict, "green" if report.verdict == CONFORMS else "red")
+        table.add_row(Text(report.name), *map(str, numbers), f"{passed}/{total}", verdict)
+    console().print(table)
+
+
 def op_table(report: Report) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title=report.name, title_justify="left")
     table.add_column("op")

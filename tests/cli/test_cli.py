@@ -201,7 +201,10 @@ def test_all_views_of_a_check(refgss_, tmp_path):
     assert code == 1 and "does not conform" in out
     assert again.read_text() == files["html"].read_text()
     assert (tmp_path / "j").read_text() == files["junit"].read_text()
+    shutil.copy(files["report"], tmp_path / "whole")
     files["report"].write_bytes(files["report"].read_bytes()[:-10])
+    code, out, err = refgss_("verify", files["report"], tmp_path / "whole")
+    assert code == 1 and "whole: intact" in out and "report" in err
     for command in ("verify", "report"):
         code, _, err = refgss_(command, files["report"])
         assert code == 1 and "report" in err
@@ -212,6 +215,20 @@ def test_diff_names_new_failures(refgss_, tmp_path):
         refgss_("check", "--candidate", wrong(name), *GELU, "--report", tmp_path / name)
     code, out, _ = refgss_("diff", tmp_path / "Gelu", tmp_path / "Tanh")
     assert code == 1 and "gelu/grid (f32): pass became wrong value" in out
+    refgss_(
+        "check",
+        "--candidate",
+        wrong("Gelu"),
+        *GELU,
+        "--profile",
+        "f32",
+        "--report",
+        tmp_path / "32",
+    )
+    code, out, _ = refgss_("diff", tmp_path / "32", tmp_path / "Tanh")
+    assert code == 1 and "(f64): wrong value, only in the second report" in out
+    code, out, _ = refgss_("diff", tmp_path / "Tanh", tmp_path / "32")
+    assert code == 0 and "cases are only in the first report" in out
     code, out, _ = refgss_("diff", tmp_path / "Tanh", tmp_path / "Gelu")
     assert code == 0 and "wrong value became pass" in out
     code, out, _ = refgss_("diff", tmp_path / "Gelu", tmp_path / "Gelu")
