@@ -22,8 +22,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType, SimpleNamespace
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,6 +36,7 @@ from refgss.conformance.compare import Answer, Failure, Outcome, Outputs
 from refgss.conformance.protocol import printable
 
 ALIASES = {"reference": "refgss.reference", "native": "refgss.native", "jax": "refgss.xla"}
+PROBED = ("gss_layer", "dss_layer")  # the ops that have stages
 PATIENCE = 3  # an op that failed so often in a way of HOPELESS is not asked again
 IN_A_ROW = 8  # nor is a candidate after so many cases without an answer
 HOPELESS = (Outcome.CRASHED, Outcome.TIMED_OUT, Outcome.GARBAGE, Outcome.OUT_OF_ORDER)
@@ -57,6 +59,7 @@ class Capabilities:
     version: str
     ops: tuple[str, ...]
     profiles: tuple[str, ...]
+    probes: tuple[str, ...] = ()  # the ops whose stages it offers
 
 
 class Candidate(Protocol):
@@ -66,6 +69,11 @@ class Candidate(Protocol):
         self, op: str, tensors: Mapping[str, np.ndarray], options: Mapping[str, Any], precision: str
     ) -> Answer:
         """The answer to one case; tensors are float32 or int32 in real layout."""
+
+    def probe(
+        self, op: str, tensors: Mapping[str, np.ndarray], options: Mapping[str, Any], precision: str
+    ) -> Mapping[str, np.ndarray]:
+        """The stages of an op that the candidate offers, if any.  Clauses: GSS-CNF-10."""
 
     def close(self) -> None: ...
 
@@ -118,6 +126,8 @@ def claimed(module: Any) -> Capabilities:
         return Capabilities(name, "", tuple(op for op in ops.OPS if hasattr(module, op)), PROFILES)
     try:
         says = module.capabilities()
+        if hasattr(module, "probe"):
+            says = {"probes": [op for op in PROBED if hasattr(module, op)], **says}
         return capabilities_of(protocol.decode(protocol.encode(protocol.capabilities(says))))
     except protocol.ProtocolError as e:
         raise CandidateError(f"capabilities() does not fit the protocol: {e}") from e
@@ -127,7 +137,11 @@ def claimed(module: Any) -> Capabilities:
 
 def capabilities_of(message: Mapping[str, Any]) -> Capabilities:
     return Capabilities(
-        message["name"], message["version"], tuple(message["ops"]), tuple(message["profiles"])
+        message["name"],
+        message["version"],
+        tuple(message["ops"]),
+        tuple(message["profiles"]),
+        tuple(message.get("probes", ())),
     )
 
 
@@ -160,6 +174,19 @@ def answer_of(
         return Failure(Outcome.WRONG_DTYPE, f"an output is no NumPy array: {one_line(e)}")
 
 
+def stages_of(
+    module: Any, op: str, tensors: Mapping[str, np.ndarray], options: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """What `probe` of a Python module gives, in real layout; nothing where it fails."""
+    arguments = {name: ops.from_real(name, x) for name, x in tensors.items()}
+    probing = SimpleNamespace(**{op: partial(module.probe, op)})
+    try:
+        found = ops.invoke(probing, op, arguments, options)
+        return {name: ops.to_real(x) for name, x in found.items()}
+    except Exception:
+        return {}
+
+
 class ModuleCandidate:
     """A backend of this project, called in this process: no time-out and no overhead."""
 
@@ -172,6 +199,14 @@ class ModuleCandidate:
     ) -> Answer:
         with np.errstate(all="ignore"):  # vectors overflow and divide by zero on purpose
             return answer_of(self.module, op, ops.at_precision(tensors, precision), options)
+
+    def probe(
+        self, op: str, tensors: Mapping[str, np.ndarray], options: Mapping[str, Any], precision: str
+    ) -> Mapping[str, np.ndarray]:
+        if op not in self.about.probes:
+            return {}
+        with np.errstate(all="ignore"):
+            return stages_of(self.module, op, ops.at_precision(tensors, precision), options)
 
     def close(self) -> None:
         pass
@@ -232,8 +267,27 @@ class ProcessCandidate:
             self.lost.clear()
         return answer
 
-    def exchange(
+    def probe(
         self, op: str, tensors: Mapping[str, np.ndarray], options: Mapping[str, Any], precision: str
+    ) -> Mapping[str, np.ndarray]:
+        if op not in self.about.probes:
+            return {}
+        file = Path(self.folder.name) / "stages"
+        self.exchange(op, tensors, options, precision, {"probes": str(file)})
+        try:
+            return safetensors.numpy.load(file.read_bytes())
+        except Exception:  # no file, or no safetensors: the stages decide nothing
+            return {}
+        finally:
+            file.unlink(missing_ok=True)
+
+    def exchange(
+        self,
+        op: str,
+        tensors: Mapping[str, np.ndarray],
+        options: Mapping[str, Any],
+        precision: str,
+        more: Mapping[str, str] = MappingProxyType({}),
     ) -> Answer:
         """Send one case and read its answer; whatever goes wrong is an outcome.
 
@@ -251,6 +305,7 @@ class ProcessCandidate:
         safetensors.numpy.save_file(ops.at_precision(tensors, precision), files[0])
         case = {"type": "case", "case": self.number, "op": op, "precision": precision}
         case |= {"options": dict(options), "inputs": str(files[0]), "outputs": str(files[1])}
+        case |= more
         try:
             self.line.send(case)
             message = self.line.receive(self.timeout)

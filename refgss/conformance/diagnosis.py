@@ -1,14 +1,17 @@
 """Diagnosis: which clauses a failing candidate most probably violates, and why.
 
-Three kinds of evidence are added up for each clause:
+The evidence that is added up for each clause:
 
 - coverage: of the failing vectors of the first ops that fail, how many name the clause, and how
   many vectors that name it pass (Ochiai's measure of fault localisation);
 - pattern: how like the set of failing vectors is to that of a mutant of the clause (Jaccard);
-- agreement: how like the wrong results are to those of that mutant, on a few failing vectors.
+- kinship: whether the same outputs are wrong as with that mutant, by errors of like size;
+- agreement: how like the wrong results are to those of that mutant, on a few failing vectors;
+- kind: what the failures say by themselves: a type, a shape, a conjugate, a faint error;
+- stage: where a candidate offers the stages of a layer, the first one that is wrong (`probes`).
 
-The first ranks clauses for errors that no mutant has; the others name the error if one has it.
-`diagnosis_score` measures how often the right clause comes first.
+The pattern and the agreement name the error if a mutant has it; the others rank clauses for errors
+that no mutant has.  `diagnosis_score` measures how often the right clause comes first.
 
 An op whose parts fail too is not looked at: a layer is wrong because its GELU is.
 """
@@ -16,22 +19,25 @@ An op whose parts fail too is not looked at: a layer is wrong because its GELU i
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from refgss.conformance import mutants, spec_folder
+from refgss.conformance import fresh, mutants, probes, spec_folder
 from refgss.conformance.candidates import Candidate, ModuleCandidate
-from refgss.conformance.compare import NEUTRAL, Answer, Failure, Outcome
-from refgss.conformance.ops import OPS
+from refgss.conformance.compare import NEUTRAL, Answer, Failure, Outcome, Outputs, error_ratio
+from refgss.conformance.ops import OPS, is_complex
 from refgss.conformance.runner import Record, answer_to
 from refgss.conformance.vectors import Vector
 
 Test = tuple[str, str]  # the id of a vector, a precision
+Sample = tuple[Vector, str, Answer]  # a failing test and what the candidate answered
 
 PARTS = {  # what an op is made of; a gradient is made of its op besides
     "ssm_kernel": ("discretize",),
@@ -42,9 +48,10 @@ PARTS = {  # what an op is made of; a gradient is made of its op besides
     "lm_logits": ("gss_layer", "dss_layer"),
     "lm_loss": ("lm_logits",),
 }
-SHORTLIST = 40  # mutants whose results are compared
-PROBES = 8  # vectors on which they are
+SHORTLIST = 30  # mutants whose results are compared
+SAMPLES = 8  # vectors on which they are
 SAME = 0.99  # an agreement that cannot be chance
+FAINT = 2.0**-6  # of the result: a larger error is one of meaning, a smaller one of precision
 
 
 @dataclass(frozen=True)
@@ -63,12 +70,14 @@ class Likeness:
     mutant: str
     pattern: float
     agreement: float = 0.0
+    kinship: float = 0.0
 
     @property
     def score(self) -> float:
-        # agreement counts as far as the pattern does: a mutant that fails where the candidate
+        # the others count as far as the pattern does: a mutant that fails where the candidate
         # passes is another error, even if it is wrong in the same way elsewhere
-        return self.pattern * (1 + 2 * self.agreement + (self.agreement > SAME))
+        like = self.kinship + 2 * self.agreement + (self.agreement > SAME)
+        return self.pattern * (0.25 + like)
 
 
 @cache
@@ -116,14 +125,22 @@ def diagnose(
     failed = {(r["id"], r["precision"]) for r in judged if r["outcome"] != Outcome.PASS}
     if not failed:
         return []
-    broken = {by_id[id].op for id, _ in failed}
-    first = {op for op in broken if not parts(op) & broken}
+    first = first_ops({by_id[id].op for id, _ in failed})
     asked = {(r["id"], r["precision"]) for r in judged}
     clauses = covered(by_id, asked, failed, first)
-    likenesses = compare(candidate, by_id, asked, failed, first, signatures)
-    hints = hinted(
-        [r for r in judged if r["outcome"] != Outcome.PASS and by_id[r["id"]].op in first]
-    )
+    samples = [
+        (by_id[id], precision, answer_to(candidate, by_id[id], precision))
+        for id, precision in sampled(by_id, failed, first)
+    ]
+    likenesses = compare(samples, asked, failed, signatures)
+    hints: dict[str, float] = defaultdict(float)
+    of_first = [r for r in judged if r["outcome"] != Outcome.PASS and by_id[r["id"]].op in first]
+    for clause, weight in (*hinted(of_first).items(), *seen(samples).items()):
+        hints[clause] += weight
+    located = {}
+    for clause, weight, sentence in staged(candidate, samples):
+        hints[clause] += weight
+        located[clause] = sentence
     best: dict[str, Likeness] = {}
     for like in likenesses:
         clause = mutants.declared()[like.mutant].clause
@@ -133,11 +150,16 @@ def diagnose(
         Suspect(
             c,
             clauses.get(c, (0.0, ""))[0] + (best[c].score if c in best else 0) + hints.get(c, 0),
-            reason(best.get(c), clauses.get(c, (0.0, ""))[1]),
+            located.get(c) or reason(best.get(c), clauses.get(c, (0.0, ""))[1]),
         )
         for c in clauses.keys() | best.keys() | hints.keys()
     ]
     return sorted((s for s in suspects if s.score > 0), key=lambda s: (-s.score, s.clause))
+
+
+def first_ops(broken: Set[str]) -> set[str]:
+    """Of the ops that fail those of which no part fails."""
+    return {op for op in broken if not parts(op) & broken}
 
 
 def neutral(record: Record) -> bool:
@@ -168,54 +190,145 @@ def ochiai(
 
 def hinted(failures: Sequence[Record]) -> dict[str, float]:
     """What the kind of the failures says by itself: the share of them that are of that kind."""
-    kinds = Counter(
-        "narrow" if "representable in" in r.get("detail", "") else str(r["outcome"])
-        for r in failures
-    )
+    kinds = Counter(kind(r) for r in failures)
     share = {kind: n / len(failures) for kind, n in kinds.items()}
     return {
-        "GSS-ARR-1": 2 * share.get(Outcome.WRONG_DTYPE, 0),
-        "GSS-ARR-2": share.get(Outcome.WRONG_SHAPE, 0),
+        "GSS-ARR-1": 2 * share.get(Outcome.WRONG_DTYPE, 0) + 3 * share.get("complex", 0),
+        "GSS-ARR-2": 2 * share.get(Outcome.WRONG_SHAPE, 0),
         "GSS-ACC-1": share.get("narrow", 0),
     }
 
 
+def kind(failure: Record) -> str:
+    """The outcome of a failure, told apart further by its sentence."""
+    detail = failure.get("detail", "")
+    if "representable in" in detail:
+        return "narrow"
+    shapes = COMPLEX.search(detail)  # a real output that came as a complex one
+    if shapes and shapes[1] == f"{shapes[2].rstrip(',')}, 2":
+        return "complex"
+    return str(failure["outcome"])
+
+
+COMPLEX = re.compile(r"has shape \((.*)\), not \((.*)\)")
+
+
+def seen(samples: Sequence[Sample]) -> dict[str, float]:
+    """What the wrong numbers say by themselves: conjugated gradients, faint errors."""
+    wrong = [(v, p, a, outputs) for v, p, a in samples if (outputs := wrong_outputs(v, p, a))]
+    finite = [(v, p, a, outputs) for v, p, a, outputs in wrong if isinstance(a, Outputs)]
+    if not finite:
+        return {}
+    conjugated = [
+        conjugate(v, p, a)
+        for v, p, a, outputs in finite
+        if v.op.endswith("_vjp") and any(is_complex(o) for o in outputs)
+    ]
+    faint = sum(error_size(v, a) < FAINT for v, _, a, _ in finite) / len(wrong)
+    return {
+        "GSS-GRD-1": 2 * float(np.mean(conjugated)) if conjugated else 0.0,
+        "GSS-ACC-1": 0.5 * faint,
+        "GSS-ACC-6": 0.5 * faint,
+    }
+
+
+def wrong_outputs(v: Vector, precision: str, answer: Answer) -> frozenset[str]:
+    """The outputs outside their budgets, missing or of another shape; all where there are none."""
+    if isinstance(answer, Failure):
+        return frozenset(v.expected)
+    wrong = set()
+    for name, e in v.expected.items():
+        x = answer.arrays.get(name)
+        if x is None or x.shape != e.full_shape:
+            wrong.add(name)
+            continue
+        values = (x if e.at is None else x.ravel()[e.at]).astype(float)
+        if error_ratio(values, e, precision).max(initial=0) > 1:
+            wrong.add(name)
+    return frozenset(wrong)
+
+
+def conjugate(v: Vector, precision: str, answer: Outputs) -> bool:
+    """Whether every complex output that is wrong is right once conjugated."""
+    turned = {
+        name: x * np.array([1, -1], x.dtype) if is_complex(name) and x.shape[-1:] == (2,) else x
+        for name, x in answer.arrays.items()
+    }
+    return not any(is_complex(o) for o in wrong_outputs(v, precision, Outputs(turned)))
+
+
+def error_size(v: Vector, answer: Answer) -> float:
+    """The largest error of an output, in norm, as a share of the output; infinite if unknown."""
+    if isinstance(answer, Failure):
+        return math.inf
+    sizes = []
+    for name, e in v.expected.items():
+        x = answer.arrays.get(name)
+        if x is None or x.shape != e.full_shape:
+            return math.inf
+        values = (x if e.at is None else x.ravel()[e.at]).astype(float).ravel()
+        finite = np.isfinite(e.hi.ravel())
+        if not np.all(np.isfinite(values[finite])):
+            return math.inf
+        error = np.linalg.norm(values[finite] - e.hi.ravel()[finite])
+        sizes.append(float(error) / max(float(np.linalg.norm(e.hi.ravel()[finite])), 1e-300))
+    return max(sizes, default=math.inf)
+
+
+def staged(candidate: Candidate, samples: Sequence[Sample]) -> Iterator[tuple[str, float, str]]:
+    """Clauses of the first wrong stage of a failing layer, with weights and a sentence."""
+    for v, precision, answer in samples:
+        if v.op not in probes.STAGES or not isinstance(answer, Outputs) or "splits" in v.options:
+            continue
+        stages = candidate.probe(v.op, v.tensors, v.options, precision)
+        if not stages or not fresh.available():
+            continue
+        if found := probes.first_wrong(v, stages, answer.arrays["y"], precision):
+            stage, clauses, _ = found
+            sentence = f"of the stages of {v.op} the first that is wrong is {stage}, on {v.id}"
+            for clause, weight in zip(clauses, (4.0, 2.0), strict=False):
+                yield clause, weight, sentence
+            return
+
+
 def compare(
-    candidate: Candidate,
-    by_id: Mapping[str, Vector],
+    samples: Sequence[Sample],
     asked: Set[Test],
     failed: Set[Test],
-    first: Set[str],
     signatures: Mapping[str, Set[Test]],
 ) -> list[Likeness]:
-    """The mutants that fail most nearly the same tests, with the agreement of their results."""
+    """The mutants that fail most nearly the same tests, with the likeness of their results."""
     likely = []
     for name, fails in signatures.items():
         if met := fails & asked:
             likely.append(Likeness(name, len(met & failed) / len(met | failed)))
     likely.sort(key=lambda like: -like.pattern)
-    tests = probes(by_id, failed, first)
-    answers = [(t, answer_to(candidate, by_id[t[0]], t[1])) for t in tests]
-    return [
-        Likeness(
-            like.mutant,
-            like.pattern,
-            float(
-                np.mean(
-                    [
-                        agreement(a, mutant_answer(like.mutant, by_id[t[0]], t[1]), by_id[t[0]])
-                        for t, a in answers
-                    ]
-                )
-            )
-            if i < SHORTLIST
-            else 0.0,
-        )
-        for i, like in enumerate(likely)
-    ]
+    return [resembling(like, samples) if i < SHORTLIST else like for i, like in enumerate(likely)]
 
 
-def probes(by_id: Mapping[str, Vector], failed: Set[Test], first: Set[str]) -> list[Test]:
+def resembling(like: Likeness, samples: Sequence[Sample]) -> Likeness:
+    """How like the mutant's results are to those of the candidate, on average."""
+    pairs = [(v, p, a, mutant_answer(like.mutant, v, p)) for v, p, a in samples]
+    return replace(
+        like,
+        agreement=float(np.mean([agreement(a, b, v) for v, _, a, b in pairs])),
+        kinship=float(np.mean([kinship(v, p, a, b) for v, p, a, b in pairs])),
+    )
+
+
+def kinship(v: Vector, precision: str, a: Answer, b: Answer) -> float:
+    """1 where the same outputs are wrong by errors of the same size; a decade of size halves it."""
+    wrong = [wrong_outputs(v, precision, x) for x in (a, b)]
+    both = wrong[0] | wrong[1]
+    same = len(wrong[0] & wrong[1]) / len(both) if both else 1.0
+    sizes = [error_size(v, x) for x in (a, b)]
+    if not all(map(math.isfinite, sizes)):
+        return same * (sizes[0] == sizes[1])
+    apart = abs(math.log10(max(sizes[0], 1e-30) / max(sizes[1], 1e-30)))
+    return same / (1 + apart)
+
+
+def sampled(by_id: Mapping[str, Vector], failed: Set[Test], first: Set[str]) -> list[Test]:
     """A few failing tests of the first failing ops, of as many clauses as possible, small first."""
     able = sorted(
         (t for t in failed if by_id[t[0]].op in first),
@@ -225,9 +338,9 @@ def probes(by_id: Mapping[str, Vector], failed: Set[Test], first: Set[str]) -> l
     for t in able:
         groups[by_id[t[0]].op, by_id[t[0]].clauses, t[1]].append(t)
     chosen: list[Test] = []
-    while len(chosen) < min(PROBES, len(able)):
+    while len(chosen) < min(SAMPLES, len(able)):
         for group in groups.values():
-            if group and len(chosen) < PROBES:
+            if group and len(chosen) < SAMPLES:
                 chosen.append(group.pop(0))
     return chosen
 
@@ -237,6 +350,7 @@ def mutant(name: str) -> ModuleCandidate:
     return ModuleCandidate(mutants.load(mutants.declared()[name]))
 
 
+@cache
 def mutant_answer(name: str, v: Vector, precision: str) -> Answer:
     with np.errstate(all="ignore"):
         return answer_to(mutant(name), v, precision)

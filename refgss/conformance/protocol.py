@@ -60,4 +60,5 @@ def capabilities(claims: Mapping[str, Any]) -> dict[str, Any]:
     missing = {"name": "unnamed", "version": "", "ops": [], "profiles": []}
     found = {key: claims.get(key, default) for key, default in missing.items()}
     found = {key: list(x) if isinstance(x, tuple) else x for key, x in found.items()}
+    found |= {"probes": list(claims["probes"])} if claims.get("probes") else {}
     return {"type": "capabilities", "protocol": PROTOCOL, **found}

@@ -20,7 +20,7 @@ import safetensors
 import safetensors.numpy
 
 from refgss.conformance import protocol
-from refgss.conformance.candidates import CandidateError, answer_of, claimed, one_line
+from refgss.conformance.candidates import CandidateError, answer_of, claimed, one_line, stages_of
 from refgss.conformance.compare import Answer, Outcome, Outputs
 
 
@@ -57,6 +57,9 @@ def answer(candidate: Any, case: dict[str, Any]) -> dict[str, Any]:
     if not hasattr(candidate, case["op"]):
         return {"type": "unclaimed", **number}
     result: Answer = answer_of(candidate, case["op"], tensors, case["options"])
+    if "probes" in case:
+        stages = stages_of(candidate, case["op"], tensors, case["options"])
+        written(Outputs(stages), case["probes"])
     if isinstance(result, Outputs):
         return written(result, case["outputs"]) | number
     if result.outcome is Outcome.UNCLAIMED:

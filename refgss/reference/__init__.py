@@ -25,9 +25,11 @@ from refgss.reference.pointwise import (
     layer_norm_vjp,
 )
 from refgss.reference.recurrence import ssm_scan, ssm_scan_vjp, ssm_step, ssm_step_vjp
+from refgss.reference.stages import probe
 
 __all__ = [
     "capabilities",
+    "probe",
     "s4d_lambda",
     "gss_lambda",
     "gss_lambda_vjp",
@@ -57,7 +59,7 @@ __all__ = [
     "lm_loss_vjp",
 ]
 
-OPS = tuple(__all__[1:])
+OPS = tuple(__all__[2:])
 
 
 def capabilities() -> dict:

@@ -19,6 +19,7 @@ CASES = {  # mutants, and the ops that are checked
     "real_from_zero": ("s4d_lambda", "gss_lambda"),
     "tokens_clamped": ("lm_logits", "dense"),
     "result_half": ("layer_norm",),
+    "paper_with_inner_norm": ("gss_layer",),
 }
 
 
