@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import click
@@ -72,10 +74,13 @@ def certify(write: bool, date: str | None, folder: Path | None) -> None:
     every = all_cases()
     with tempfile.TemporaryDirectory() as name:
         fresh = Path(name)
-        with terminal.progress("certifying", len(every)) as step:
+        with (
+            ProcessPoolExecutor(os.cpu_count()) as pool,
+            terminal.progress("certifying", len(every)) as step,
+        ):
             built = []
-            for case in every:
-                built.append(vector(case))
+            for v in pool.map(vector, every, chunksize=4):
+                built.append(v)
                 step()
         write_vectors(fresh, built, date)
         if write:

@@ -474,10 +474,12 @@ def layers() -> Iterator[Case]:
     for name, (config, profile, clauses) in LAYERS.items():
         op = "gss_layer" if isinstance(config, cfg.GSSConfig) else "dss_layer"
         o = {"config": encode_option(config)}
-        for label in ("random", "slow", "one-token", "one-state"):
+        for label in ("random", "slow", "one-token", "one-state", "small"):
             draw = Draw(f"{op}/{name}-{label}")
             e, f, h, n = 6, 10, 6 if op == "dss_layer" else 4, 1 if label == "one-state" else 5
             b, length = 2, 1 if label == "one-token" else 12
+            if label == "small":  # to be read, and redrawn during a check at little cost
+                e, f, h, n, b, length = 3, 4, 3 if op == "dss_layer" else 2, 2, 1, 4
             params = layer_params(draw, config, e, f, h, n)
             if label == "slow":
                 params["ssm.a"][: n // 2] = -9  # Re Λ ≈ -1e-4
@@ -522,12 +524,40 @@ def layers() -> Iterator[Case]:
             h = params["ssm.d"].shape[0]
             tensors = named(params) | {"x": draw(b, length, 4), "state": draw(b, h, 2, 2)}
             yield Case(f"{op}/{name}-{label}", op, ("GSS-NFI-14",), tensors, o, (), "", profile)
+        if op == "gss_layer":
+            yield from parts_of_layer(name, config, profile)
         draw = Draw(f"{op}/{name}-nan")
         params = layer_params(draw, config, 4, 6, 4 if op == "dss_layer" else 3, 2)
         tensors, note = named(params) | {"x": draw(3, 5, 4)}, "NaN at b=1, t=2: other b stay"
         ids = ("GSS-NFI-12",)
         args = (f"{op}/{name}-nan", op, ids, tensors, o, ("nan",), note, profile)
         yield Case(*args, outputs=("y",), nan=(1, 2, 0))
+
+
+def parts_of_layer(name: str, config: cfg.GSSConfig, profile: str | None) -> Iterator[Case]:
+    """Layers most of whose parts are switched off, so that a failure says which part it is."""
+    e, f, h, n = 6, 10, 4, 5
+    draw = Draw(f"gss_layer/{name}-parts")
+    params = layer_params(draw, config, e, f, h, n)
+    given = {"x": draw(2, 6, e), "state": draw(2, h, n, 2)}
+    silent = params | {"w_o": 0 * params["w_o"]}
+    quiet = silent | ({"b_o": 0 * params["b_o"]} if config.out_bias else {})
+    scan = {"ssm.c": 0 * params["ssm.c"]}
+    inner = ("GSS-LAY-4",) if config.ssm_norm else ()
+    ones = {"norm.weight": np.zeros(e, F), "norm.bias": np.ones(e, F)}  # h is 1 everywhere
+    ones |= {k: (4 + np.abs(params[k])).astype(F) for k in ("w_v", "w_u")}  # where gelu(x) = x
+    cases: dict[str, tuple[Any, tuple[str, ...], str]] = {
+        "residual": (quiet, ("GSS-LAY-1",), "w_o = 0: x comes back"),
+        "no-scan": (params | scan, ("GSS-LAY-1", "GSS-LAY-2", *inner, "GSS-LAY-5"), "C = 0"),
+        "linear": (params | ones, ("GSS-LAY-3", *inner, "GSS-LAY-5"), "neither norm nor GELU acts"),
+    }
+    if config.out_bias:
+        cases["bias"] = (silent, ("GSS-LAY-5",), "w_o = 0: x + b_o comes back")
+    o = {"config": encode_option(config)}
+    for label, (weights, ids, note) in cases.items():
+        id = f"gss_layer/{name}-{label}"
+        tensors = named(weights) | given
+        yield Case(id, "gss_layer", ids, tensors, o, ("part",), note, profile, outputs=("y",))
 
 
 MODELS: dict[str, tuple[cfg.LMConfig, str | None]] = {
@@ -575,6 +605,17 @@ def models() -> Iterator[Case]:
                 f"lm_logits/{name}-split-{cut}", "lm_logits", ("GSS-STA-4",), stateful,
                 o | {"splits": splits}, ("chunks",), "", profile,
             )  # fmt: skip
+        no_layers = {k: 0 * x for k, x in params.items() if k.endswith((".w_o", ".b_o"))}
+        embedding = "params.embedding.weight"
+        one_word = {embedding: np.tile(params[embedding][:1], (v, 1))}
+        for label, changed, clauses, note in (
+            ("no-layers", no_layers, ("GSS-LM-1", "GSS-LM-3"), "w_o = 0: head of embedding"),
+            ("one-word", one_word, ("GSS-LM-2", "GSS-LM-3"), "all tokens have the same embedding"),
+        ):
+            yield Case(
+                f"lm_logits/{name}-{label}", "lm_logits", clauses, run | changed, o, ("part",),
+                note, profile, outputs=alone,
+            )  # fmt: skip
         loss = run | {"targets": targets}
         yield Case(f"lm_loss/{name}-fresh", "lm_loss", ("GSS-LM-4",), loss, *args)
         yield Case(f"lm_loss/{name}", "lm_loss", ("GSS-LM-4",), loss | {"state": state}, *args)
@@ -584,6 +625,7 @@ def models() -> Iterator[Case]:
         yield Case(f"lm_loss_vjp/{name}-scaled", "lm_loss_vjp", ("GSS-GRD-12",), grad, *args)
         grad = stateful | {"dlogits": draw(b, length, v), "dstate": draw(*state.shape)}
         yield Case(f"lm_logits_vjp/{name}", "lm_logits_vjp", ("GSS-GRD-11",), grad, *args)
+        yield from small_model(name, config, profile)
     config = cfg.LMConfig(cfg.PAPER, depth=1, final_norm=False)
     draw = Draw("lm_loss/confident")
     params = model_params(draw, config, v, e, f, 4, n)
@@ -592,6 +634,26 @@ def models() -> Iterator[Case]:
     note = "logits in the hundreds: e^logit overflows in binary32"
     o = {"config": encode_option(config)}
     yield Case("lm_loss/confident", "lm_loss", ("GSS-LM-5",), tensors, o, (), note)
+
+
+def small_model(name: str, config: cfg.LMConfig, profile: str | None) -> Iterator[Case]:
+    """The ops of a model on few numbers: to be read, and redrawn during a check at little cost."""
+    v, e, f, n, length = 4, 3, 3, 2, 3
+    h = e if isinstance(config.layer, cfg.DSSConfig) else 2
+    draw = Draw(f"lm/{name}-small")
+    run = named(model_params(draw, config, v, e, f, h, n)) | {"tokens": draw.tokens(v, 1, length)}
+    loss = run | {"targets": draw.tokens(v, 1, length)}
+    state = draw(config.depth, 1, h, n, 2)
+    given = {"state": state}
+    cotangents = given | {"dlogits": draw(1, length, v), "dstate": draw(*state.shape)}
+    for op, clauses, tensors in (
+        ("lm_logits", ("GSS-LM-1", "GSS-LM-2", "GSS-LM-3", "GSS-STA-3"), run | given),
+        ("lm_logits_vjp", ("GSS-GRD-11",), run | cotangents),
+        ("lm_loss", ("GSS-LM-4",), loss | given),
+        ("lm_loss_vjp", ("GSS-GRD-12",), loss | given | {"dloss": np.array(0.75, F)}),
+    ):
+        o = {"config": encode_option(config)}
+        yield Case(f"{op}/{name}-small", op, clauses, tensors, o, ("small",), "", profile)
 
 
 # --- chapter 12: what must be refused ----------------------------------------------------------

@@ -3,18 +3,22 @@
 An `Enclosure` is an array of numbers known two ways.  `value` holds balls of 256 bits
 (python-flint): the exact result of the text lies inside them, proven.  `noise` and `rest` say how
 far an honest p-bit evaluation of the same text can be from it, for each p in PRECISIONS.  Every
-operation makes a rounding error δ of its own, at most 𝐮 = 2^-p times a factor that the model of
-chapter 11 grants to it:
+operation makes a rounding error δ of its own, in Re and in Im apart, of which the model of chapter
+11 knows two things, in units of 𝐮 = 2^-p: a bound, and a spread, the root of the sum of the squared
+bounds of the single roundings that it is made of:
 
-    + - × ÷ √ on reals    1        complex product  √5        complex quotient  5
-    elementary function   5        Σ of n terms     √n of each of n partial sums
-    step of a recurrence  √5 + 1   level of an FFT  2 + √5 of its norm, evenly spread
+                          spread, bound                              spread, bound
+    + - × ÷ √ on reals    1       1           complex product        √2      2
+    elementary function   2       5           complex quotient       √5      5
+    step of a recurrence  2       4           level of an FFT        √(5/2)  2 + √5, of its norm
+    Σ of n terms          √ΣT²    ΣT          T: the largest partial sums that any order can meet
 
-`noise[..., s]` is the derivative of the element by δ_s: what two numbers share is known, so that
-errors which cancel do cancel.  The δ are taken as independent and of mean zero, so that their sum
-stays below λ √Σ(c_s 𝐮)² but with probability 2 exp(-λ²/2) (Hoeffding; Higham & Mary 2019), and
-below Σ|c_s| 𝐮 always.  `rest` bounds what is not linear in them.  A budget is the smaller of the
-two sums, plus the rest.  No constant is chosen to make something pass: spec/11-accuracy.md.
+`noise[..., s]` is the derivative of the element by δ_s, times its spread: what two numbers share is
+known, so that errors which cancel do cancel.  The roundings are taken as independent and of mean
+zero, so that their sum stays below λ times the root of the sum of the squared spreads but with
+probability 2 exp(-λ²/2) (Hoeffding; Higham & Mary 2019), and below the sum of the bounds always.
+`rest` bounds what is not linear in them.  A budget is the smaller of the two sums, plus the rest.
+No constant is chosen to make something pass: spec/11-accuracy.md.
 """
 
 from __future__ import annotations
@@ -36,37 +40,40 @@ PRECISIONS = (24, 53)  # f32, f64
 UNITS = np.array([2.0**-p for p in PRECISIONS])
 BITS = 256
 
-ELEMENTARY = 5  # ≥ 2 + √5: a product of two correctly rounded factors (GSS-ACC-3)
-COMPLEX_PRODUCT = math.sqrt(5)  # Brent, Percival & Zimmermann 2007
-COMPLEX_QUOTIENT = 5
-STEP = COMPLEX_PRODUCT + 1  # of a recurrence: multiply by Ā, add (GSS-ACC-4)
-FFT = 2 + math.sqrt(5)  # a level of a radix-2 FFT, in norm (GSS-ACC-5)
+# (spread, bound) of one operation, in units of 𝐮 times the result's modulus, in Re and Im alike
+COMPLEX_PRODUCT = (math.sqrt(2), 2)  # ab - cd: ab and cd together, and their difference
+COMPLEX_QUOTIENT = (math.sqrt(5), 5)  # a product by the conjugate 2, its squared modulus 2, ÷ 1
+ELEMENTARY = (2, 5)  # two factors, correctly rounded, 1 each, and their product 2 (GSS-ACC-3)
+STEP = (2, 4)  # of a recurrence: the two parts of Āx and u, 2 products and 2 sums (GSS-ACC-4)
+# a level of an FFT, in norm: all are added, and half of them multiplied by a root of unity first,
+# which is rounded itself: 1 + (2 + 1)/2 in squares (GSS-ACC-5)
+LEVEL = (math.sqrt(5 / 2), 2 + math.sqrt(5))
 CONFIDENCE = 6  # λ: a budget fails an honest element with probability below 2 exp(-18) = 3e-8
 
 
 class Sources:
-    """The rounding errors δ of one run: for each, 𝐮 at every precision and a weight.
-
-    A source may stand for many roundings of one element, which add up like the root of their
-    number: where errors are added without regard to sign, it weighs as much as they all do.
-    """
+    """The rounding errors δ of one run: for each, 𝐮 at every precision, and bound/spread."""
 
     def __init__(self) -> None:
         self.count = 0
         self.units = np.empty((0, len(UNITS)))
         self.weights = np.empty(0)
 
-    def more(self, n: int, unit: np.ndarray, weight: float) -> None:
+    def more(self, unit: np.ndarray, weights: np.ndarray) -> None:
+        n = len(weights)
         self.count += n
         self.units = np.concatenate([self.units, np.broadcast_to(unit, (n, len(UNITS)))])
-        self.weights = np.append(self.weights, np.full(n, weight))
+        self.weights = np.append(self.weights, weights)
 
     def bound(self, noise: np.ndarray) -> np.ndarray:
         """noise (...,S) -> (...,P): the smaller of the two sums."""
         size, s = np.abs(noise), noise.shape[-1]
         top = np.maximum(size.max(-1, keepdims=True, initial=0), 1e-300)  # no square underflows
-        likely = CONFIDENCE * top * np.sqrt((size / top) ** 2 @ (self.units[:s] ** 2))
-        return np.minimum(likely, size @ (self.units[:s] * self.weights[:s, None]))
+        size /= top
+        always = size @ (self.units[:s] * self.weights[:s, None])
+        size *= size
+        likely = CONFIDENCE * np.sqrt(size @ self.units[:s] ** 2)
+        return np.asarray(top * np.minimum(likely, always))
 
 
 SOURCES: ContextVar[Sources] = ContextVar("SOURCES")
@@ -109,6 +116,7 @@ class Enclosure(NDArrayOperatorsMixin):
         cplx: bool = False,
     ):
         self.is_complex = cplx or np.iscomplexobj(value)
+        self.terms = 1  # of the sum that this is, if it is one
         self.value = exact(value)
         self.noise = np.zeros((*self.value.shape, 0)) if noise is None else noise
         self.rest = np.zeros((*self.value.shape, len(UNITS))) if rest is None else rest
@@ -162,17 +170,39 @@ class Enclosure(NDArrayOperatorsMixin):
         """The budget (...,P)."""
         return SOURCES.get().bound(self.noise) + self.rest
 
-    def rounded(self, size: Any, unit: Any = None, weight: float = 1) -> Enclosure:
-        """One more rounding error in each element, of `size`·𝐮; two where it is complex."""
+    def rounded(self, spread: Any, bound: Any, unit: Any = None) -> Enclosure:
+        """One more error in each element, two where it is complex; sizes (...) in units of 𝐮.
+
+        Complex sizes are those of Re and of Im, where a real one serves for both.
+        """
         unit, n = self.unit if unit is None else unit, self.size
-        size = np.broadcast_to(np.asarray(size, float), (*self.shape, 1)).reshape(n, 1)
-        fresh = np.eye(n) * size
+        sizes = []
+        for size in (spread, bound):
+            size = np.broadcast_to(size, self.shape).reshape(n)
+            parts = (size.real, size.imag) if np.iscomplexobj(size) else (size, size)
+            sizes.append(np.concatenate(parts) if self.is_complex else parts[0])
+        sources, s, i = SOURCES.get(), self.noise.shape[-1], np.arange(n)
+        first = sources.count  # of the new errors, one after the other
+        weights = np.divide(sizes[1], sizes[0], out=np.ones_like(sizes[0]), where=sizes[0] > 0)
+        sources.more(unit, weights)
+        noise = np.zeros((n, sources.count), self.dtype)
+        noise[:, :s] = self.noise.reshape(n, s)
+        noise[i, first + i] = sizes[0][:n]
         if self.is_complex:
-            fresh = np.concatenate([fresh, 1j * fresh], -1)
-        before = _padded(self.noise)
-        SOURCES.get().more(fresh.shape[1], unit, weight)
-        noise = np.concatenate([before, fresh.reshape(*self.shape, fresh.shape[1])], -1)
+            noise[i, first + n + i] = 1j * sizes[0][n:]
+        noise = noise.reshape(*self.shape, sources.count)
         return Enclosure(self.value, noise, self.rest, unit, self.is_complex)
+
+    def made_by(self, operation: tuple[float, float], size: Any = None, unit: Any = None) -> Any:
+        """The errors of one operation; `size` is the modulus of the result if not given."""
+        size = np.abs(self.numbers) if size is None else size
+        return self.rounded(operation[0] * size, operation[1] * size, unit)
+
+    def once(self, unit: Any = None) -> Enclosure:
+        """Rounded once, Re and Im apart."""
+        v = self.numbers
+        parts = np.abs(v.real) + 1j * np.abs(v.imag) if self.is_complex else np.abs(v)
+        return self.rounded(parts, parts, unit)
 
     # --- precision: the methods that refgss.reference.elementary looks for ---------------------
     def wide(self) -> Enclosure:
@@ -180,49 +210,48 @@ class Enclosure(NDArrayOperatorsMixin):
         return Enclosure(self.value, self.noise, self.rest, unit, self.is_complex)
 
     def narrow(self, like: Enclosure) -> Enclosure:
-        return self.rounded(self.mag, like.unit)
+        return self.once(like.unit)
 
     def rounded_powers(self, l: Any, like: Enclosure, stepwise: bool) -> Enclosure:
         """Ā^l (·,N,|l|): an elementary function, or l steps by an Ā that is one."""
         if not stepwise:
-            return self.rounded(ELEMENTARY * self.mag, like.unit)
+            return self.made_by(ELEMENTARY, unit=like.unit)
         modes, count = self.shape[:-1], len(l)
         rows, p = math.prod(modes), self.numbers.reshape(math.prod(modes), count)
         # the error of Ā, l times in Ā^l: one source for each mode
-        shared = np.einsum("rq,rl->rlq", np.eye(rows), ELEMENTARY * l * p)
+        shared = np.einsum("rq,rl->rlq", np.eye(rows), ELEMENTARY[0] * l * p)
         # the errors of the steps up to l: one source for each mode and step
         stepped = np.einsum(
-            "rq,rl,jl->rlqj", np.eye(rows), STEP * p, np.triu(np.ones((count,) * 2))
+            "rq,rl,jl->rlqj", np.eye(rows), STEP[0] * p, np.triu(np.ones((count,) * 2))
         )
         fresh = np.concatenate([shared, stepped.reshape(rows, count, rows * count)], -1)
         fresh = np.concatenate([fresh, 1j * fresh], -1)
         before = _padded(self.noise)
-        SOURCES.get().more(fresh.shape[-1], like.unit, 1)
+        weights = np.repeat([f[1] / f[0] for f in (ELEMENTARY, STEP)], [rows, rows * count])
+        SOURCES.get().more(like.unit, np.tile(weights, 2))
         noise = np.concatenate([before, fresh.reshape(*self.shape, fresh.shape[-1])], -1)
-        growth = (l[:, None] + 1) * (ELEMENTARY + STEP) * like.unit  # (l,P)
+        growth = (l[:, None] + 1) * (ELEMENTARY[1] + STEP[1]) * like.unit  # (l,P)
         rest = self.rest + self.mag * (np.expm1(growth) - growth)
         return Enclosure(self.value, noise, rest, like.unit, True)
 
     def fft_allowance(self, k: Any, u: Any) -> Enclosure:
-        """y (B,L,H) = k (H,Lk) * u (B,L,H): 3m levels err by (2+√5)𝐮 in norm, evenly spread."""
+        """y (B,L,H) = k (H,Lk) * u (B,L,H), by three transforms of m levels each."""
         kn = as_enclosure(k).numbers[:, : u.shape[1]].T[None]  # (1,taps,H)
         un = as_enclosure(u).numbers  # (B,L,H)
-        levels = math.ceil(math.log2(kn.shape[1] + un.shape[1]))
-        size = 2**levels
-        norms = np.linalg.norm(kn, axis=1) * np.linalg.norm(un, axis=1)  # ‖K‖‖u‖ (B,H)
-        spectrum = np.fft.rfft(kn, size, axis=1) * np.fft.rfft(un, size, axis=1)
-        full = np.linalg.norm(np.fft.irfft(spectrum, size, axis=1), axis=1)  # ‖K*u‖ (B,H)
-        likely = CONFIDENCE * math.sqrt(3 * levels / size) * (norms + full)
-        worst = FFT * np.minimum(likely, 3 * levels * norms)[:, None, :, None]
-        return self.rounded(worst / CONFIDENCE, weight=CONFIDENCE)
+        points = kn.shape[1] + un.shape[1] - 1  # what a linear convolution takes at least
+        m = max(math.ceil(math.log2(points)), 1)
+        norms = np.linalg.norm(kn, axis=1) * np.linalg.norm(un, axis=1)  # ‖k‖‖u‖ (B,H)
+        spectrum = np.fft.rfft(kn, 2**m, axis=1) * np.fft.rfft(un, 2**m, axis=1)
+        full = np.linalg.norm(np.fft.irfft(spectrum, 2**m, axis=1), axis=1)  # ‖k∗u‖ (B,H)
+        likely = LEVEL[0] * np.sqrt(m / points * (2 * norms**2 + full**2))[:, None]
+        worst = LEVEL[1] * 3 * m * norms[:, None]
+        return self.rounded(likely, np.minimum(worst, CONFIDENCE * likely))
 
     def to_complex(self, im: Any) -> Enclosure:
         im = as_enclosure(im)
-        re_noise, im_noise = _padded(self.noise), _padded(im.noise)
+        noise = _noise_sum(self.noise, 1j * im.noise)
         unit, rest = np.minimum(self.unit, im.unit), np.hypot(self.rest, im.rest)
-        return Enclosure(
-            _map(acb, self.value, im.value), re_noise + 1j * im_noise, rest, unit, True
-        )
+        return Enclosure(_map(acb, self.value, im.value), noise, rest, unit, True)
 
     # --- elementary functions ------------------------------------------------------------------
     def smooth(self, f: Callable, slope: Any, bend: Any, scale: Any = 0.0) -> Enclosure:
@@ -230,7 +259,7 @@ class Enclosure(NDArrayOperatorsMixin):
         slope = np.asarray(slope)[..., None]
         rest = np.abs(slope) * self.rest + bend(self.err)
         y = Enclosure(_map(f, self.value), self.noise * slope, rest, self.unit, self.is_complex)
-        return y.rounded(ELEMENTARY * np.maximum(y.mag, scale))
+        return y.made_by(ELEMENTARY, np.maximum(np.abs(y.numbers), scale))
 
     def exp(self) -> Enclosure:
         y = np.exp(self.numbers)
@@ -254,7 +283,7 @@ class Enclosure(NDArrayOperatorsMixin):
         return self.smooth(_phi_derivative, 0.0, lambda e: e / 3, self._phi_scale())
 
     def _phi_scale(self) -> np.ndarray:
-        return np.minimum(1, 1 / np.maximum(self.mag, 1))
+        return np.minimum(1, 1 / np.maximum(np.abs(self.numbers), 1))
 
     def normal_cdf(self) -> Enclosure:
         root = arb(2).sqrt()
@@ -272,7 +301,7 @@ class Enclosure(NDArrayOperatorsMixin):
             -x * elementary.normal_pdf(x),
             lambda e: e * e / 5,  # |Φ'''| ≤ 1/√(2π) < 2/5
         )
-        return y.rounded(self.mag**2 * y.mag)  # the exponent x²/2 is rounded too
+        return y.made_by((1, 1), x**2 * np.abs(y.numbers))  # the exponent x²/2 is rounded too
 
     # --- reductions ----------------------------------------------------------------------------
     def sum(self, axis: Any = None, keepdims: bool = False) -> Enclosure:
@@ -282,13 +311,26 @@ class Enclosure(NDArrayOperatorsMixin):
             a.sum(axes, keepdims=keepdims) for a in (self.value, self.noise, self.rest)
         )
         y = Enclosure(np.asarray(value, object), noise, rest, self.unit, self.is_complex)
-        return y.summed(n, self.mag.sum(axes, keepdims=keepdims), 0)
+        terms = np.moveaxis(self.numbers, axes, range(-len(axes), 0))
+        terms = terms.reshape(*terms.shape[: self.ndim - len(axes)], n)
+        return y.summed(terms.reshape(*y.shape, n), (0, 0))
 
-    def summed(self, n: int, total: np.ndarray, product: float) -> Enclosure:
-        """The errors of n products, `product`·𝐮 each, and n - 1 sums; `total` is Σ|x_i|."""
-        size = math.hypot(product, math.sqrt(max(n - 1, 0)))
-        worst = product + min(max(n - 1, 0), CONFIDENCE * math.sqrt(max(n - 1, 0)))
-        return self.rounded(size * total, weight=worst / size) if size else self
+    def summed(self, terms: np.ndarray, product: tuple[float, float]) -> Enclosure:
+        """The errors of summing `terms` (...,n), in any order, each made with errors `product`.
+
+        Of a complex sum made of complex products only the moduli of the terms are used: its parts
+        may be summed as twice as many real products.
+        """
+        if np.iscomplexobj(terms) and product[0] > 1:
+            spread, bound = sum_sizes(np.abs(terms), product)
+        elif np.iscomplexobj(terms):
+            parts = [sum_sizes(t, product) for t in (terms.real, terms.imag)]
+            spread, bound = (re + 1j * im for re, im in zip(*parts, strict=True))
+        else:
+            spread, bound = sum_sizes(terms, product)
+        y = self.rounded(spread, bound)
+        y.terms = terms.shape[-1]
+        return y
 
     def mean(self, axis: int, keepdims: bool) -> Enclosure:
         return self.sum(axis, keepdims) / self.shape[axis]
@@ -307,6 +349,25 @@ class Enclosure(NDArrayOperatorsMixin):
         if function not in FUNCTIONS:
             return NotImplemented
         return FUNCTIONS[function](*args, **kwargs)
+
+
+def sum_sizes(terms: np.ndarray, product: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Spread and bound (...) of a sum of terms (...,n), whatever its order and blocking.
+
+    An addition whose result is the sum of m terms rounds at most the sum of the m largest terms of
+    one sign, T_m; of the n - 1 additions of any order the j-th largest has m <= n + 1 - j; the last
+    one rounds the sum itself.
+    """
+    rising = np.sort(terms, -1)
+    up = np.cumsum(np.maximum(rising[..., ::-1], 0), -1)
+    down = np.cumsum(np.maximum(-rising, 0), -1)
+    largest = np.maximum(up, down)[..., 1:]
+    if largest.shape[-1]:
+        largest[..., -1] = np.abs(terms.sum(-1))
+    size = np.abs(terms)
+    spread = np.sqrt((largest**2).sum(-1) + product[0] ** 2 * (size**2).sum(-1))
+    bound = largest.sum(-1) + product[1] * size.sum(-1)
+    return spread, np.minimum(bound, CONFIDENCE * spread)
 
 
 def _phi(z: Any) -> Any:
@@ -350,9 +411,6 @@ def _pair(x: Any, y: Any) -> tuple[Enclosure, Enclosure, np.ndarray, bool]:
     xs, ys = (
         v if v.ndim == rank else v.reshape(*(1,) * (rank - v.ndim), *v.shape) for v in (xs, ys)
     )
-    s = max(xs.noise.shape[-1], ys.noise.shape[-1])
-    for v in (xs, ys):
-        v.noise = v.noise if v.noise.shape[-1] in (0, s) else _padded(v.noise)
     return xs, ys, unit, xs.is_complex or ys.is_complex
 
 
@@ -364,11 +422,12 @@ def _constant(x: Enclosure, unit: np.ndarray) -> Enclosure:
 
 
 def _noise_sum(*parts: np.ndarray) -> np.ndarray:
-    """Σ of noises of different lengths S."""
-    parts = tuple(p for p in parts if p.shape[-1])
-    if len({p.shape[-1] for p in parts}) > 1:
-        parts = tuple(_padded(p) for p in parts)
-    return sum(parts[1:], parts[0]) if parts else np.zeros(())
+    """Σ of noises of different lengths S: sources that came later are zeros in the shorter."""
+    shape = np.broadcast_shapes(*(p.shape[:-1] for p in parts))
+    total = np.zeros((*shape, max(p.shape[-1] for p in parts)), np.result_type(*parts))
+    for p in parts:
+        total[..., : p.shape[-1]] += p
+    return total
 
 
 def _made(value: Any, noise: Any, rest: Any, unit: np.ndarray, cplx: bool) -> Enclosure:
@@ -383,8 +442,13 @@ def _add(x: Any, y: Any, sign: int = 1) -> Enclosure:
     x, y, unit, cplx = _pair(x, y)
     value = x.value + y.value if sign > 0 else x.value - y.value
     noise = _noise_sum(x.noise, sign * y.noise)
-    out = _made(value, noise, x.rest + y.rest, unit, cplx)
-    return out.rounded(out.mag)
+    out = _made(value, noise, x.rest + y.rest, unit, cplx).once()
+    for sum_, other in ((x, y), (y, x)):
+        if sum_.terms > 1:  # the sum may have begun with the other
+            n, size = sum_.terms - 1, np.broadcast_to(np.abs(other.numbers), out.shape)
+            out = out.rounded(math.sqrt(n) * size, min(n, CONFIDENCE * math.sqrt(n)) * size)
+            out.terms = n + 2
+    return out
 
 
 def _multiply(x: Any, y: Any) -> Enclosure:
@@ -393,7 +457,11 @@ def _multiply(x: Any, y: Any) -> Enclosure:
     noise = _noise_sum(x.noise * b, y.noise * a)
     rest = x.rest * np.abs(b) + y.rest * np.abs(a) + x.err * y.err
     out = _made(x.value * y.value, noise, rest, unit, cplx)
-    return out.rounded((COMPLEX_PRODUCT if x.is_complex and y.is_complex else 1) * out.mag)
+    if not (x.is_complex and y.is_complex):
+        return out.once()
+    out = out.made_by(COMPLEX_PRODUCT)
+    out.terms = 2  # of each part
+    return out
 
 
 def _divide(x: Any, y: Any) -> Enclosure:
@@ -408,7 +476,7 @@ def _divide(x: Any, y: Any) -> Enclosure:
         bend = np.where(room > 0, (x.err + np.abs(q) * y.err) * y.err / (np.abs(b) * room), np.inf)
     rest = (x.rest + np.abs(q) * y.rest) / np.abs(b) + bend
     out = _made(value, noise, rest, unit, cplx)
-    return out.rounded((COMPLEX_QUOTIENT if y.is_complex else 1) * out.mag)
+    return out.made_by(COMPLEX_QUOTIENT) if y.is_complex else out.once()
 
 
 def _power(x: Enclosure, l: Any) -> Enclosure:
@@ -434,7 +502,7 @@ def _sqrt(x: Enclosure) -> Enclosure:
     with np.errstate(divide="ignore", invalid="ignore"):
         noise, rest = x.noise / (2 * y), np.where(y > 0, x.rest / (2 * y) + x.err**2 / y**3, np.inf)
     out = Enclosure(_map(lambda v: v.sqrt(), x.value), noise, rest, x.unit)
-    return out.rounded(out.mag)
+    return out.once()
 
 
 def _maximum(x: Any, y: Any) -> Enclosure:
@@ -460,12 +528,6 @@ def _einsum(subscripts: str, *operands: Any) -> Enclosure:
     value = np.asarray(np.einsum(subscripts, *(x.value for x in xs)), object)
     inputs, output = subscripts.split("->")
     names = inputs.split(",")
-    sizes = {
-        s: n
-        for x, letters in zip(xs, names, strict=True)
-        for s, n in zip(reversed(letters.replace("...", "")), reversed(x.shape), strict=False)
-    }
-    n = math.prod(size for s, size in sizes.items() if s not in output)
     numbers = [x.numbers for x in xs]
     mags = [np.abs(v) for v in numbers]
     parts = []
@@ -474,6 +536,7 @@ def _einsum(subscripts: str, *operands: Any) -> Enclosure:
             letters = [name + "Z" * (i == j) for j, name in enumerate(names)]
             args = [x.noise if i == j else v for j, v in enumerate(numbers)]
             parts.append(np.einsum(f"{','.join(letters)}->{output}Z", *args))
+    noise = _noise_sum(*parts) if parts else np.zeros((*value.shape, 0))
     rest = np.zeros((*value.shape, len(UNITS)))
     for p in range(len(UNITS)):
         rests, errs = [x.rest[..., p] for x in xs], [x.err[..., p] for x in xs]
@@ -484,9 +547,14 @@ def _einsum(subscripts: str, *operands: Any) -> Enclosure:
                 upper = [m + e for m, e in zip(mags[j + 1 :], errs[j + 1 :], strict=True)]
                 rest[..., p] += np.einsum(subscripts, *args, *upper)
     count = sum(x.is_complex for x in xs)
-    out = _made(value, _noise_sum(*parts), rest, unit, count > 0)
-    total = np.einsum(subscripts, *mags)[..., None]
-    return out.summed(n, total, (len(xs) - 1) * (COMPLEX_PRODUCT if count > 1 else 1))
+    out = _made(value, noise, rest, unit, count > 0)
+    over = "".join(sorted(set(inputs) - set(output) - set(",.")))  # what is summed over
+    terms = np.einsum(f"{subscripts}{over}", *numbers)
+    n = math.prod(terms.shape[out.ndim :])
+    factors = len(xs) - 1  # products in each term
+    each = COMPLEX_PRODUCT if count > 1 else (1, 1)
+    product = (math.sqrt(factors) * each[0], factors * each[1])
+    return out.summed(terms.reshape(*out.shape, n), product)
 
 
 def _joined(join: Callable) -> Callable[..., Enclosure]:

@@ -1,8 +1,9 @@
 """Fresh cases: drawn and certified while the check runs, so that a table of answers is not enough.
 
-A fresh case has the options and shapes of a shipped vector and other numbers: every floating-point
-input is multiplied by a factor of its own between 1/2 and 1, which keeps signs, zeros and orders of
-magnitude, hence validity; integers are shuffled.
+A fresh case has the options and shapes of a small shipped vector and other numbers: every
+floating-point input is multiplied by a factor of its own between 1/2 and 1, which keeps signs,
+zeros and orders of magnitude, hence validity; integers are shuffled.  `s4d_lambda`, which takes no
+tensor, is asked for another number of modes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import numpy as np
 
 from refgss.conformance.vectors import Vector
 
-MOST_NUMBERS = 200  # of a template's inputs: certifying costs milliseconds per thousand operations
+MOST_NUMBERS = 250  # of a template's inputs: certifying costs milliseconds per thousand operations
+MOST_MODES = 12  # of a fresh s4d_lambda
 
 
 def available() -> bool:
@@ -41,7 +43,8 @@ def draw(vectors: Iterable[Vector], per_op: int, seed: int) -> list[Vector]:
                 op=op,
                 clauses=v.clauses,
                 tensors={name: redraw(x, rng) for name, x in v.tensors.items()},
-                options=dict(v.options),
+                options=dict(v.options)
+                | ({"n": fresh_size(v, choices, rng)} if "n" in v.options else {}),
                 layer_profile=v.layer_profile,
                 outputs=tuple(v.expected),
             )
@@ -51,13 +54,23 @@ def draw(vectors: Iterable[Vector], per_op: int, seed: int) -> list[Vector]:
 
 
 def suits(v: Vector) -> bool:
-    """Whether a vector can be redrawn: it has inputs, few and finite, and a finite whole answer."""
+    """Whether a vector can be redrawn: its inputs few and finite, its answer finite and whole.
+
+    Of several outputs none is empty: that would be known by heart.
+    """
     return (
         bool(v.expected)
-        and 0 < sum(x.size for x in v.tensors.values()) <= MOST_NUMBERS
+        and sum(x.size for x in v.tensors.values()) <= MOST_NUMBERS
         and all(np.all(np.isfinite(x)) for x in v.tensors.values())
         and all(e.at is None and np.all(np.isfinite(e.hi)) for e in v.expected.values())
+        and all(e.hi.size for e in v.expected.values())
     )
+
+
+def fresh_size(v: Vector, shipped: Iterable[Vector], rng: np.random.Generator) -> int:
+    """A number of modes that no shipped vector of the same init asks for."""
+    used = {w.options["n"] for w in shipped if w.options["init"] == v.options["init"]}
+    return int(rng.choice([n for n in range(1, MOST_MODES + 1) if n not in used]))
 
 
 def redraw(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:

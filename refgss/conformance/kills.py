@@ -2,9 +2,10 @@
 
     python -m refgss.conformance.kills [--write]
 
-prints the score; --write renews spec/mutants.json (status and killing vectors of each mutant),
-spec/signatures.json (every vector that each mutant fails, for `diagnosis`), and the table for
-readers, spec/15-mutants.md.
+prints the score and, where it has been measured (`diagnosis_score --write`), that of the diagnosis;
+--write renews spec/mutants.json (status and killing vectors of each mutant), spec/signatures.json
+(every vector that each mutant fails, for `diagnosis`), and the table for readers,
+spec/15-mutants.md; --table that table alone.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from refgss import contract, reference
-from refgss.conformance import mutants, runner, spec_folder
+from refgss.conformance import PRECISIONS, mutants, runner, spec_folder
 from refgss.conformance.candidates import ModuleCandidate
 from refgss.conformance.compare import NEUTRAL
 from refgss.conformance.mutants import Mutant
@@ -138,6 +139,14 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
         "the mutants that they reject, in every precision in which the error shows. This chapter",
         "is written by `python -m refgss.conformance.kills --write`.\n",
         f"**{killed} of {len(lines)} killed.**\n",
+        *diagnosed(),
+        "What changes rounding alone is no mutant but an honest variant (chapter 16). No mutant is",
+        "equivalent to the reference in both precisions; those that are in one say why:",
+        f"{', '.join(f'`{name}`' for name in one_sided())}.\n",
+        "| area | killed | declared |",
+        "|---|---|---|",
+        *areas(lines),
+        "",
         "| clause | mutant | what it does | rejected first by |",
         "|---|---|---|---|",
     ]
@@ -149,17 +158,68 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(text) + "\n"
 
 
-AREAS = "ARR PAR INI DIS KER CNV REC NRM LAY LM GRD STA ACC NFI".split()
+def diagnosed() -> list[str]:
+    """How often the diagnosis names the clause, as measured by `diagnosis_score`."""
+    from refgss.conformance.diagnosis_score import WAYS
+
+    file = spec_folder() / "diagnosis.json"
+    if not file.exists():
+        return []
+    scores = json.loads(file.read_text("utf-8"))
+    text = [
+        "`refgss check` names the clauses that a failing candidate most probably violates. Of the",
+        "mutants, taken for such candidates (`python -m refgss.conformance.diagnosis_score`):\n",
+        "| the violated clause is | first | among the first three |",
+        "|---|---|---|",
+    ]
+    for way, meaning in WAYS.items():
+        score = scores[way]
+        text.append(f"| {meaning} | {score['first']:.1%} | {score['first_three']:.1%} |")
+    return [*text, ""]
+
+
+def one_sided() -> list[str]:
+    return [m.name for m in mutants.declared().values() if m.precisions != PRECISIONS]
+
+
+def areas(lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Killed and declared mutants of the clauses of each area."""
+    for area in AREAS:
+        of_area = [line for line in lines if line["clause"].split("-")[1] == area]
+        killed = sum(line["status"] == "killed" for line in of_area)
+        yield f"| GSS-{area} {AREAS[area]} | {killed} | {len(of_area)} |"
+
+
+AREAS = {  # in the order of the chapters
+    "ARR": "arrays",
+    "PAR": "parameters",
+    "INI": "initialisation",
+    "DIS": "discretisation",
+    "KER": "kernel",
+    "CNV": "convolution",
+    "REC": "recurrence",
+    "NRM": "norm, GELU, dense map",
+    "LAY": "layers",
+    "LM": "language model",
+    "GRD": "gradients",
+    "STA": "streaming",
+    "ACC": "accuracy",
+    "NFI": "bad and empty input",
+}
 
 
 def clause_order(id: str) -> tuple[int, int]:
     _, area, number = id.split("-")
-    return AREAS.index(area), int(number)
+    return list(AREAS).index(area), int(number)
 
 
-def main(write: bool) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Survey all mutants; the exit code is 1 if one survives."""
     folder = spec_folder()
+    if "--table" in arguments:
+        lines = json.loads((folder / "mutants.json").read_text("utf-8"))
+        (folder / "15-mutants.md").write_text(table(lines), "utf-8")
+        return 0
     vectors = read_vectors(folder / "vectors").vectors
     declared = mutants.declared()
     work = partial(survey, vectors=vectors, reach=reached(vectors))
@@ -171,7 +231,8 @@ def main(write: bool) -> int:
         print(f"survived: {line['name']} ({line['clause']}): {line['note']}")
     clauses = len({line["clause"] for line in lines if line["status"] == "killed"})
     print(f"{len(lines) - len(survivors)} of {len(lines)} mutants killed, of {clauses} clauses")
-    if write:
+    print("\n".join(diagnosed()))
+    if "--write" in arguments:
         write_json(folder / "mutants.json", lines)
         write_json(folder / "signatures.json", signatures(failed, vectors))
         (folder / "15-mutants.md").write_text(table(lines), "utf-8")
@@ -183,4 +244,4 @@ def write_json(path: Path, value: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main("--write" in sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

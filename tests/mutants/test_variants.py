@@ -42,24 +42,24 @@ class Table:
     about = Capabilities("table", "", tuple(OPS), ("f32", "f64"))
 
     def __init__(self, vectors):
-        self.answers = {self.key(v.op, v.tensors): v for v in vectors}
+        self.answers = {self.key(v.op, v.tensors, v.options): v for v in vectors}
 
-    def key(self, op, tensors):
-        return op, *(tensors[k].astype(np.float64).tobytes() for k in sorted(tensors))
+    def key(self, op, tensors, options):
+        return op, str(options), *(tensors[k].astype(float).tobytes() for k in sorted(tensors))
 
     def ask(self, op, tensors, options, precision):
-        v = self.answers.get(self.key(op, tensors))
+        v = self.answers.get(self.key(op, tensors, options))
         if v is None:
             return Failure(Outcome.RAISED, "never heard of it")
         return Outputs({k: e.hi.astype(FLOATS[precision]) for k, e in v.expected.items()})
 
 
-@pytest.mark.parametrize("op", ["gelu", "dense", "layer_norm", "causal_conv"])
+@pytest.mark.parametrize("op", OPS)
 def test_a_table_of_answers_is_found_out_by_fresh_vectors(op):
-    published = [v for v in VECTORS if v.op == op and fresh.suits(v)]
+    published = [v for v in VECTORS if v.op == op and fresh.suits(v) and "splits" not in v.options]
     table = Table(published)
     assert all(ask(table, Question(v, "f32"))["outcome"] == "pass" for v in published)
-    drawn = fresh.draw(published, 2, seed=1)
-    assert drawn
+    drawn = fresh.draw(published, 1, seed=1)
+    assert drawn and all(np.any(e.hi) for v in drawn for e in v.expected.values())
     for v in drawn:
         assert ask(table, Question(v, "f32", fresh=True))["outcome"] != "pass"
