@@ -150,7 +150,7 @@ def diagnose(
         Suspect(
             c,
             clauses.get(c, (0.0, ""))[0] + (best[c].score if c in best else 0) + hints.get(c, 0),
-            located.get(c) or reason(best.get(c), clauses.get(c, (0.0, ""))[1]),
+            reason(best.get(c), located.get(c) or clauses.get(c, (0.0, ""))[1]),
         )
         for c in clauses.keys() | best.keys() | hints.keys()
     ]
@@ -386,8 +386,12 @@ def alike(x: np.ndarray | None, y: np.ndarray | None, v: Vector, output: str) ->
 
 
 def reason(like: Likeness | None, counted: str) -> str:
-    """The strongest evidence in a sentence."""
-    if like is None or max(like.agreement, like.pattern) < 0.5:
+    """The strongest evidence in a sentence; `counted` is that of stages or coverage."""
+    if (
+        like is None
+        or max(like.agreement, like.pattern) < 0.5
+        or (like.agreement <= SAME and counted.startswith("of the stages"))
+    ):
         return counted or "the kind of the failures points to it"
     m = mutants.declared()[like.mutant]
     if like.agreement > SAME:
