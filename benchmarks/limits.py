@@ -1,4 +1,4 @@
-"""What bounds the native backend: memory it needs for a million tokens, bandwidth of a step.
+"""What bounds the native backend: memory for a million tokens, bandwidth of a step, odd lengths.
 
 python benchmarks/limits.py
 """
@@ -81,7 +81,24 @@ def bandwidth() -> None:
         print(f"step, B={batch} H={h} N={n}: {moved:.0f} GB/s; a copy in memory {memory:.0f} GB/s")
 
 
-TASKS = {f.__name__: f for f in (convolution, scan, stream, bandwidth)}
+def lengths() -> None:
+    """Odd and prime lengths beside the next power of two."""
+    rng, h = np.random.default_rng(0), 256
+    for odd, even in ((4093, 4096), (65521, 65536)):
+        u = rng.standard_normal((1, even, h), np.float32)
+        k = rng.standard_normal((h, even), np.float32)
+        times: dict[int, list[float]] = {odd: [], even: []}
+        for _ in range(9):
+            for length, taken in times.items():
+                ul, kl = u[:, :length], k[:, :length]
+                start = time.perf_counter()
+                native.causal_conv(ul, kl)
+                taken.append(time.perf_counter() - start)
+        ratio = np.median(times[odd]) / np.median(times[even])
+        print(f"convolution of {odd} steps: {ratio:.2f} times that of {even}")
+
+
+TASKS = {f.__name__: f for f in (convolution, scan, stream, bandwidth, lengths)}
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:

@@ -11,12 +11,19 @@ namespace REFGSS_ISA {
 
 // ---- entry: twist, first radix, and the load that belongs to them --------------------------------
 
-/// x_r real -> z_k = w^j exp(-2 pi i j k / n) sum_r x_r w^(r columns) exp(-2 pi i r k / R)
+/// x_r real -> z_k = sum_r x_r w^(r columns) exp(-2 pi i r k / R).  Twist and first additions are
+/// one operation: fewer roundings.
 template <int R, class T>
 REFGSS_INLINE void twisted_dft(cvec<T> (&z)[R], const vec<T> (&x)[R], const T* twist) {
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) z[r] = {x[r] * twist[2 * r], x[r] * twist[2 * r + 1]};
-    dft<-1>(z);
+    cvec<T> sum[R / 2], difference[R / 2];
+#pragma GCC unroll 8
+    for (int r = 0; r < R / 2; ++r) {
+        const vec<T> re = x[r] * twist[2 * r], im = x[r] * twist[2 * r + 1], far = x[r + R / 2];
+        const vec<T> far_re = twist[R + 2 * r], far_im = twist[R + 2 * r + 1];
+        sum[r] = {fma(far, far_re, re), fma(far, far_im, im)};
+        difference[r] = {fnma(far, far_re, re), fnma(far, far_im, im)};
+    }
+    dft_of_pairs<-1>(sum, difference, z);
 }
 /// The way back: the real and the imaginary part of z_r w^-(r columns).
 template <class T> REFGSS_INLINE vec<T> untwist_re(cvec<T> z, const T* twist) {

@@ -15,6 +15,20 @@ template <class T> REFGSS_INLINE cvec<T> add_scaled(cvec<T> a, vec<T> s, cvec<T>
     return {fma(s, b.re, a.re), fma(s, b.im, a.im)};
 }
 
+/// The transform of z, given z_r + z_(r+R/2) and z_r - z_(r+R/2): an even R begins with these.
+template <int Sign, class T>
+REFGSS_INLINE void dft_of_pairs(const cvec<T> (&sum)[1], const cvec<T> (&difference)[1],
+                                cvec<T> (&z)[2]) {
+    z[0] = sum[0], z[1] = difference[0];
+}
+template <int Sign, class T>
+REFGSS_INLINE void dft_of_pairs(const cvec<T> (&sum)[2], const cvec<T> (&difference)[2],
+                                cvec<T> (&z)[4]) {
+    const cvec<T> across = turn<Sign>(difference[1]);
+    z[0] = sum[0] + sum[1], z[1] = difference[0] + across;
+    z[2] = sum[0] - sum[1], z[3] = difference[0] - across;
+}
+
 template <int Sign, class T> REFGSS_INLINE void dft(cvec<T> (&z)[2]) {
     cvec<T> sum = z[0] + z[1], difference = z[0] - z[1];
     z[0] = sum, z[1] = difference;
@@ -49,11 +63,13 @@ template <int Sign, class T> REFGSS_INLINE void dft(cvec<T> (&z)[5]) {
     z[1] = e + g, z[4] = e - g, z[2] = f + h, z[3] = f - h;
 }
 
-template <int Sign, class T> REFGSS_INLINE void dft(cvec<T> (&z)[8]) {
+template <int Sign, class T>
+REFGSS_INLINE void dft_of_pairs(const cvec<T> (&sum)[4], const cvec<T> (&difference)[4],
+                                cvec<T> (&z)[8]) {
     const vec<T> s = T(0.707106781186547524400844362104849039);
-    cvec<T> even[4] = {z[0], z[2], z[4], z[6]}, odd[4] = {z[1], z[3], z[5], z[7]};
-    dft<Sign>(even);
-    dft<Sign>(odd);
+    cvec<T> even[4], odd[4];
+    dft_of_pairs<Sign>({sum[0], sum[2]}, {difference[0], difference[2]}, even);
+    dft_of_pairs<Sign>({sum[1], sum[3]}, {difference[1], difference[3]}, odd);
     cvec<T> one = odd[1] + turn<Sign>(odd[1]);    // exp(Sign pi i / 4) / s
     cvec<T> three = turn<Sign>(odd[3]) - odd[3];  // exp(Sign 3 pi i / 4) / s
     cvec<T> two = turn<Sign>(odd[2]);
@@ -63,15 +79,16 @@ template <int Sign, class T> REFGSS_INLINE void dft(cvec<T> (&z)[8]) {
     z[3] = add_scaled(even[3], s, three), z[7] = add_scaled(even[3], -s, three);
 }
 
-template <int Sign, class T> REFGSS_INLINE void dft(cvec<T> (&z)[16]) {
+template <int Sign, class T>
+REFGSS_INLINE void dft_of_pairs(const cvec<T> (&sum)[8], const cvec<T> (&difference)[8],
+                                cvec<T> (&z)[16]) {
     constexpr T c = T(0.923879532511286756128183189396788287),  // cos and sin of a 16th of a turn
         s = T(0.382683432365089771728459984030398867), h = T(0.707106781186547524400844362104849039);
     constexpr T re[4][4] = {{1, 1, 1, 1}, {1, c, h, s}, {1, h, 0, -h}, {1, s, -h, -c}};
     constexpr T im[4][4] = {{0, 0, 0, 0}, {0, s, h, c}, {0, h, 1, h}, {0, c, h, -s}};
     cvec<T> column[4][4];
     for (int i = 0; i < 4; ++i) {
-        for (int r = 0; r < 4; ++r) column[i][r] = z[i + 4 * r];
-        dft<Sign>(column[i]);
+        dft_of_pairs<Sign>({sum[i], sum[i + 4]}, {difference[i], difference[i + 4]}, column[i]);
         for (int k = 1; k < 4; ++k)
             if (i > 0) column[i][k] = column[i][k] * cvec<T>{re[i][k], Sign * im[i][k]};
     }
@@ -81,6 +98,16 @@ template <int Sign, class T> REFGSS_INLINE void dft(cvec<T> (&z)[16]) {
         for (int r = 0; r < 4; ++r) z[k + 4 * r] = row[r];
     }
 }
+
+template <int Sign, int R, class T> REFGSS_INLINE void dft_by_pairs(cvec<T> (&z)[R]) {
+    cvec<T> sum[R / 2], difference[R / 2];
+#pragma GCC unroll 8
+    for (int r = 0; r < R / 2; ++r)
+        sum[r] = z[r] + z[r + R / 2], difference[r] = z[r] - z[r + R / 2];
+    dft_of_pairs<Sign>(sum, difference, z);
+}
+template <int Sign, class T> REFGSS_INLINE void dft(cvec<T> (&z)[8]) { dft_by_pairs<Sign>(z); }
+template <int Sign, class T> REFGSS_INLINE void dft(cvec<T> (&z)[16]) { dft_by_pairs<Sign>(z); }
 
 template <class T> REFGSS_INLINE cvec<T> broadcast(const T* complex) {
     return {vec<T>(complex[0]), vec<T>(complex[1])};

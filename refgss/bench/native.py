@@ -42,7 +42,7 @@ def scan(d: Data) -> Callable:
 def step(d: Data) -> dict[str, tuple[Callable, int]]:
     prepared = native.Prepared(d["lam"], d["c"], 0, **KIND)
     stepper = native.Stepper(prepared, len(d["u"]), d["state"], block=128)
-    u, state = d["u"][:, 0], d["state"]
+    u, state, mine = d["u"][:, 0], d["state"], d["state"].copy()
 
     def block() -> None:
         """128 tokens, the update of the state among them."""
@@ -51,6 +51,7 @@ def step(d: Data) -> dict[str, tuple[Callable, int]]:
 
     return {
         "refgss": (lambda: prepared.step(u, state)[0][:, None], 1),
+        "refgss, over its state": (lambda: prepared.advance(d["u"], mine), 1),
         "refgss, Stepper": (block, 128),
     }
 
