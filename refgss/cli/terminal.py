@@ -93,7 +93,10 @@ def compare(reports: Sequence[Report], clauses: Mapping[str, Clause]) -> None:
 
 
 def op_table(report: Report) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=report.name, title_justify="left")
+    head = report.header
+    against = f"spec {head['spec']}, vectors {head['vectors']} ({head['manifest'][:16]})"
+    title = f"{report.name} on {printable(against)}"
+    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
     table.add_column("op")
     counted = ("cases", "passed", "failed", "not claimed")
     for heading in (*counted, "clauses", "worst error/budget", "ms per case"):
@@ -127,7 +130,7 @@ def worst_ratio(summary: Summary) -> Text:
 
 def diagnosis(suspects: Sequence[Mapping[str, str]], clauses: Mapping[str, Clause]) -> Text:
     """The clauses that are most probably violated, and why."""
-    text = Text("most probably violated:\n", "bold")
+    text = Text().append("most probably violated:\n", "bold")
     for suspect in suspects:
         clause = clauses.get(suspect["clause"])
         text.append(f"  {suspect['clause']} ", "bold red").append(clause.text if clause else "")
@@ -185,7 +188,8 @@ def closing_line(report: Report, clauses: Mapping[str, Clause]) -> Text:
     counts = Counter(case["outcome"] for case in report.cases)
     passed, total = must_clauses(report, clauses)
     failures = sum(n for outcome, n in counts.items() if outcome not in NEUTRAL)
-    text = Text(f"{report.name} {report.verdict}", "green" if report.verdict == CONFORMS else "red")
+    colour = "bold green" if report.verdict == CONFORMS else "bold red"
+    text = Text().append(f"{report.name} {report.verdict}", colour)
     text.append(
         f" ({', '.join(report.header['profiles'])}): {counts[Outcome.PASS]} cases pass, {failures} "
         f"fail, {counts[Outcome.WAIVED]} waived, {counts[Outcome.UNCLAIMED]} not claimed; "

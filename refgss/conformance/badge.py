@@ -23,7 +23,8 @@ def badge(report: Report, clauses: Mapping[str, Clause]) -> str:
         "#b3261e" if report.verdict != CONFORMS else "#2b7a3d" if passed == total else "#8a6d00"
     )
     a, b = (round(ADVANCE * len(text)) + 12 for text in (left, right))
-    title = f"{report.name}: {left}, {right}, vectors {report.header['vectors']}"
+    vectors = f"vectors {report.header['vectors']} ({report.header['manifest'][:16]})"
+    title = f"{report.name}: {left}, {right}, {vectors}"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{a + b}" height="20" role="img" '
         f'aria-label="{escape(title)}"><title>{escape(title)}</title>'
