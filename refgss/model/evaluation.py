@@ -34,7 +34,8 @@ class Rate:
     error: float
 
     def __str__(self) -> str:
-        return f"{self.value:.4f} ± {self.error:.4f}"
+        known = not math.isnan(self.error)
+        return f"{self.value:.4f} ± {self.error:.4f}" if known else f"{self.value:.4f}"
 
 
 def rate(bits: Sequence[float], sizes: Sequence[int]) -> Rate:
