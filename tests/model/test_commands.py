@@ -71,6 +71,23 @@ def test_generate_continues_from_a_saved_state(refgss_, model, tmp_path):
     assert len(first) > 1 and len(rest) > 1
 
 
+def test_generate_ends_before_a_stop_string(refgss_, model):
+    path, checkpoint = model
+    expected = text_of(checkpoint, b"hello", 60, temperature=0.5, seed=5)
+    at = next(i for i, c in enumerate(expected) if i > 3 and c.isascii())
+    stop = expected[at]
+    _, out, _ = refgss_("generate", path, "hello", "--tokens", 60, *HOW, "--stop", stop)
+    assert out == expected[: expected.index(stop)] + "\n"
+
+
+def test_generate_shows_whole_characters(refgss_, model, monkeypatch):
+    """Split between tokens, or no UTF-8 at all, as a model of bytes may write."""
+    made = [b"\xc3", b"\xa9", b"\xff", b"\xe2\x88", b"\x9e", b"\xe2\x88"]
+    command = sys.modules["refgss.cli.generate"]  # the name is the command's too
+    monkeypatch.setattr(command, "generated", lambda *_, **__: iter(made))
+    assert refgss_("generate", model[0], "x")[1] == "é\ufffd∞\ufffd\n"
+
+
 def test_every_backend_writes_the_same_greedy_text(refgss_, model):
     texts = {
         refgss_("generate", model[0], "x", "--temperature", 0, "--tokens", 60, "--backend", b)[1]
