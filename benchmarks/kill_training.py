@@ -1,6 +1,6 @@
 """Kill -9 at random moments: nothing lost beyond the last state, nothing corrupt, resume exact.
 
-    python benchmarks/kill_training.py [--kills 20] [--seed 0]
+    python benchmarks/kill_training.py [--kills 20] [--steps 400] [--seed 0]
 
 A small run saves its state at every step, so that much of its time is spent writing.  It is killed
 again and again, continued, and must end with the same model and the same metrics, bit by bit, as a
@@ -23,12 +23,11 @@ from pathlib import Path
 
 from refgss.model.tensors import read_tensors
 
-STEPS = 400
-OPTIONS = f"--steps {STEPS} --batch 2 --length 32 --width 32 --gate 32 --channels 16 --states 8"
+OPTIONS = "--batch 2 --length 32 --width 32 --gate 32 --channels 16 --states 8"
 OPTIONS += " --depth 2 --warmup 10 --log-every 1 --save-every 1 --evaluate-every 100"
 
 
-def start(text: Path, out: Path) -> subprocess.Popen:
+def start(text: Path, out: Path, steps: int) -> subprocess.Popen:
     command = [
         sys.executable,
         "-m",
@@ -42,7 +41,7 @@ def start(text: Path, out: Path) -> subprocess.Popen:
     cache = {"JAX_COMPILATION_CACHE_DIR": str(out.parent / "compiled")}
     cache |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     return subprocess.Popen(
-        [*command, "--out", str(out), *OPTIONS.split()],
+        [*command, "--out", str(out), "--steps", str(steps), *OPTIONS.split()],
         stdout=subprocess.DEVNULL,
         env={**os.environ, **cache},
     )
@@ -74,19 +73,20 @@ def state_step(out: Path) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    rng = random.Random(arguments.seed)
+    steps, rng = arguments.steps, random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as name:
         text, whole, out = (Path(name) / n for n in ("text", "whole", "out"))
         text.write_text("".join(f"{i} and {i} is {2 * i}\n" for i in range(2000)))
-        assert start(text, whole).wait() == 0
+        assert start(text, whole, steps).wait() == 0
         during = 0
         for kill in range(arguments.kills):
-            before, process = state_step(out), start(text, out)
+            before, process = state_step(out), start(text, out, steps)
             while process.poll() is None and state_step(out) == before:
                 time.sleep(0.002)  # until it has gone on
-            time.sleep(rng.uniform(0, 1.5 * STEPS / arguments.kills * 0.01))
+            time.sleep(rng.uniform(0, 1))
             process.send_signal(signal.SIGKILL)
             process.wait()
             step, seen = state_step(out), lines(out)
@@ -96,14 +96,14 @@ def main() -> None:
             during += bool(unfinished)
             writing = ", killed while writing" if unfinished else ""
             print(f"kill {kill + 1}: the state of step {step} is whole{writing}", flush=True)
-        assert start(text, out).wait() == 0
+        assert start(text, out, steps).wait() == 0
         for file in ("model.safetensors", "training.safetensors"):
             a, b = (read_tensors(folder / file)[0] for folder in (whole, out))
             assert a.keys() == b.keys() and all(a[k].tobytes() == b[k].tobytes() for k in a), file
         assert lines(whole) == lines(out)
     print(
         f"{arguments.kills} kills, {during} of them while a file was being written: parameters, "
-        f"optimiser and metrics after {STEPS} steps equal those of a run left alone, bit by bit"
+        f"optimiser and metrics after {steps} steps equal those of a run left alone, bit by bit"
     )
 
 

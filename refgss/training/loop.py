@@ -82,7 +82,10 @@ def train_alone(
     watch: Callable[[Progress], object],
     start: Checkpoint | None,
 ) -> Path:
-    words = tokenizer(run.tokenizer)
+    try:
+        words = tokenizer(run.tokenizer)
+    except ValueError as e:
+        raise TrainingError(str(e)) from e
     text = prepare(run.data, words, folder)
     windows = Windows(text.train, run.recipe.length, run.recipe.seed)
     batches = -(-EVALUATED // run.recipe.batch)
