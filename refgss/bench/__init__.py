@@ -9,6 +9,6 @@ that a busy machine slows them all.  `run` starts that process with its threads 
 
 from refgss.bench.report import Report, Timing
 from refgss.bench.runner import run
-from refgss.bench.works import WORKS, Work
+from refgss.bench.works import MODELS, WORKS, Work, model_sizes
 
-__all__ = ["WORKS", "Report", "Timing", "Work", "run"]
+__all__ = ["MODELS", "WORKS", "Report", "Timing", "Work", "model_sizes", "run"]

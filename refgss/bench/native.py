@@ -5,12 +5,14 @@ Where there is more than one way, {name: (what is run, how many units of work th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from refgss import native
+from refgss.bench.report import MEMORY, OURS
 from refgss.bench.works import Data
 from refgss.config import GSS, PAPER
 
@@ -82,3 +84,63 @@ def train(d: Data) -> Callable:
         return y
 
     return run
+
+
+def label(weights: str) -> str:
+    return OURS if weights == "f32" else f"{OURS}, {weights} weights"
+
+
+def token_bytes(params: Mapping[str, np.ndarray], decoder: native.Decoder) -> float:
+    """What a token must move: each weight once; taps and inputs; the state and C once a block.
+
+    A tied embedding is read as the head; of one that is not, only a row.
+    """
+    weights = sum(x.nbytes for k, x in params.items() if "ssm." not in k)
+    if not decoder.config.tied:
+        weights -= params["embedding.weight"].nbytes
+    depth, batch, H, N = decoder.state.shape
+    recent = (decoder.block + 1) // 2 * 2 + 1  # taps and inputs, on average; a start
+    return weights + depth * batch * H * (4 * recent + 3 * 8 * N / decoder.block)
+
+
+def reading(size: int) -> tuple[Callable, int, float]:
+    """Mere reading of memory, by as many threads."""
+    threads = native.get_num_threads()
+    parts = np.array_split(np.ones(size // 8, np.int64), threads)
+    pool = ThreadPoolExecutor(threads)
+
+    def run() -> None:
+        for _ in pool.map(np.max, parts):
+            pass
+
+    return run, 1, size
+
+
+def decode(d: Data) -> dict[str, tuple]:
+    tokens, found = d["tokens"], {}
+    for weights, params in d["weights"].items():
+        decoder = native.Decoder(params, d["config"], batch=len(tokens))
+
+        def run(decoder: native.Decoder = decoder) -> np.ndarray:
+            """As many tokens as lie between two advances of the states, one advance among them."""
+            for i in range(tokens.shape[1]):
+                logits = decoder.step(tokens[:, i])
+            return logits
+
+        found[label(weights)] = run, tokens.shape[1], token_bytes(params, decoder)
+    largest = max(size for _, _, size in found.values())
+    return found | {MEMORY: reading(int(max(largest, 2**28)))}
+
+
+def prefill(d: Data) -> dict[str, tuple[Callable, int]]:
+    tokens, found = d["tokens"], {}
+    for weights, params in d["weights"].items():
+        decoder = native.Decoder(params, d["config"], batch=len(tokens))
+        start = decoder.state
+
+        def run(decoder: native.Decoder = decoder, start: np.ndarray = start) -> None:
+            decoder.restore(start)
+            decoder.prefill(tokens)
+
+        found[label(weights)] = run, 1
+    return found

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 OURS = "refgss"
+MEMORY = f"{OURS}, reading memory"
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,7 @@ class Timing:
     """Seconds for one unit of work.  spread: from the lower to the upper quartile.
 
     error: largest |y - exact| over the largest |exact|, nan where nothing is compared.
+    bytes: what a unit must read and write at least; 0 where that is not asked.
     """
 
     contender: str
@@ -21,6 +23,12 @@ class Timing:
     minimum: float
     spread: float
     error: float
+    bytes: float = 0
+
+    @property
+    def speed(self) -> float:
+        """Bytes a second."""
+        return self.bytes / self.median
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,11 @@ class Row:
     def fastest_rival(self) -> Timing | None:
         rivals = [t for t in self.timings if not t.contender.startswith(OURS)]
         return min(rivals, key=lambda t: t.median, default=None)
+
+    @property
+    def memory_speed(self) -> float:
+        """Bytes a second of the one that does nothing but read; 0 where there is none."""
+        return max((t.speed for t in self.timings if t.contender == MEMORY), default=0.0)
 
     def ratio(self, contender: str) -> float:
         """How many times faster than the fastest rival, by medians."""
@@ -62,7 +75,10 @@ class Report:
         return json.dumps(head | {"rows": rows}, indent=1)
 
     def table(self) -> str:
-        """Plain text; milliseconds; × is the fastest rival's median over this one's."""
+        """Plain text; milliseconds; × is the fastest rival's median over this one's.
+
+        Where memory is the limit: bytes a second, and their share of what mere reading gets.
+        """
         e = self.environment
         lines = [
             f"{self.work}, float32, {self.threads} thread{'s' * (self.threads > 1)}, "
@@ -76,10 +92,13 @@ class Report:
         for row in self.rows:
             lines.append("  " + " ".join(f"{k}={v}" for k, v in row.sizes.items()))
             for t in sorted(row.timings, key=lambda t: t.median):
-                lines.append(
+                line = (
                     f"    {t.contender:32} {t.median * 1e3:10.3f} {t.minimum * 1e3:10.3f} "
                     f"{t.spread * 1e3:9.3f} {row.ratio(t.contender):6.2f} {t.error:9.1e}"
                 )
+                if t.bytes:
+                    line += f" {t.speed / 1e9:6.1f} GB/s {t.speed / row.memory_speed:5.0%}"
+                lines.append(line)
         return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ precision are the customary ones.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -113,6 +113,106 @@ class Torch:
             return y.detach()
 
         return run
+
+    def language_model(self, d: Data) -> TorchModel:
+        return TorchModel(self.torch, d["params"], d["config"].layer.eps, len(d["tokens"]))
+
+    def decode(self, d: Data) -> dict[str, tuple[Callable, int]]:
+        model, tokens = self.language_model(d), self.torch.from_numpy(d["tokens"])
+
+        def run() -> Any:
+            with self.torch.inference_mode():
+                for i in range(tokens.shape[1]):
+                    logits = model.step(tokens[:, i])
+            return logits
+
+        return {"torch": (run, tokens.shape[1])}
+
+    def prefill(self, d: Data) -> Callable:
+        model, tokens = self.language_model(d), self.torch.from_numpy(d["tokens"])
+
+        def run() -> None:
+            with self.torch.inference_mode():
+                model.prefill(tokens)
+
+        return run
+
+
+class TorchModel:
+    """The model of refgss.reference.language_model in PyTorch: paper layers, tied, float32.
+
+    Weights lie as in nn.Linear; all that follows from the parameters alone is computed once.
+    """
+
+    def __init__(self, torch: Any, params: Mapping[str, np.ndarray], eps: float, batch: int):
+        self.torch, self.F, self.eps = torch, torch.nn.functional, eps
+        tensors = {k: torch.from_numpy(v) for k, v in params.items()}
+        self.embedding = tensors["embedding.weight"]
+        self.norm = tensors["norm.weight"], tensors["norm.bias"]
+        self.layers, depth = [], 1 + max(int(k.split(".")[1]) for k in params if k[0] == "l")
+        for i in range(depth):
+            p = {k[len(f"layers.{i}.") :]: v for k, v in tensors.items() if f"layers.{i}." in k}
+            p = {k: v.T.contiguous() if k.startswith("w_") else v for k, v in p.items()}
+            p["lam"] = torch.complex(-torch.exp(p["ssm.a"]), torch.exp(p["ssm.b"]))
+            p["abar"] = torch.exp(p["lam"])
+            p["weight"] = p["ssm.c"] * ((p["abar"] - 1) / p["lam"])
+            self.layers.append(p)
+        self.states = [
+            torch.zeros(batch, *p["ssm.c"].shape, dtype=torch.cfloat) for p in self.layers
+        ]
+        self.length = 0
+
+    def layer(self, p: dict[str, Any], x: Any, ssm: Callable) -> Any:
+        F = self.F
+        h = F.layer_norm(x, x.shape[-1:], p["norm.weight"], p["norm.bias"], self.eps)
+        v, u = F.gelu(F.linear(h, p["w_v"])), F.gelu(F.linear(h, p["w_u"]))
+        y = ssm(u) + p["ssm.d"] * u
+        return F.linear(F.linear(y, p["w_uc"]) * v, p["w_o"]) + x
+
+    def head(self, x: Any) -> Any:
+        x = self.F.layer_norm(x, x.shape[-1:], *self.norm, self.eps)
+        return self.F.linear(x, self.embedding)
+
+    def step(self, tokens: Any) -> Any:
+        """(B,) -> (B,V)."""
+        x = self.embedding[tokens]
+        for p, state in zip(self.layers, self.states, strict=True):
+
+            def recurrence(u: Any, p: Any = p, state: Any = state) -> Any:
+                state.mul_(p["abar"]).add_(u[..., None])
+                return self.torch.einsum("hn,bhn->bh", p["weight"], state).real
+
+            x = self.layer(p, x, recurrence)
+        return self.head(x)
+
+    def prepare(self, length: int) -> None:
+        """The spectrum of the kernel, and Λ's powers for the final state."""
+        torch = self.torch
+        self.length = length
+        for p in self.layers:
+            powers = torch.exp(p["lam"][:, None] * torch.arange(length))
+            k = p["weight"].real @ powers.real - p["weight"].imag @ powers.imag
+            p["spectrum"] = torch.fft.rfft(k, 2 * length)
+            back = powers.flip(1).T  # (L,N)
+            p["back"] = torch.cat([back.real, back.imag], 1).contiguous()
+
+    def prefill(self, tokens: Any) -> Any:
+        """(B,L), from the beginning -> logits of the last (B,V)."""
+        torch, L = self.torch, tokens.shape[1]
+        if self.length != L:
+            self.prepare(L)
+        x = self.embedding[tokens]
+        for i, p in enumerate(self.layers):
+
+            def scan(u: Any, p: Any = p, i: int = i) -> Any:
+                u = u.transpose(1, 2)  # (B,H,L)
+                re, im = (u @ p["back"]).chunk(2, -1)
+                self.states[i] = torch.complex(re, im)
+                spectrum = torch.fft.rfft(u, 2 * L) * p["spectrum"]
+                return torch.fft.irfft(spectrum, 2 * L)[..., :L].transpose(1, 2)
+
+            x = self.layer(p, x, scan)
+        return self.head(x[:, -1])
 
 
 class Jax:

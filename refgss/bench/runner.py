@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -80,15 +80,24 @@ def run(
 # --- in the process ----------------------------------------------------------------------------
 
 
-def contenders(work: str, data: Any, players: Mapping[str, Any]) -> dict[str, tuple[Callable, int]]:
-    """{name: (what is run, units of work in it)} of those that can do this work."""
-    found: dict[str, tuple[Callable, int]] = {}
+class Contender(NamedTuple):
+    """What is run, the units of work in it, and the bytes that a unit must move (0: not asked)."""
+
+    run: Callable
+    units: int = 1
+    bytes: float = 0
+
+
+def contenders(work: str, data: Any, players: Mapping[str, Any]) -> dict[str, Contender]:
+    """Those that can do this work, by name."""
+    found: dict[str, Contender] = {}
     for name, player in players.items():
         prepare = getattr(player, work.replace("-", "_"), None)
         if prepare is None:
             continue
         made = prepare(data)
-        found |= made if isinstance(made, dict) else {name: (made, 1)}
+        found |= {k: Contender(*v) for k, v in made.items()} if isinstance(made, dict) else {}
+        found |= {} if isinstance(made, dict) else {name: Contender(made)}
     return found
 
 
@@ -100,14 +109,14 @@ def error_of(y: Any, exact: tuple[Any, np.ndarray]) -> float:
     return float(np.abs(np.asarray(y)[where] - wanted).max() / np.abs(wanted).max())
 
 
-def take_turns(players: dict[str, tuple[Callable, int]], seconds: float) -> dict[str, list[float]]:
+def take_turns(players: dict[str, Contender], seconds: float) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in players}
     started = time.perf_counter()
     while time.perf_counter() - started < seconds or len(next(iter(times.values()))) < 5:
-        for name, (work, units) in players.items():
+        for name, player in players.items():
             before = time.perf_counter()
-            work()
-            times[name].append((time.perf_counter() - before) / units)
+            player.run()
+            times[name].append((time.perf_counter() - before) / player.units)
     return times
 
 
@@ -115,7 +124,7 @@ def measure(work: str, sizes: Mapping[str, Any], players: Mapping[str, Any], sec
     data = WORKS[work].data(sizes)
     exact = WORKS[work].exact(data)
     running = contenders(work, data, players)
-    errors = {name: error_of(once(), exact) for name, (once, _) in running.items()}
+    errors = {name: error_of(player.run(), exact) for name, player in running.items()}
     timings = []
     for name, times in take_turns(running, seconds).items():
         low, _, high = statistics.quantiles(times, n=4)
@@ -126,6 +135,7 @@ def measure(work: str, sizes: Mapping[str, Any], players: Mapping[str, Any], sec
                 "minimum": min(times),
                 "spread": high - low,
                 "error": errors[name],
+                "bytes": running[name].bytes,
             }
         )
     return {"sizes": dict(sizes), "timings": timings}

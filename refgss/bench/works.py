@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from refgss import reference
-from refgss.config import GSS, PAPER
+from refgss.config import GSS, PAPER, LMConfig
+from refgss.model.initialization import initialize
+from refgss.model.weights import Weights, quantize
+from refgss.reference import language_model
 from refgss.reference.kernel import kernel_at
 
 Sizes = Mapping[str, Any]
@@ -130,6 +133,32 @@ def layer_exact(d: Data) -> tuple[Any, np.ndarray]:
     return (slice(None), slice(0, 64)), y
 
 
+def model_data(s: Sizes) -> Data:
+    """A random model, its matrices in each of the formats asked for, and tokens."""
+    sizes = {k: s[v] for k, v in MODEL_SIZES.items()}
+    config = LMConfig(PAPER, depth=s["depth"], tied=True)
+    params = initialize(config, **sizes, seed=0)
+    rng = np.random.default_rng(0)
+    return {
+        "config": config,
+        "weights": {w: quantize(params, w) for w in s["weights"]},
+        "params": params,
+        "tokens": rng.integers(0, s["V"], (s["B"], s["L"])),
+    }
+
+
+def model_exact(d: Data) -> tuple[Any, np.ndarray]:
+    """The reference in binary64: logits after the first 64 tokens at most, layer by layer."""
+    x = d["params"]["embedding.weight"][d["tokens"][:, :64]].astype(float)
+    for i in range(d["config"].depth):
+        p = language_model.of_layer(d["params"], i)
+        wide = {k: v.astype(np.result_type(v.dtype, float)) for k, v in p.items()}
+        x, _ = reference.gss_layer(wide, x, None, config=d["config"].layer)
+    norm = (d["params"][f"norm.{k}"].astype(float) for k in ("weight", "bias"))
+    x = reference.layer_norm(x[:, -1], *norm, eps=d["config"].layer.eps)
+    return slice(None), x @ d["params"]["embedding.weight"].T.astype(float)
+
+
 CONV = tuple({"B": b, "L": l, "H": 256} for b in (1, 2, 8) for l in (1024, 4096, 16384, 65536))
 CONV += ({"B": 1, "L": 1 << 20, "H": 16},)
 PAPER_SIZE = {"B": 1, "L": 4096, "E": 1024, "F": 4096, "H": 256, "N": 512}
@@ -139,6 +168,19 @@ KERNEL = tuple(
     for length in (4096, 65536)
 )
 SCAN = tuple({"B": 1, "L": 4096, "H": 256, "N": 512, "modes": kind} for kind in ("random", "slow"))
+
+MODEL_SIZES = {"vocabulary": "V", "width": "E", "gate": "F", "channels": "H", "states": "N"}
+BUNDLED = {"V": 257, "E": 256, "F": 1024, "H": 64, "N": 64, "depth": 6}
+LARGE = {"V": 32000, "E": 1024, "F": 4096, "H": 256, "N": 512, "depth": 16}  # 192 M parameters
+MODELS = {"bundled": BUNDLED, "large": LARGE}
+FORMATS: tuple[Weights, ...] = ("f32", "bf16", "int8")
+
+
+def model_sizes(size: str, work: str, weights: Sequence[str] = ()) -> Sizes:
+    """Of `decode` or `prefill`: L is what one turn reads."""
+    length, formats = (64, FORMATS) if work == "decode" else (1024, FORMATS[:1])
+    return {"B": 1, "L": length} | MODELS[size] | {"weights": [*(weights or formats)]}
+
 
 WORKS = {
     "conv": Work("causal convolution, its kernel given in time", CONV, conv_data, conv_exact),
@@ -159,5 +201,17 @@ WORKS = {
         ({"B": 1, "L": 4096, "H": 256, "N": 512, "modes": "random"},),
         lambda s: scan_data(s) | kernel_data(s) | {"dy": conv_data(s)["dy"]},
         lambda d: scan_exact(d | {"state": np.zeros_like(d["state"])}),
+    ),
+    "decode": Work(
+        "a language model, token by token",
+        tuple(model_sizes(size, "decode") for size in MODELS),
+        model_data,
+        model_exact,
+    ),
+    "prefill": Work(
+        "a language model, a prompt at once",
+        tuple(model_sizes(size, "prefill") for size in MODELS),
+        model_data,
+        model_exact,
     ),
 }

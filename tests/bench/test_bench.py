@@ -18,6 +18,9 @@ SMALL = {
     "step": {"B": 2, "L": 1, "H": 3, "N": 4, "modes": "random"},
     "layer": {"B": 1, "L": 64, "E": 8, "F": 16, "H": 4, "N": 4},
     "train": {"B": 1, "L": 50, "H": 3, "N": 4, "modes": "random"},
+    "decode": bench.model_sizes("bundled", "decode")
+    | {"E": 40, "F": 50, "H": 9, "N": 4, "depth": 2},
+    "prefill": bench.model_sizes("bundled", "prefill", ["int8"]) | {"E": 40, "F": 50, "depth": 2},
 }
 
 
@@ -27,10 +30,10 @@ def test_all_contenders_do_the_same_work(work):
     report = bench.run(work, [SMALL[work]], threads=1, seconds=0.01)
     (row,) = report.rows
     assert row.sizes == SMALL[work]
-    assert row.of("refgss").error < 1e-6
     for t in row.timings:
         assert 0 < t.minimum <= t.median
-        assert math.isnan(t.error) or t.error < 1e-3, t.contender
+        allowed = 2e-2 if "weights" in t.contender else 1e-6 if t.contender == "refgss" else 1e-3
+        assert math.isnan(t.error) or t.error < allowed, t.contender
     assert json.loads(report.json())["environment"]["versions"]["refgss"]
     assert all(t.contender in report.table() for t in row.timings)
 
