@@ -70,12 +70,62 @@ struct norm {
 
 using matrix = std::shared_ptr<const weight_matrix>;
 
+/// Moving all states of a layer by a block, where the modes are shared by all channels: two products
+/// with the powers of Ā.  Rows of states and weights are N real parts, then N imaginary parts.
+struct block_maps {
+    int64_t states = 0;
+    std::vector<complex> log;    // of Ā (N)
+    std::vector<double> last;    // Ā^block (2N)
+    std::vector<float> weights;  // C̃ Ā (H,2N)
+    matrix to_state, to_output;  // Ā^j (block,2N), and Ā^j, -Im, (2N,block)
+
+    block_maps() = default;
+    block_maps(const ssm<float>& map, int64_t block);
+    explicit operator bool() const { return states > 0; }
+    complex power(int64_t n, int64_t j) const { return std::exp(log[n] * static_cast<double>(j)); }
+};
+
+block_maps::block_maps(const ssm<float>& map, int64_t block) : states(map.states()), log(states) {
+    const int64_t N = states, H = map.channels();
+    auto& modes = map.modes();
+    for (int64_t k = 0; k < N; ++k)
+        log[modes.order[k]] = {modes.set.re[k], modes.set.im[k]};
+    std::vector<float> powers(sized(block, 2 * N));
+    last.resize(2 * N), weights.resize(sized(H, 2 * N));
+    for (int64_t n = 0; n < N; ++n) {
+        for (int64_t j = 0; j < block; ++j) {
+            const complex a = power(n, j);
+            powers[j * 2 * N + n] = static_cast<float>(a.real());
+            powers[j * 2 * N + N + n] = static_cast<float>(a.imag());
+        }
+        const complex a = power(n, block);
+        last[n] = a.real(), last[N + n] = a.imag();
+    }
+    auto packed = [&](int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride) {
+        return std::make_shared<weight_matrix>(matrix_source{
+            powers.data(), weight_format::f32, rows, columns, row_stride, column_stride, nullptr, 0, 0});
+    };
+    to_state = packed(block, 2 * N, 2 * N, 1);
+    for (int64_t j = 0; j < block; ++j)
+        for (int64_t n = N; n < 2 * N; ++n) powers[j * 2 * N + n] *= -1;
+    to_output = packed(2 * N, block, 1, 2 * N);
+    for (int64_t h = 0; h < H; ++h)
+        for (int64_t k = 0; k < N; ++k) {
+            const int64_t n = modes.order[k], row = map.row();
+            const double* w = map.weights().data() + h * 2 * row + k;
+            const complex next = times({w[0], w[row]}, power(n, 1));
+            weights[h * 2 * N + n] = static_cast<float>(next.real());
+            weights[h * 2 * N + N + n] = static_cast<float>(next.imag());
+        }
+}
+
 struct layer {
     norm before, inner;            // inner: of the H channels, where there is one
     matrix w_u, w_v, w_uc, w_o;    // DSS: w_o alone
     std::vector<float> skip, bias;  // D and b_o
     std::unique_ptr<ssm<float>> map;
-    grid taps;                    // K (block, H)
+    block_maps blocks;             // none where each channel has modes of its own
+    grid taps;                     // K (block, H)
     int64_t gate = 0;              // F; 0 for DSS
 
     layer() : taps(0, 0) {}
@@ -193,6 +243,7 @@ void model::prepare(layer& to, const refgss_array* a, const refgss_array* b, con
     to.map = std::make_unique<ssm<float>>(parameters_of<float>(&l, &delta, &form), weights, length);
     to.map->prepare();
     auto kernel = to.map->kernel();
+    if (delta.rank == 0) to.blocks = block_maps(*to.map, block);
     to.taps = grid(block, H);
     for (int64_t j = 0; j < std::min(block, kernel.shape[1]); ++j)
         for (int64_t h = 0; h < H; ++h) to.taps.row(j)[h] = *kernel.at(h, j);
@@ -212,6 +263,8 @@ public:
 
     /// body(phase, item, slot).
     template <class Body> void run(const Body& body) {
+        for (auto* counters : {&claimed_, &done_})
+            for (counter& c : *counters) c.value.store(0, std::memory_order_relaxed);
         parallel_for(slots_, slots_, [&](int64_t, int slot) {
             for (size_t phase = 0; phase < items_.size(); ++phase) {
                 const int64_t count = items_[phase];
@@ -226,7 +279,7 @@ public:
                     }
                 }
                 for (int spins = 0; done_[phase].value.load(std::memory_order_acquire) < count;)
-                    if (++spins > 2000) std::this_thread::yield();
+                    if (++spins > 5000) std::this_thread::yield();
             }
         });
     }
@@ -240,19 +293,34 @@ private:
     std::vector<counter> claimed_, done_;
 };
 
+/// f(i) for rows, in parallel.
+template <class F> void for_rows(int64_t rows, F&& f) {
+    constexpr int64_t some = 8;
+    const int64_t items = (rows + some - 1) / some;
+    parallel_for(items, slots_for(items), [&](int64_t item, int) {
+        for (int64_t i = item * some; i < std::min(rows, (item + 1) * some); ++i) f(i);
+    });
+}
+
+void multiply(const weight_matrix& w, int64_t rows, const grid& x, grid& y) {
+    w.multiply(rows, x.data(), x.stride(), y.data(), y.stride());
+}
+
 // ---- The sequences ------------------------------------------------------------------------------
 
 /// The state-space model of one layer over all sequences.  Between two advances,
 /// y_n = readout_n + Σ_{j<=n} K_j u_{n-j} + D u_n.
 struct memory {
-    std::vector<float> state;  // (B,H,N,2) at the last advance
-    grid inputs, readout;     // (B, block, H)
+    grid state;            // (B H, 2N) at the last advance: N real parts, N imaginary parts
+    grid inputs, readout;  // (B block, H)
 
     memory(int64_t batch, int64_t block, int64_t H, int64_t N)
-        : state(sized(batch, H * N * 2), 0.0f), inputs(batch * block, H), readout(batch * block, H) {}
+        : state(sized(batch, H), 2 * N), inputs(batch * block, H), readout(batch * block, H) {}
 };
 
 }  // namespace
+
+struct token_plan;
 
 struct refgss_decoder {
     refgss_decoder(std::shared_ptr<const model> m, int64_t batch)
@@ -263,6 +331,11 @@ struct refgss_decoder {
           logits_(batch, model_->vocabulary) {
         for (size_t i = 0; i < layers_.size(); ++i) read_out(i);
     }
+
+    refgss_decoder(const refgss_decoder& other)
+        : model_(other.model_), batch_(other.batch_), filled_(other.filled_),
+          position_(other.position_), layers_(other.layers_), x_(other.x_), u_(other.u_),
+          y_(other.y_), v_(other.v_), g_(other.g_), logits_(other.logits_) {}
 
     void step(const int64_t* tokens, view<float, 2> logits);
     void prefill(const int64_t* tokens, int64_t length, const refgss_array* logits);
@@ -278,20 +351,17 @@ struct refgss_decoder {
     int64_t depth() const { return static_cast<int64_t>(layers_.size()); }
 
 private:
-    view<const float, 4> state_of(const memory& m) const {
-        const int64_t H = model_->channels, N = model_->states;
-        return {m.state.data(), {batch_, H, N, 2}, {H * N * 2, N * 2, 2, 1}};
-    }
-    view<float, 4> state_of(memory& m) const {
-        auto v = state_of(static_cast<const memory&>(m));
-        return {m.state.data(), {batch_, v.shape[1], v.shape[2], 2},
-                {v.stride[0], v.stride[1], v.stride[2], 1}};
+    template <class Memory> auto state_of(Memory& m) const {
+        using T = std::remove_pointer_t<decltype(m.state.data())>;
+        const int64_t H = model_->channels, N = model_->states, row = m.state.stride();
+        return view<T, 4>{m.state.data(), {batch_, H, N, 2}, {H * row, row, 1, N}};
     }
     view<const float, 3> seen(const memory& m) const {
         const int64_t stride = m.inputs.stride();
         return {m.inputs.data(), {batch_, filled_, model_->channels}, {model_->block * stride, stride, 1}};
     }
     void read_out(size_t i);
+    grid moved(const layer& l, const memory& m) const;
     void advance();
     void make_room(int64_t tokens) const;
     void check(const int64_t* tokens, int64_t count, const char* name) const;
@@ -302,29 +372,76 @@ private:
     int64_t batch_, filled_ = 0, position_ = 0;
     std::vector<memory> layers_;
     grid x_, u_, y_, v_, g_, logits_;  // of one token of each sequence
+    std::shared_ptr<token_plan> plan_;  // made at the first step; of this decoder alone
 };
 
 void refgss_decoder::read_out(size_t i) {
-    const ssm<float>& map = *model_->layers[i].map;
+    const layer& l = model_->layers[i];
     memory& m = layers_[i];
-    auto from = state_of(static_cast<const memory&>(m));
-    const int64_t stride = m.readout.stride(), block = model_->block;
-    view<float, 3> to{m.readout.data(), {batch_, block, model_->channels}, {block * stride, stride, 1}};
-    map.read_out(map.sorted(&from, batch_), to, false);
+    const int64_t block = model_->block, H = model_->channels, N = model_->states;
+    const int64_t stride = m.readout.stride();
+    if (!l.blocks) {
+        auto from = as_const(state_of(m));
+        view<float, 3> to{m.readout.data(), {batch_, block, H}, {block * stride, stride, 1}};
+        return l.map->read_out(l.map->sorted(&from, batch_), to, false);
+    }
+    grid weighted(batch_ * H, 2 * N), y(batch_ * H, block);
+    for_rows(batch_ * H, [&](int64_t r) {
+        const float *x = m.state.row(r), *w = l.blocks.weights.data() + r % H * 2 * N;
+        float* to = weighted.row(r);
+        for (int64_t n = 0; n < N; ++n) {
+            to[n] = w[n] * x[n] - w[N + n] * x[N + n];
+            to[N + n] = w[n] * x[N + n] + w[N + n] * x[n];
+        }
+    });
+    multiply(*l.blocks.to_output, batch_ * H, weighted, y);
+    for_rows(batch_ * block, [&](int64_t i) {
+        for (int64_t h = 0; h < H; ++h) m.readout.row(i)[h] = y.row(i / block * H + h)[i % block];
+    });
+}
+
+/// The states after the pending inputs.
+grid refgss_decoder::moved(const layer& l, const memory& m) const {
+    const int64_t block = model_->block, H = model_->channels, N = model_->states;
+    grid x = m.state;
+    if (filled_ == 0) return x;
+    if (!l.blocks) {
+        auto from = state_of(m);
+        std::vector<double> sorted = l.map->sorted(&from, batch_);
+        l.map->advance(sorted, seen(m));
+        l.map->unsorted(sorted, {x.data(), {batch_, H, N, 2}, {H * x.stride(), x.stride(), 1, N}});
+        return x;
+    }
+    grid u(batch_ * H, block), sum(batch_ * H, 2 * N);
+    for_rows(batch_ * H, [&](int64_t r) {
+        for (int64_t j = 0; j < filled_; ++j)
+            u.row(r)[j] = m.inputs.row(r / H * block + filled_ - 1 - j)[r % H];
+    });
+    multiply(*l.blocks.to_state, batch_ * H, u, sum);
+    std::vector<double> power = l.blocks.last;
+    for (int64_t n = 0; n < N && filled_ < block; ++n) {
+        const complex a = l.blocks.power(n, filled_);
+        power[n] = a.real(), power[N + n] = a.imag();
+    }
+    for_rows(batch_ * H, [&](int64_t r) {
+        float* to = x.row(r);
+        const float* s = sum.row(r);
+        for (int64_t n = 0; n < N; ++n) {  // in binary64: an error of Ā^block would add up
+            const double re = to[n], im = to[N + n];
+            to[n] = static_cast<float>(power[n] * re - power[N + n] * im + s[n]);
+            to[N + n] = static_cast<float>(power[n] * im + power[N + n] * re + s[N + n]);
+        }
+    });
+    return x;
 }
 
 /// Moves the states over the pending inputs.  They are rounded to binary32 here and nowhere else.
 void refgss_decoder::advance() {
-    for (size_t i = 0; i < layers_.size() && filled_ > 0; ++i) {
-        memory& m = layers_[i];
-        const ssm<float>& map = *model_->layers[i].map;
-        auto from = state_of(static_cast<const memory&>(m));
-        std::vector<double> x = map.sorted(&from, batch_);
-        map.advance(x, seen(m));
-        map.unsorted(x, state_of(m));
-        read_out(i);
-    }
+    if (filled_ == 0) return;
+    for (size_t i = 0; i < layers_.size(); ++i)
+        layers_[i].state = moved(model_->layers[i], layers_[i]);
     filled_ = 0;
+    for (size_t i = 0; i < layers_.size(); ++i) read_out(i);
 }
 
 void refgss_decoder::check(const int64_t* tokens, int64_t count, const char* name) const {
@@ -343,44 +460,53 @@ void refgss_decoder::make_room(int64_t tokens) const {
 
 // ---- One token ----------------------------------------------------------------------------------
 
-namespace {
-
-struct place {  // of a thread: norm(x) of the layer that it works on
-    grid h, inner;
-    int64_t layer = -1;
-    place(int64_t batch, int64_t width, int64_t channels) : h(batch, width), inner(batch, channels) {}
-};
-
-}  // namespace
-
-void refgss_decoder::step(const int64_t* tokens, view<float, 2> logits) {
-    const model& m = *model_;
-    check(tokens, batch_, "tokens");
-    make_room(1);
-    auto& gemv = kernels<gemv_kernels>();
-    auto& pointwise = kernels<pointwise_kernels<float>>();
-    const int64_t B = batch_, E = m.width, H = m.channels, block = m.block;
-    const int64_t tiles_h = whole_tiles(H), tiles_e = whole_tiles(E);
-    for (int64_t b = 0; b < B; ++b) m.embedding->column(tokens[b], x_.row(b));
-
+/// What a token goes through, and where each thread works.
+struct token_plan {
     enum class stage { in, inner, gate, out, head };
     struct part {
         stage what;
         int64_t layer;
     };
+    struct place {  // norm(x) of the layer that a thread works on
+        grid h, inner;
+        int64_t layer;
+    };
+    int threads;
     std::vector<part> parts;
-    std::vector<int64_t> items;
-    for (int64_t i = 0; i < depth(); ++i) {
-        const layer& l = m.layers[i];
-        parts.push_back({stage::in, i}), items.push_back(tiles_h + whole_tiles(l.gate));
-        if (l.inner) parts.push_back({stage::inner, i}), items.push_back(tiles_h);
-        if (l.gated()) parts.push_back({stage::gate, i}), items.push_back(whole_tiles(l.gate));
-        parts.push_back({stage::out, i}), items.push_back(tiles_e);
-    }
-    parts.push_back({stage::head, depth()}), items.push_back(m.head->tiles());
-    phases work(items);
     std::vector<place> places;
-    for (int s = 0; s < work.slots(); ++s) places.emplace_back(B, E, H);
+    std::unique_ptr<phases> work;
+
+    token_plan(const model& m, int64_t batch) : threads(thread_count()) {
+        std::vector<int64_t> items;
+        auto add = [&](stage what, int64_t i, int64_t count) {
+            parts.push_back({what, i}), items.push_back(count);
+        };
+        for (size_t i = 0; i < m.layers.size(); ++i) {
+            const layer& l = m.layers[i];
+            add(stage::in, i, whole_tiles(m.channels) + whole_tiles(l.gate));
+            if (l.inner) add(stage::inner, i, whole_tiles(m.channels));
+            if (l.gated()) add(stage::gate, i, whole_tiles(l.gate));
+            add(stage::out, i, whole_tiles(m.width));
+        }
+        add(stage::head, m.layers.size(), m.head->tiles());
+        work = std::make_unique<phases>(items);
+        for (int s = 0; s < work->slots(); ++s)
+            places.push_back({grid(batch, m.width), grid(batch, m.channels), -1});
+    }
+};
+
+void refgss_decoder::step(const int64_t* tokens, view<float, 2> logits) {
+    const model& m = *model_;
+    check(tokens, batch_, "tokens");
+    make_room(1);
+    if (!plan_ || plan_->threads != thread_count()) plan_ = std::make_shared<token_plan>(m, batch_);
+    using stage = token_plan::stage;
+    auto& gemv = kernels<gemv_kernels>();
+    auto& pointwise = kernels<pointwise_kernels<float>>();
+    const int64_t B = batch_, E = m.width, H = m.channels, block = m.block;
+    const int64_t tiles_h = whole_tiles(H);
+    for (int64_t b = 0; b < B; ++b) m.embedding->column(tokens[b], x_.row(b));
+    for (auto& place : plan_->places) place.layer = -1;
 
     auto product = [&](const weight_matrix& w, int64_t t, const grid& x, grid& y) {
         gemv.product[static_cast<int>(w.format())](w.tile(t), w.rows(), B, x.data(), x.stride(),
@@ -397,9 +523,9 @@ void refgss_decoder::step(const int64_t* tokens, view<float, 2> logits) {
                         mem.readout.row(b * block + filled_) + c, l.skip.data() + c, y_.row(b) + c);
         }
     };
-    work.run([&](int64_t phase, int64_t item, int slot) {
-        const part& p = parts[phase];
-        place& at = places[slot];
+    plan_->work->run([&](int64_t phase, int64_t item, int slot) {
+        const token_plan::part& p = plan_->parts[phase];
+        token_plan::place& at = plan_->places[slot];
         if ((p.what == stage::in || p.what == stage::head) && at.layer != p.layer) {
             const norm& n = p.what == stage::head ? m.last : m.layers[p.layer].before;
             for (int64_t b = 0; b < B; ++b)
@@ -449,30 +575,15 @@ void refgss_decoder::step(const int64_t* tokens, view<float, 2> logits) {
             case stage::head: break;
         }
     });
+    const int64_t step = logits.stride[1];
     for (int64_t b = 0; b < B; ++b)
-        for (int64_t t = 0; t < m.vocabulary; ++t) *logits.at(b, t) = logits_.row(b)[t];
+        for (int64_t t = 0; t < m.vocabulary; ++t)
+            logits.data[b * logits.stride[0] + t * step] = logits_.row(b)[t];
     ++position_;
     if (++filled_ == block) advance();
 }
 
 // ---- Many tokens --------------------------------------------------------------------------------
-
-namespace {
-
-/// f(i) for rows, in parallel.
-template <class F> void for_rows(int64_t rows, F&& f) {
-    constexpr int64_t some = 8;
-    const int64_t items = (rows + some - 1) / some;
-    parallel_for(items, slots_for(items), [&](int64_t item, int) {
-        for (int64_t i = item * some; i < std::min(rows, (item + 1) * some); ++i) f(i);
-    });
-}
-
-void multiply(const weight_matrix& w, int64_t rows, const grid& x, grid& y) {
-    w.multiply(rows, x.data(), x.stride(), y.data(), y.stride());
-}
-
-}  // namespace
 
 /// One layer over `steps` steps of every sequence; nothing is pending.
 void refgss_decoder::through(const layer& l, memory& mem, int64_t steps, grid& x) {
@@ -595,16 +706,13 @@ void refgss_decoder::loss(const int64_t* tokens, const int64_t* targets, int64_t
 // ---- States -------------------------------------------------------------------------------------
 
 void refgss_decoder::state(view<float, 4> out, bool before_pending) const {
+    const int64_t H = model_->channels, N = model_->states;
     for (int64_t i = 0; i < depth(); ++i) {
         const memory& m = layers_[i];
-        const ssm<float>& map = *model_->layers[i].map;
-        auto from = state_of(m);
-        std::vector<double> x = map.sorted(&from, batch_);
-        if (!before_pending && filled_ > 0) map.advance(x, seen(m));
-        view<float, 4> to = out;
-        to.data += i * batch_ * out.stride[0];
-        to.shape[0] = batch_;
-        map.unsorted(x, to);
+        const grid x = before_pending ? m.state : moved(model_->layers[i], m);
+        for (int64_t r = 0; r < batch_ * H; ++r)
+            for (int64_t n = 0; n < 2 * N; ++n)
+                *out.at(i * batch_ + r / H, r % H, n % N, n / N) = x.row(r)[n];
     }
 }
 
@@ -622,11 +730,10 @@ void refgss_decoder::restore(view<const float, 4> state, const view<const float,
     position_ = position;
     for (int64_t i = 0; i < depth(); ++i) {
         memory& m = layers_[i];
-        view<const float, 4> from = state;
-        from.data += i * batch_ * state.stride[0];
-        from.shape[0] = batch_;
-        const ssm<float>& map = *model_->layers[i].map;
-        map.unsorted(map.sorted(&from, batch_), state_of(m));
+        const int64_t H = model_->channels, N = model_->states;
+        for (int64_t r = 0; r < batch_ * H; ++r)
+            for (int64_t n = 0; n < 2 * N; ++n)
+                m.state.row(r)[n] = *state.at(i * batch_ + r / H, r % H, n % N, n / N);
         for (int64_t b = 0; b < batch_; ++b)
             for (int64_t n = 0; n < filled_; ++n)
                 for (int64_t h = 0; h < model_->channels; ++h)

@@ -24,6 +24,11 @@ int64_t tile_size(weight_format format, int64_t rows) {
 /// Where bf16 column j of a row of 32 stands.
 constexpr int64_t half_of(int64_t j) { return j < gemv_width / 2 ? 2 * j : 2 * (j - gemv_width / 2) + 1; }
 
+/// Where int8 row i and column j of a block of 32 rows stands.
+constexpr int64_t byte_of(int64_t i, int64_t j) {
+    return scales_bytes + i / 2 * 2 * gemv_width + j % 16 * 4 + i % 2 * 2 + j / 16;
+}
+
 float widened(uint16_t upper) {
     uint32_t bits = static_cast<uint32_t>(upper) << 16;
     float value;
@@ -51,7 +56,7 @@ void pack(const matrix_source& from, int64_t first, unsigned char* tile) {
                     std::memcpy(block + half_of(j) * 2,
                                 from.scale + i / scale_block * from.scale_row_stride +
                                     (first + j) * from.scale_column_stride, 2);
-                std::memcpy(block + scales_bytes + i % scale_block * gemv_width + j,
+                std::memcpy(block + byte_of(i % scale_block, j),
                             static_cast<const int8_t*>(from.data) + index(i, j), 1);
             }
         }
@@ -130,7 +135,7 @@ void weight_matrix::column(int64_t o, float* to) const {
             to[i] = half(from + i * gemv_width * 2, j);
         } else {
             const unsigned char* block = from + i / scale_block * block_bytes;
-            auto q = static_cast<int8_t>(block[scales_bytes + i % scale_block * gemv_width + j]);
+            auto q = static_cast<int8_t>(block[byte_of(i % scale_block, j)]);
             to[i] = static_cast<float>(q) * half(block, j);
         }
     }

@@ -5,12 +5,13 @@
 //
 //   f32   I rows of 32 numbers
 //   bf16  I rows of 16 words, column j in the low half and column j + 16 in the high half
-//   int8  for each 32 rows: their 32 scales, as a row of bf16; then 32 rows of 32 numbers
+//   int8  for each 32 rows: their 32 scales, as a row of bf16; then 16 pairs of rows i, i + 1 as 16 words,
+//         whose bytes are columns j and j + 16 of row i, then of row i + 1
 //
 // A number of bf16 is the upper half of a float.  An int8 stands for itself times its scale, which a float
 // holds exactly.  Rows and columns that pad the last tile are zero.
 //
-// Sums run over 128 rows (int8: 32) in two chains, even and odd rows; then over these.  Results depend
+// Sums run over 128 rows (int8: 32) in 2 or 4 chains, every second or fourth row; then over these.  Results depend
 // neither on the number of threads nor on which rows x are multiplied together.
 #pragma once
 

@@ -79,6 +79,7 @@ public:
     void run(loop& job) {
         publish(&job);
         job.work(0, true);
+        for (int spin = 0; spin < spins_before_sleep && busy_.load() > 0; ++spin) pause_briefly();
         std::unique_lock<std::mutex> lock(mutex_);
         job_ = nullptr;  // a worker that wakes only now has missed it, and is not waited for
         finished_.wait(lock, [this] { return busy_ == 0; });
@@ -113,12 +114,12 @@ private:
         }
     }
 
-    std::mutex mutex_;  // guards job_ and busy_
+    std::mutex mutex_;  // guards job_, and busy_ against sleepers
     std::condition_variable published_, finished_;
     std::atomic<uint64_t> round_{0};
     std::atomic<bool> closing_{false};
     loop* job_ = nullptr;
-    int busy_ = 0;
+    std::atomic<int> busy_{0};
     std::vector<std::thread> workers_;
 };
 

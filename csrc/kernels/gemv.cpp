@@ -10,65 +10,92 @@ namespace {
 
 using F = vec<float>;
 using words = lanes_of<float>::integers;
-typedef int8_t small __attribute__((vector_size(REFGSS_VECTOR_BYTES / 4)));
 
 constexpr int lanes = F::lanes;
 constexpr int registers = gemv_width / lanes;              // of one row of a tile
+constexpr int half = registers / 2;
 constexpr int together = registers < 4 ? registers : 4;    // that are summed at the same time
+constexpr int chains = lanes == 16 ? 4 : 2;                // of sums that do not wait for each other
 constexpr int64_t ahead = 2048;                            // bytes: the prefetcher stops at each page
 
+REFGSS_INLINE words words_at(const unsigned char* p) {
+    words w;
+    std::memcpy(&w, p, sizeof w);
+    return w;
+}
+
+/// Byte `at` of each word, as the most significant of a number: times 2^24.
+REFGSS_INLINE F byte_of(words w, int at) {
+    const int top = static_cast<int>(0xff000000u);
+    return __builtin_convertvector(at == 3 ? w & top : (w << (24 - 8 * at)) & top, F::raw);
+}
+
+/// get(run, i, k): numbers k lanes .. of row i of a run.
 template <weight_format Format> struct tile_format;
 template <> struct tile_format<weight_format::f32> {
     static constexpr int64_t row_bytes = 128, run = 128, head = 0;
-    static REFGSS_INLINE F get(const unsigned char* row, int k) {
-        return load(reinterpret_cast<const float*>(row) + k * lanes);
+    static REFGSS_INLINE F get(const unsigned char* p, int64_t i, int k) {
+        return load(reinterpret_cast<const float*>(p + i * row_bytes) + k * lanes);
     }
 };
 template <> struct tile_format<weight_format::bf16> {
     static constexpr int64_t row_bytes = 64, run = 128, head = 0;
-    static REFGSS_INLINE F get(const unsigned char* row, int k) {
-        const bool upper = k >= registers / 2;
-        words w;
-        std::memcpy(&w, row + (upper ? k - registers / 2 : k) * sizeof w, sizeof w);
-        return (F::raw)(upper ? w & static_cast<int>(0xffff0000u) : w << 16);
+    static REFGSS_INLINE F get(const unsigned char* p, int64_t i, int k) {
+        words w = words_at(p + i * row_bytes + k % half * sizeof w);
+        return (F::raw)(k < half ? w << 16 : w & static_cast<int>(0xffff0000u));
     }
 };
 template <> struct tile_format<weight_format::int8> {
     static constexpr int64_t row_bytes = 32, run = scale_block, head = 64;
-    static REFGSS_INLINE F get(const unsigned char* row, int k) {
-        small q;
-        std::memcpy(&q, row + k * sizeof q, sizeof q);
-        return __builtin_convertvector(__builtin_convertvector(q, words), F::raw);
+    static REFGSS_INLINE F get(const unsigned char* p, int64_t i, int k) {
+        words w = words_at(p + i / 2 * 2 * row_bytes + k % half * sizeof w);
+        return byte_of(w, static_cast<int>(i % 2 * 2) + k / half);
+    }
+    /// The scales of a run, of which the numbers are 2^24 times too large.
+    static REFGSS_INLINE F scale(const unsigned char* p, int k) {
+        return tile_format<weight_format::bf16>::get(p, 0, k);
     }
 };
 
-/// sum[r][k] = Σ x[r][i] W[i][k] over `count` rows of W from `row` on.
+/// sum[r][k] = Σ x[r][i] W[i][k] over the first `count` rows of a run.
 template <weight_format Format, int Rows>
-REFGSS_INLINE void run_product(const unsigned char* row, int64_t count, int first,
+REFGSS_INLINE void run_product(const unsigned char* run, int64_t count, int first,
                                const float* const* x, F (&sum)[Rows][together]) {
     using format = tile_format<Format>;
-    F s[2][Rows][together];
-    for (auto& chain : s)
-        for (auto& of_row : chain)
+    F s[chains][Rows][together];
+#pragma GCC unroll 4
+    for (int c = 0; c < chains; ++c)
+        for (auto& of_row : s[c])
             for (F& v : of_row) v = F(0.0f);
-    auto add = [&](int chain, int64_t i) {
-        const unsigned char* w = row + i * format::row_bytes;
-        __builtin_prefetch(w + ahead);
-        if constexpr (format::row_bytes > 64) __builtin_prefetch(w + ahead + 64);
+    auto add = [&](int64_t i, int c) {
 #pragma GCC unroll 4
         for (int k = 0; k < together; ++k) {
-            F weight = format::get(w, first + k);
+            F weight = format::get(run + i * format::row_bytes, c, first + k);
 #pragma GCC unroll 4
-            for (int r = 0; r < Rows; ++r) s[chain][r][k] = fma(F(x[r][i]), weight, s[chain][r][k]);
+            for (int r = 0; r < Rows; ++r) s[c][r][k] = fma(F(x[r][i + c]), weight, s[c][r][k]);
         }
     };
     int64_t i = 0;
-    for (; i + 2 <= count; i += 2) add(0, i), add(1, i + 1);
-    if (i < count) add(0, i);
+    for (; i + chains <= count; i += chains) {
+        const unsigned char* next = run + i * format::row_bytes + ahead;
+#pragma GCC unroll 8
+        for (int64_t line = 0; line < chains * format::row_bytes; line += 64)
+            __builtin_prefetch(next + line);
+#pragma GCC unroll 4
+        for (int c = 0; c < chains; ++c) add(i, c);
+    }
+#pragma GCC unroll 4
+    for (int c = 0; c < chains - 1; ++c)
+        if (i + c < count) add(i, c);
 #pragma GCC unroll 4
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
-        for (int k = 0; k < together; ++k) sum[r][k] = s[0][r][k] + s[1][r][k];
+        for (int k = 0; k < together; ++k) {
+            if constexpr (chains == 4)
+                sum[r][k] = (s[0][r][k] + s[1][r][k]) + (s[2][r][k] + s[3][r][k]);
+            else
+                sum[r][k] = s[0][r][k] + s[1][r][k];
+        }
 }
 
 template <weight_format Format, int Rows>
@@ -89,7 +116,7 @@ void product_rows(const unsigned char* tile, int64_t depth, const float* const* 
                 for (int k = 0; k < together; ++k) {
                     F& t = total[r][first + k];
                     if constexpr (format::head > 0)
-                        t = fma(sum[r][k], tile_format<weight_format::bf16>::get(tile, first + k), t);
+                        t = fma(sum[r][k] * F(0x1p-24f), format::scale(tile, first + k), t);
                     else
                         t = t + sum[r][k];
                 }
@@ -107,11 +134,10 @@ void product(const unsigned char* tile, int64_t depth, int64_t rows, const float
     while (rows > 0) {
         auto some = product_rows<Format, 1>;
         int64_t count = 1;
-#if defined(__AVX512F__)  // 32 registers hold the sums of 4 rows
-        if (rows >= 4) some = product_rows<Format, 4>, count = 4;
-        else if (rows >= 2) some = product_rows<Format, 2>, count = 2;
+#if defined(__AVX512F__)  // 32 registers hold the sums of 2 rows
+        if (rows >= 2) some = product_rows<Format, 2>, count = 2;
 #endif
-        const float* from[4];
+        const float* from[2];
         for (int64_t r = 0; r < count; ++r) from[r] = x + r * x_stride;
         some(tile, depth, from, to, to_stride);
         x += count * x_stride, to += count * to_stride, rows -= count;
@@ -124,10 +150,9 @@ void unpack(const unsigned char* tile, int64_t first, int64_t count, float* to) 
     constexpr int64_t run_bytes = format::head + format::run * format::row_bytes;
     for (int64_t i = first; i < first + count; ++i, to += gemv_width) {
         const unsigned char* block = tile + i / format::run * run_bytes;
-        const unsigned char* row = block + format::head + i % format::run * format::row_bytes;
         for (int k = 0; k < registers; ++k) {
-            F w = format::get(row, k);
-            if constexpr (format::head > 0) w = w * tile_format<weight_format::bf16>::get(block, k);
+            F w = format::get(block + format::head, i % format::run, k);
+            if constexpr (format::head > 0) w = w * F(0x1p-24f) * format::scale(block, k);
             store(to + k * lanes, w);
         }
     }
