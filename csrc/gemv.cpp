@@ -10,6 +10,8 @@
 namespace refgss {
 namespace {
 
+constexpr int64_t rows_together = 4 * matmul_height;  // for which a panel is unpacked once
+
 constexpr int64_t scales_bytes = gemv_width * 2, block_bytes = scales_bytes + scale_block * gemv_width;
 
 int64_t tile_size(weight_format format, int64_t rows) {
@@ -145,33 +147,33 @@ void weight_matrix::multiply(int64_t M, const float* x, int64_t x_stride, float*
                              int64_t y_stride) const {
     auto& product = kernels<matmul_kernels<float>>();
     auto unpack = kernels<gemv_kernels>().unpack[static_cast<int>(format_)];
-    const int64_t width = product.panel_columns, depth = std::min(rows_, matmul_depth);
-    // a panel is unpacked once for `height` rows, unless it already is what the product reads
-    const bool in_place = format_ == weight_format::f32;
-    constexpr int64_t height = 4 * matmul_height;
-    const int64_t blocks = (M + height - 1) / height, items = tiles() * blocks;
+    const int64_t height = product.panel_rows, panels = (M + height - 1) / height;
+    const int64_t depth = std::min(rows_, matmul_depth);
+    const int64_t blocks = (M + rows_together - 1) / rows_together, items = tiles() * blocks;
+    const bool in_place = format_ == weight_format::f32;  // a tile is what the product reads
     const int slots = slots_for(items);
-    scratch<float> panels(in_place ? 0 : sized(slots, depth * gemv_width));
-    const int64_t panel_rows = product.panel_rows, row_panels = (M + panel_rows - 1) / panel_rows;
-    scratch<float> packed(sized(row_panels * panel_rows, depth));
+    scratch<float> rows(sized(panels * height, depth));
+    scratch<float> unpacked(in_place ? 0 : sized(slots, depth * gemv_width));
     for (int64_t k0 = 0; k0 < rows_; k0 += matmul_depth) {
         const int64_t k = std::min(matmul_depth, rows_ - k0);
-        const view<const float, 2> a{x + k0, {M, k}, {x_stride, 1}};
-        parallel_for(row_panels, slots_for(row_panels), [&](int64_t p, int) {
-            product.pack_rows(a, p * panel_rows, k, packed.data() + p * panel_rows * k);
+        const view<const float, 2> from{x + k0, {M, k}, {x_stride, 1}};
+        parallel_for(panels, slots_for(panels), [&](int64_t p, int) {
+            product.pack_rows(from, p * height, k, rows.data() + p * height * k);
         });
         parallel_for(items, slots, [&](int64_t item, int slot) {
-            const int64_t t = item / blocks, end = std::min(M, (item % blocks + 1) * height);
+            const int64_t t = item / blocks, first = item % blocks * rows_together;
             const float* panel = reinterpret_cast<const float*>(tile(t)) + k0 * gemv_width;
             if (!in_place) {
-                float* to = panels.data() + slot * depth * gemv_width;
+                float* to = unpacked.data() + slot * depth * gemv_width;
                 unpack(tile(t), k0, k, to);
                 panel = to;
             }
-            for (int64_t i = item % blocks * height; i < end; i += matmul_height) {
-                const int64_t rows = std::min(matmul_height, end - i);
-                view<float, 2> c{y + i * y_stride + t * gemv_width, {rows, gemv_width}, {y_stride, 1}};
-                product.multiply(k, packed.data() + i * k, panel, gemv_width, width, c, k0 > 0);
+            const int64_t end = std::min(M, first + rows_together);
+            for (int64_t i = first; i < end; i += matmul_height) {
+                view<float, 2> to{y + i * y_stride + t * gemv_width,
+                                  {std::min(matmul_height, end - i), gemv_width}, {y_stride, 1}};
+                product.multiply(k, rows.data() + i * k, panel, gemv_width, product.panel_columns, to,
+                                 k0 > 0);
             }
         });
     }

@@ -65,7 +65,8 @@ public:
     const unsigned char* tile(int64_t t) const { return data_.data() + t * tile_bytes_; }
     /// Column o, as `rows` floats.
     void column(int64_t o, float* to) const;
-    /// y (M,O) = x (M,I) W for many rows at once; rows `x_stride` and `y_stride` >= 32 tiles apart.
+    /// y (M,O) = x (M,I) W for many rows at once, which are `x_stride` and `y_stride` apart.  Rows
+    /// of y are padded to whole tiles.
     void multiply(int64_t rows, const float* x, int64_t x_stride, float* y, int64_t y_stride) const;
 
 private:
