@@ -49,6 +49,7 @@ PARTS = {  # what an op is made of; a gradient is made of its op besides
     "lm_loss": ("lm_logits",),
 }
 SHORTLIST = 30  # mutants whose results are compared
+PART = "part"  # the flag of vectors most of whose parts are switched off
 SAMPLES = 8  # vectors on which they are
 SAME = 0.99  # an agreement that cannot be chance
 FAINT = 2.0**-6  # of the result: a larger error is one of meaning, a smaller one of precision
@@ -135,7 +136,7 @@ def diagnose(
     likenesses = compare(samples, asked, failed, signatures)
     hints: dict[str, float] = defaultdict(float)
     of_first = [r for r in judged if r["outcome"] != Outcome.PASS and by_id[r["id"]].op in first]
-    for clause, weight in (*hinted(of_first).items(), *seen(samples).items()):
+    for clause, weight in (*hinted(of_first, by_id).items(), *seen(samples).items()):
         hints[clause] += weight
     located = {}
     for clause, weight, sentence in staged(candidate, samples):
@@ -169,12 +170,18 @@ def neutral(record: Record) -> bool:
 def covered(
     by_id: Mapping[str, Vector], asked: Set[Test], failed: Set[Test], first: Set[str]
 ) -> dict[str, tuple[float, str]]:
-    """By clause, Ochiai's measure among all tests and those of the first ops, and a sentence."""
+    """By clause, Ochiai's measure among all tests, those of the first ops, and of these those of
+    which most parts are switched off; and a sentence."""
     of_first = {t for t in asked if by_id[t[0]].op in first}
     overall, local = ochiai(by_id, asked, failed), ochiai(by_id, of_first, failed & of_first)
+    single = {t for t in of_first if PART in by_id[t[0]].flags}
+    alone = ochiai(by_id, single, failed & single)
     ops = ", ".join(sorted(first))
     return {
-        c: (score + overall[c][0], f"{n} of {named} tests of {ops} that name it fail")
+        c: (
+            score + overall[c][0] + alone.get(c, (0.0,))[0],
+            f"{n} of {named} tests of {ops} that name it fail",
+        )
         for c, (score, n, named) in local.items()
     }
 
@@ -188,20 +195,23 @@ def ochiai(
     return {c: (n / np.sqrt(named[c] * len(failed)), n, named[c]) for c, n in failing.items()}
 
 
-def hinted(failures: Sequence[Record]) -> dict[str, float]:
+def hinted(failures: Sequence[Record], by_id: Mapping[str, Vector]) -> dict[str, float]:
     """What the kind of the failures says by itself: the share of them that are of that kind."""
-    kinds = Counter(kind(r) for r in failures)
+    kinds = Counter(kind(r, by_id[r["id"]]) for r in failures)
     share = {kind: n / len(failures) for kind, n in kinds.items()}
     return {
         "GSS-ARR-1": 2 * share.get(Outcome.WRONG_DTYPE, 0) + 3 * share.get("complex", 0),
         "GSS-ARR-2": 2 * share.get(Outcome.WRONG_SHAPE, 0),
-        "GSS-ACC-1": share.get("narrow", 0),
+        "GSS-ACC-1": 2 * share.get("narrow", 0),
+        "GSS-NFI-14": share.get("empty", 0),
     }
 
 
-def kind(failure: Record) -> str:
-    """The outcome of a failure, told apart further by its sentence."""
+def kind(failure: Record, v: Vector) -> str:
+    """The outcome of a failure, told apart further by its sentence and the input."""
     detail = failure.get("detail", "")
+    if failure["outcome"] == Outcome.RAISED and not all(x.size for x in v.tensors.values()):
+        return "empty"
     if "representable in" in detail:
         return "narrow"
     shapes = COMPLEX.search(detail)  # a real output that came as a complex one
@@ -219,14 +229,11 @@ def seen(samples: Sequence[Sample]) -> dict[str, float]:
     finite = [(v, p, a, outputs) for v, p, a, outputs in wrong if isinstance(a, Outputs)]
     if not finite:
         return {}
-    conjugated = [
-        conjugate(v, p, a)
-        for v, p, a, outputs in finite
-        if v.op.endswith("_vjp") and any(is_complex(o) for o in outputs)
-    ]
+    conjugated = [conjugate(v, p, a) for v, p, a, _ in finite if v.op.endswith("_vjp")]
     faint = sum(error_size(v, a) < FAINT for v, _, a, _ in finite) / len(wrong)
     return {
-        "GSS-GRD-1": 2 * float(np.mean(conjugated)) if conjugated else 0.0,
+        # the other convention always shows as a conjugate, so that its absence speaks too
+        "GSS-GRD-1": 4 * float(np.mean(conjugated)) - 1 if conjugated else 0.0,
         "GSS-ACC-1": 0.5 * faint,
         "GSS-ACC-6": 0.5 * faint,
     }
@@ -249,12 +256,13 @@ def wrong_outputs(v: Vector, precision: str, answer: Answer) -> frozenset[str]:
 
 
 def conjugate(v: Vector, precision: str, answer: Outputs) -> bool:
-    """Whether every complex output that is wrong is right once conjugated."""
+    """Whether some output that is wrong is right once conjugated, or if it is real, negated."""
+    wrong = wrong_outputs(v, precision, answer)
     turned = {
-        name: x * np.array([1, -1], x.dtype) if is_complex(name) and x.shape[-1:] == (2,) else x
+        name: x * np.array([1, -1] if is_complex(name) and x.shape[-1:] == (2,) else -1, x.dtype)
         for name, x in answer.arrays.items()
     }
-    return not any(is_complex(o) for o in wrong_outputs(v, precision, Outputs(turned)))
+    return bool(wrong - wrong_outputs(v, precision, Outputs(turned)))
 
 
 def error_size(v: Vector, answer: Answer) -> float:
@@ -303,7 +311,8 @@ def compare(
         if met := fails & asked:
             likely.append(Likeness(name, len(met & failed) / len(met | failed)))
     likely.sort(key=lambda like: -like.pattern)
-    return [resembling(like, samples) if i < SHORTLIST else like for i, like in enumerate(likely)]
+    least = likely[:SHORTLIST][-1].pattern if likely else 0.0  # with all that are as like as that
+    return [resembling(like, samples) if like.pattern >= least else like for like in likely]
 
 
 def resembling(like: Likeness, samples: Sequence[Sample]) -> Likeness:
@@ -375,9 +384,11 @@ def alike(x: np.ndarray | None, y: np.ndarray | None, v: Vector, output: str) ->
     x, y = (
         z.astype(float).ravel() if e.at is None else z.ravel()[e.at].astype(float) for z in (x, y)
     )
+    judged = np.isfinite(e.budget["f64"].ravel())
+    x, y, hi = x[judged], y[judged], e.hi.ravel()[judged]
     if not np.array_equal(np.isfinite(x), np.isfinite(y)):
         return 0.0
-    rx, ry = x - e.hi.ravel(), y - e.hi.ravel()
+    rx, ry = x - hi, y - hi
     finite = np.isfinite(rx) & np.isfinite(ry)
     with np.errstate(over="ignore"):
         size = np.linalg.norm(rx[finite]) + np.linalg.norm(ry[finite])
