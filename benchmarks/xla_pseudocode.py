@@ -1,7 +1,7 @@
 """The paper's pseudocode (arXiv 2206.13947) in JAX, line by line: what a reader would write first.
 
-Complex arithmetic, the kernel's N×L exponentials at once, an FFT of length 2L, and the platform's
-default precision of matrix products.
+Complex arithmetic, the kernel's N×L exponentials at once, an FFT of length 2L.  The precision of
+matrix products is left to whoever compiles it.
 """
 
 import jax

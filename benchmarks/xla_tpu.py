@@ -1,26 +1,22 @@
 """What the TPU compiler says, without a TPU: cost and memory of this backend and of pseudocode.
 
-    python benchmarks/xla_tpu.py [--only kernel|layer|headline] [--topology v5e:2x2] [--quick]
+    python benchmarks/xla_tpu.py [--only kernel|layer|plans|depth] [--topology v5e:2x2] [--quick]
 
-Needs libtpu.  Each program is compiled ahead of time for one chip; the compiler reports operations,
-bytes moved and temporary memory (it estimates no time ahead of time).  The pseudocode is in
-xla_pseudocode.py; the paper's headline is GSS against DSS at equal parameter counts, DSS over the
-full width.
+Needs libtpu.  Each program is compiled ahead of time for one chip.  The compiler reports
+operations, bytes moved and temporary memory beyond what fits on the chip, and estimates the cycles
+of each instruction, summed here over the program, loops as often as they run.  The pseudocode is in
+xla_pseudocode.py; all programs multiply matrices at full precision (GSS-ACC-6).
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
+import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
-
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
-os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import jax.numpy as jnp
@@ -30,26 +26,36 @@ from xla_pseudocode import gss_layer as transcribed_layer
 from xla_pseudocode import kernel_and_convolution as transcribed
 
 from refgss import xla
-from refgss.config import GSS, PAPER, DSSConfig
+from refgss.config import GSS, PAPER, LMConfig
+from refgss.xla import Plan
 
 PLAN = xla.plan_for("tpu")
 
 
-def ours(lam, c, u):
-    k = xla.ssm_kernel(lam, c, u.shape[1], delta=jnp.float32(1), form=GSS)
-    return xla.causal_conv(u, k, plan=PLAN)
+def kernel_and_convolution(plan: Plan) -> Callable:
+    def f(lam, c, u):
+        k = xla.ssm_kernel(lam, c, u.shape[1], delta=jnp.float32(1), form=GSS, plan=plan)
+        return xla.causal_conv(u, k, plan=plan)
+
+    return f
+
+
+def gss(plan: Plan) -> Callable:
+    return lambda p, x: xla.gss_layer(p, x, config=PAPER, plan=plan)[0]
+
+
+def descended(p, g):
+    return jax.tree.map(lambda p, g: p - 1e-3 * jnp.conj(g), p, g)
 
 
 def train_step(layer: Callable) -> Callable:
+    """Forward, backward and update."""
+
     def loss(p, x):
         y = layer(p, x)
         return (y * y).mean()
 
-    def step(p, x):
-        g = jax.grad(loss)(p, x)
-        return jax.tree.map(lambda p, g: p - 1e-3 * jnp.conj(g), p, g)
-
-    return step
+    return lambda p, x: descended(p, jax.grad(loss)(p, x))
 
 
 def gss_parameters(E: int, F: int, H: int, N: int) -> dict[str, tuple]:
@@ -59,19 +65,32 @@ def gss_parameters(E: int, F: int, H: int, N: int) -> dict[str, tuple]:
     }  # fmt: skip
 
 
-def dss_parameters(E: int, N: int) -> dict[str, tuple]:
-    return {
-        "norm.weight": (E,), "norm.bias": (E,), "ssm.a": (N,), "ssm.b": (N,), "ssm.c": (E, N),
-        "ssm.d": (E,), "ssm.log_delta": (E, 2), "w_o": (E, E), "b_o": (E,),
-    }  # fmt: skip
-
-
-def shapes(E: int, F: int, H: int, N: int) -> dict[str, dict[str, tuple]]:
-    return {"gss": gss_parameters(E, F, H, N), "dss": dss_parameters(E, N)}
+def estimated_cycles(program: str) -> int:
+    """The compiler's own estimates in the text of a compiled program, loops times their trips."""
+    total: dict[str, int] = {}  # computations stand before those that call them
+    here = ""
+    for line in program.splitlines():
+        if start := re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line):
+            here = start[1]
+            total[here] = 0
+        elif cycles := re.search(r'"estimated_cycles":"(\d+)"', line):
+            total[here] += int(cycles[1])
+        if body := re.search(r" while\(.*body=%?([\w.\-]+)", line):
+            trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+            total[here] += (int(trips[1]) if trips else 1) * total[body[1]]
+    return total[here]  # the entry is last
 
 
 class Compiler:
     def __init__(self, topology: str):
+        for name, value in {
+            "TPU_SKIP_MDS_QUERY": "1",
+            "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+            "TPU_WORKER_HOSTNAMES": "localhost",
+            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is used: there is none to quarrel about
+        }.items():
+            os.environ.setdefault(name, value)
+        jax.config.update("jax_platforms", "cpu")
         devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
         self.on = SingleDeviceSharding(devices[0])
 
@@ -80,87 +99,89 @@ class Compiler:
 
     def parameters(self, shapes: dict[str, tuple]) -> dict[str, jax.ShapeDtypeStruct]:
         return {
-            k: self.array(s, jnp.complex64 if k == "ssm.c" else jnp.float32)
+            k: self.array(s, jnp.complex64 if k.endswith("ssm.c") else jnp.float32)
             for k, s in shapes.items()
         }
 
     def report(self, name: str, f: Callable, *arguments: Any) -> dict[str, float]:
-        start = time.perf_counter()
-        compiled = jax.jit(f).lower(*arguments).compile()
-        seconds = time.perf_counter() - start
+        wall, cpu = time.perf_counter(), time.process_time()
+        with jax.default_matmul_precision("highest"):
+            compiled = jax.jit(f).lower(*arguments).compile()
         cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
         row = {
+            "M cycles": estimated_cycles(compiled.as_text()) / 1e6,
             "GFLOP": cost["flops"] / 1e9,
             "GB moved": cost["bytes accessed"] / 1e9,
             "MB temporary": memory.temp_size_in_bytes / 1e6,
-            "s to compile": seconds,
+            "s to compile": time.perf_counter() - wall,
+            "CPU s": time.process_time() - cpu,
         }
-        print(f"{name:38}" + "".join(f"{v:14.2f}" for v in row.values()), flush=True)
+        print(f"{name:38}" + "".join(f"{v:13.2f}" for v in row.values()), flush=True)
         return row
 
 
-def ratios(rows: list[dict[str, float]]) -> None:
-    print(
-        f"{'  ratio':38}" + "".join(f"{rows[1][k] / max(rows[0][k], 1e-9):14.2f}" for k in rows[0])
-    )
+def header(first: str = "") -> None:
+    columns = ["M cycles", "GFLOP", "GB moved", "MB temporary", "s to compile", "CPU s"]
+    print(f"{first:38}" + "".join(f"{c:>13}" for c in columns))
+
+
+def ratios(ours: dict[str, float], theirs: dict[str, float]) -> None:
+    values = (f"{theirs[k] / ours[k]:13.2f}" if ours[k] else f"{'-':>13}" for k in ours)
+    print(f"{'  ratio':38}" + "".join(values))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--topology", default="v5e:2x2")
-    parser.add_argument("--only", choices=["kernel", "layer", "headline"])
+    parser.add_argument("--only", choices=["kernel", "layer", "plans", "depth"])
     parser.add_argument("--quick", action="store_true", help="lengths divided by 8")
     options = parser.parse_args()
     tpu = Compiler(options.topology)
     B, L, E, F, H, N = 2, 4096, 1024, 4096, 256, 512
     L //= 8 if options.quick else 1
-    columns = ["GFLOP", "GB moved", "MB temporary", "s to compile"]
     print(
         f"B={B} L={L} E={E} F={F} H={H} N={N}, one chip of {options.topology}, JAX", jax.__version__
     )
-    print(f"{'':38}" + "".join(f"{c:>14}" for c in columns))
+    header()
 
-    x = tpu.array((B, L, E))
-    gss = tpu.parameters(gss_parameters(E, F, H, N))
-    step = train_step(lambda p, x: xla.gss_layer(p, x, config=PAPER, plan=PLAN)[0])
+    x, u, c = tpu.array((B, L, E)), tpu.array((B, L, H)), tpu.array((H, N, 2))
+    modes = tpu.array((N,), jnp.complex64), tpu.array((H, N), jnp.complex64)
+    p = tpu.parameters(gss_parameters(E, F, H, N))
     if options.only in (None, "kernel"):
-        modes = tpu.array((N,), jnp.complex64), tpu.array((H, N), jnp.complex64)
-        u, real = tpu.array((B, L, H)), tpu.array((N,))
-        rows = [
-            tpu.report("kernel + convolution, this backend", ours, *modes, u),
-            tpu.report(
-                "kernel + convolution, pseudocode",
-                transcribed,
-                real,
-                real,
-                tpu.array((H, N, 2)),
-                u,
-            ),
-        ]
-        ratios(rows)
+        ours = tpu.report("kernel + convolution", kernel_and_convolution(PLAN), *modes, u)
+        real = tpu.array((N,))
+        ratios(ours, tpu.report("  pseudocode", transcribed, real, real, c, u))
     if options.only in (None, "layer"):
-        pseudo = {k: v for k, v in gss.items() if k != "ssm.c"} | {"ssm.c": tpu.array((H, N, 2))}
-        rows = [
-            tpu.report("GSS train step, this backend", step, gss, x),
-            tpu.report("GSS train step, pseudocode", train_step(transcribed_layer), pseudo, x),
-        ]
-        ratios(rows)
-    if options.only in (None, "headline"):
-        # as many DSS layers as have one GSS layer's parameters: each is E² + 2EN and a little
-        count = {k: sum(map(math.prod, f.values())) for k, f in shapes(E, F, H, N).items()}
-        depth = round(count["gss"] / count["dss"])
-        dss = [tpu.parameters(dss_parameters(E, N)) for _ in range(depth)]
+        ours = tpu.report("GSS train step", train_step(gss(PLAN)), p, x)
+        pseudo = train_step(transcribed_layer)
+        theirs = tpu.report("  pseudocode", pseudo, p | {"ssm.c": c}, x)
+        ratios(ours, theirs)
+        thrifty = replace(PLAN, gate=1024)
+        ratios(tpu.report("GSS train step, gate=1024", train_step(gss(thrifty)), p, x), theirs)
+    if options.only in (None, "plans"):
+        plan = replace(PLAN, convolution="fft")
+        tpu.report("kernel + convolution by FFT", kernel_and_convolution(plan), *modes, u)
+        for change in ({"chunk": 512}, {"weights": "bf16"}):
+            name = ", ".join(f"{k}={v}" for k, v in change.items())
+            step = train_step(gss(replace(PLAN, **change)))
+            tpu.report(f"GSS train step, {name}", step, p, x)
+    if options.only in (None, "depth"):
+        config = LMConfig(PAPER, depth=16)
+        layers = {
+            f"layers.{i}.{k}": s
+            for i in range(config.depth)
+            for k, s in gss_parameters(E, F, H, N).items()
+        }
+        ends = {"embedding.weight": (256, E), "head.weight": (E, 256)}
+        norm = {"norm.weight": (E,), "norm.bias": (E,)}
+        model = tpu.parameters(layers | ends | norm)
+        tokens = tpu.array((B, L), jnp.int32)
 
-        def stack(p, x):
-            for layer in p:
-                x, _ = xla.dss_layer(layer, x, config=DSSConfig(), plan=PLAN)
-            return x
+        def step(p, tokens, targets):
+            loss = lambda p: xla.lm_loss(p, tokens, targets, config=config, plan=PLAN)  # noqa: E731
+            return descended(p, jax.grad(loss)(p))
 
-        rows = [
-            tpu.report("GSS train step", step, gss, x),
-            tpu.report(f"DSS train step, {depth} layers", train_step(stack), dss, x),
-        ]
-        ratios(rows)
+        tpu.report("16-layer language model, train step", step, model, tokens, tokens)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from scipy.fft import next_fast_len
 
 from refgss import contract
@@ -50,46 +52,44 @@ def matmul_convolution(u: Array, k: Array) -> Array:
 
     With w = e^{iπ/2n}, the circular convolution of w^t u and w^t k, times w^{-t}, is
     y[t] + i·y[n + t]: length n is enough for L <= n, and what wraps round is imaginary.  With
-    n = PQ, t = Q p + q and m = r + P s the transform is a matrix product over p, a factor for each
-    (r, q), and a matrix product over q; the twist w^t is part of the first two.
+    n = PQ, t = Q p + q and m = r + P s the transform is a matrix product over p and, for each r,
+    one over q; the twist w^t and the factor of (r,q) between the two are part of the matrices.
     """
-    L, dtype = u.shape[1], u.dtype
-    P = 2 ** math.ceil(math.log2(L) / 2)
-    Q = -(-L // P)
-    outer, twiddle, inner = factors(P, Q, dtype)
+    B, L, H = u.shape
+    Q = min(2 ** math.ceil(math.log2(L) / 2), INNER)
+    P = -(-L // Q)
+    outer, inner = factors(P, Q, u.dtype)
 
     def forward(x: Array) -> Pair:
-        """(B,L,H) real -> (B,P,Q,H): the spectrum at r + P s."""
+        """(B,L,H) real -> (P,B,Q,H): the spectrum at r + P s."""
         x = jnp.pad(x, ((0, 0), (0, P * Q - x.shape[1]), (0, 0)))
-        x = x.reshape(x.shape[0], P, Q, x.shape[2])
-        x = halves(einsum("pr,bpqh->brqh", outer, x), 1) * twiddle
-        return halves(einsum("qs,brqh->brsh", inner, x.stack(2)), 2)
+        x = einsum("pcr,bpqh->rbcqh", outer, x.reshape(-1, P, Q, H))
+        x = einsum("rmk,rbmh->rbkh", inner, x.reshape(P, -1, 2 * Q, H))
+        return Pair(*jnp.split(x, 2, 2))
 
     spectrum = forward(u) * forward(k.T[None])
-    # the inverse is the conjugate of the forward transform of the conjugate, and y is real
-    x = halves(einsum("sq,brsh->brqh", inner, spectrum.conj().stack(2)), 2) * twiddle
-    y = einsum("pr,brqh->bpqh", outer * signs(P, dtype), x.stack(1))  # Re only
-    return (y / (P * Q)).reshape(u.shape[0], P * Q, u.shape[2])[:, :L]
+    # the inverse is the transpose of a real matrix, the conjugate of a complex one
+    x = einsum("rmk,rbkh->rbmh", inner, spectrum.stack(2)).reshape(P, B, 2, Q, H)
+    y = einsum("pcr,rbcqh->bpqh", outer / (P * Q), x)  # Re only
+    return y.reshape(B, P * Q, H)[:, :L]
 
 
-def factors(P: int, Q: int, dtype) -> tuple[Array, Pair, Array]:
-    """outer (P,2P) = [Re, Im] of e^{-2πi p(r - 1/4)/P}; twiddle (P,Q,1) = e^{-2πi q(r - 1/4)/PQ};
-    inner (2Q,2Q): e^{-2πi qs/Q} as a real matrix acting on [Re; Im]."""
+INNER = 64  # Q at most: [Re; Im] then fills a matrix unit, and `inner` has 4Q numbers a position
+
+
+def factors(P: int, Q: int, dtype: Any) -> tuple[Array, Array]:
+    """outer (P,2,P) = Re, Im of e^{-2πi p(r - 1/4)/P};
+    inner (P,2Q,2Q), for each r the real matrix of e^{-2πi q(r - 1/4)/PQ} e^{-2πi qs/Q}."""
     p, r, q = np.arange(P), np.arange(P) - 0.25, np.arange(Q)
     outer = np.exp(-2j * np.pi * np.outer(p, r) / P)
-    twiddle = np.exp(-2j * np.pi * np.outer(r, q) / (P * Q))[..., None]
-    inner = np.exp(-2j * np.pi * np.outer(q, q) / Q)
-    return (
-        jnp.asarray(np.hstack([outer.real, outer.imag]), dtype),
-        Pair(jnp.asarray(twiddle.real, dtype), jnp.asarray(twiddle.imag, dtype)),
-        jnp.asarray(np.block([[inner.real, inner.imag], [-inner.imag, inner.real]]), dtype),
-    )
+    twiddle = np.exp(-2j * np.pi * np.outer(r, q) / (P * Q))[..., None]  # (P,Q,1)
+    # in the program are its two factors, not their product
+    x = constant(twiddle, dtype) * constant(np.exp(-2j * np.pi * np.outer(q, q) / Q), dtype)
+    inner = jnp.concatenate([x.stack(2), Pair(-x.im, x.re).stack(2)], 1)
+    return jnp.asarray(np.stack([outer.real, outer.imag], 1), dtype), inner
 
 
-def signs(P: int, dtype) -> Array:
-    """[1, -1]: Re(ab) = Re a Re b - Im a Im b."""
-    return jnp.asarray(np.repeat([1.0, -1.0], P), dtype)
-
-
-def halves(x: Array, axis: int) -> Pair:
-    return Pair(*jnp.split(x, 2, axis))
+def constant(x: np.ndarray, dtype: Any) -> Pair:
+    """Complex numbers that the compiler does not multiply out."""
+    re, im = lax.optimization_barrier((jnp.asarray(x.real, dtype), jnp.asarray(x.imag, dtype)))
+    return Pair(re, im)

@@ -6,11 +6,12 @@ complex `ssm.c` is JAX's, the conjugate of the standard's: `gss_layer_vjp` retur
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from refgss import contract
 from refgss.config import GSS, DSSConfig, GSSConfig
@@ -48,16 +49,39 @@ def gss_compiled(
 ) -> tuple[Array, Array]:
     if plan.native_layers:
         return ffi.gss_layer(rounded_weights(p, plan), x, state, config)
-    h = layer_norm(x, p["norm.weight"], p["norm.bias"], eps=config.eps, plan=plan)  # (B,L,E)
-    v = gelu(dense(h, p["w_v"], plan=plan), plan=plan)  # (B,L,F), the gate
-    u = gelu(dense(h, p["w_u"], plan=plan), plan=plan)  # (B,L,H)
+
+    def norm(x: Array) -> Array:
+        return layer_norm(x, p["norm.weight"], p["norm.bias"], eps=config.eps, plan=plan)
+
+    def gated(x: Array, s: Array) -> Array:
+        """(...,E), (...,H) -> (...,E): all that is as wide as F, and no position knows another."""
+        v = gelu(dense(norm(x), p["w_v"], plan=plan), plan=plan)  # (...,F), the gate
+        uc = dense(s, p["w_uc"], plan=plan)  # (...,F), linear
+        return dense(uc * v, p["w_o"], p.get("b_o"), plan=plan) + x
+
+    u = gelu(dense(norm(x), p["w_u"], plan=plan), plan=plan)  # (B,L,H)
     if config.ssm_norm:
         u = layer_norm(u, p["ssm.norm.weight"], p["ssm.norm.bias"], eps=config.eps, plan=plan)
     lam = gss_lambda(p["ssm.a"], p["ssm.b"], imag=config.imag)  # (N,)
     one = jnp.ones((), x.dtype)
     s, state = ssm_scan(u, lam, p["ssm.c"], state, delta=one, form=GSS, plan=plan)  # (B,L,H)
-    uc = dense(s + p["ssm.d"] * u, p["w_uc"], plan=plan)  # (B,L,F), linear
-    return dense(uc * v, p["w_o"], p.get("b_o"), plan=plan) + x, state  # (B,L,E)
+    return by_positions(gated, plan.gate, x, s + p["ssm.d"] * u), state
+
+
+def by_positions(f: Callable[..., Array], size: int | None, x: Array, s: Array) -> Array:
+    """f(x (B,L,·), s (B,L,·)) -> (B,L,·), `size` positions at a time and again in the gradient."""
+    B, L = x.shape[:2]
+    if size is None or size >= B * L:
+        return f(x, s)
+    pieces = -(-B * L // size)
+
+    def split(x: Array) -> Array:
+        """(B,L,·) -> (pieces,size,·), zeros at the end."""
+        rows = jnp.pad(x.reshape(B * L, -1), ((0, pieces * size - B * L), (0, 0)))
+        return rows.reshape(pieces, size, -1)
+
+    y = lax.map(lambda xs: jax.checkpoint(f, prevent_cse=False)(*xs), (split(x), split(s)))
+    return y.reshape(pieces * size, -1)[: B * L].reshape(B, L, -1)
 
 
 def dss_layer(

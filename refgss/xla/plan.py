@@ -19,6 +19,9 @@ class Plan:
                  Memory then grows with the chunk instead of the length.
     length_axis  inside `shard_map`: the mesh axis over which the length is split, each device
                  holding an equal piece; see `refgss.xla.sharding`.
+    gate         positions of all sequences together that a GSS layer's gate branch takes at a time,
+                 its backward pass computing the branch again: training then holds (gate,F) numbers
+                 where it held (BL,F) several times over, for a fifth more work.  None: all at once.
     weights      "full", or "bf16": the matrices of dense maps rounded to bfloat16 (GSS-STA-5).
     cpu_kernels  "xla", or "native": custom calls into refgss.native, which make their own choice of
                  convolution and chunk; CPUs only, no `jvp`.  None: native where JAX's default
@@ -27,6 +30,7 @@ class Plan:
 
     convolution: Literal["fft", "matmul"] = "fft"
     chunk: int | None = None
+    gate: int | None = None
     length_axis: str | None = None
     weights: Literal["full", "bf16"] = "full"
     cpu_kernels: Literal["native", "xla"] | None = None
@@ -34,8 +38,9 @@ class Plan:
     def __post_init__(self) -> None:
         if self.convolution not in ("fft", "matmul"):
             raise ValueError(f"unknown convolution {self.convolution!r}: use fft or matmul")
-        if self.chunk is not None and self.chunk < 1:
-            raise ValueError(f"chunk must be at least 1, not {self.chunk}: None takes all at once")
+        for name, size in (("chunk", self.chunk), ("gate", self.gate)):
+            if size is not None and size < 1:
+                raise ValueError(f"{name} must be at least 1, not {size}: None takes all at once")
         if self.weights not in ("full", "bf16"):
             raise ValueError(f"unknown weights {self.weights!r}: use full or bf16")
         if self.cpu_kernels not in (None, "native", "xla"):

@@ -142,3 +142,20 @@ def test_bf16_weights_keep_the_budget_of_f32(op, kernels):
     candidate = ModuleCandidate(with_plan(Plan(weights="bf16", cpu_kernels=kernels)))
     line = ask(candidate, Question(certified_layer(op, 8, to_bf16), "f32"))
     assert line["outcome"] == "pass", line
+
+
+@pytest.mark.parametrize("gate", [1, 4, 18, 40])
+def test_a_gate_branch_in_pieces_is_the_gate_branch(gate):
+    p = layer_parameters(config.GSS_PYTORCH)
+    x = normal(np.random.default_rng(0), 2, 9, 8)
+
+    def loss(p, x, plan):
+        y, state = gss_layer(p, x, config=config.GSS_PYTORCH, plan=plan)
+        return (y**2).sum() + (abs(state) ** 2).sum(), y
+
+    whole, pieces = (
+        jax.value_and_grad(loss, (0, 1), has_aux=True)(p, x, Plan(cpu_kernels="xla", gate=size))
+        for size in (None, gate)
+    )
+    # the same sums, 18 positions in another order
+    assert max(jax.tree.leaves(jax.tree.map(worst, pieces, whole))) <= 18 * 4 * ROUNDOFF
