@@ -4,10 +4,13 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from refgss.conformance import fresh, spec_folder
 from refgss.conformance.candidates import (
@@ -16,6 +19,7 @@ from refgss.conformance.candidates import (
     ModuleCandidate,
     open_candidate,
 )
+from refgss.conformance.compare import Failure
 from refgss.conformance.runner import Question, run, select
 from refgss.conformance.vectors import read_vectors
 
@@ -95,6 +99,37 @@ def test_a_rude_program_gets_its_outcome(manner, outcome, detail):
     assert record["outcome"] == outcome
     assert detail.lower() in record.get("detail", "").lower()
     assert record.get("detail", "").isprintable()
+
+
+HELLO = (
+    b'{"type":"capabilities","protocol":1,"name":"x","version":"","ops":["gelu"],"profiles":[]}\n'
+)
+fragments = st.sampled_from(
+    [
+        HELLO,
+        b'{"type":"done","case":1}\n',
+        b'{"type":"done","case":2}\n',
+        b'{"type":"unclaimed","case":1}\n',
+        b'{"type":"error","message":"no"}\n',
+        b'{"type":"bye"}\n',
+        b"[" * 5000,
+        b"\n",
+    ]
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(fragments | st.binary(max_size=40), max_size=4).map(b"".join))
+def test_whatever_a_program_says_is_an_outcome(tmp_path_factory, said):
+    file = tmp_path_factory.getbasetemp() / "said"
+    file.write_bytes(said)
+    with suppress(CandidateError):
+        open_candidate(f"cmd:sh -c 'read hello; cat {file}'").close()
+    file.write_bytes(HELLO + said)
+    with closing(open_candidate(f"cmd:sh -c 'read hello; cat {file}; read case'")) as candidate:
+        answer = candidate.ask("gelu", {"x": np.ones(1, np.float32)}, {}, "f32")
+    assert isinstance(answer, Failure) and answer.message.isprintable()
+    assert answer.outcome in {"crashed", "garbage", "out of order", "not claimed"}
 
 
 def test_an_answer_too_many_is_out_of_order():
