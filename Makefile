@@ -6,10 +6,11 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test lint sanitize clean
 
-# judge every backend of this machine
+# judge every backend of this machine, and let the bundled model write
 demo: $(VENV)/.demo
 	$(BIN)/refgss info
 	$(BIN)/refgss check
+	$(BIN)/refgss generate "def fibonacci(n):" --temperature 0.6
 
 # what CI runs
 test: $(VENV)/.test lint
