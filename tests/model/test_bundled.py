@@ -19,7 +19,7 @@ def test_it_is_small_and_says_how_it_was_made():
 
 
 def test_it_predicts_python_it_was_not_trained_on():
-    """Source of this file, at less than half of the eight bits of a byte, and shuffled at twice as many."""
+    """Source at less than half of the eight bits of a byte, shuffled at more than twice as many."""
     checkpoint = load_checkpoint(BUNDLED)
     text = np.frombuffer(
         inspect.getsource(test_it_is_small_and_says_how_it_was_made).encode(), "u1"
