@@ -153,6 +153,19 @@ def test_gradients_from_what_the_forward_pass_kept(length):
     np.testing.assert_array_equal(dx, want[1])
     np.testing.assert_array_equal(dstate0, want[2])
 
+    def refused(*rest):
+        assert library.refgss_gss_layer_vjp(*arguments, *rest) != 0
+        return ffi.string(library.refgss_last_error()).decode()
+
+    outputs = view(dx), view(dstate0)
+    cotangent = view(dout), view(dstate)
+    assert "NULL" in refused(ffi.NULL, *cotangent, ffi.NULL, *outputs)
+    if length:
+        same = struct(gradients | {"w_v": params["w_v"]})
+        assert "shares memory" in refused(ffi.NULL, *cotangent, same, *outputs)
+    fewer = struct({k: v for k, v in gradients.items() if k != "b_o"})
+    assert "dparams" in refused(ffi.NULL, *cotangent, fewer, *outputs)
+
 
 def test_the_abi_alone():
     ffi, library = abi.open_library()

@@ -101,6 +101,37 @@ except KeyboardInterrupt:
     assert out == "stopped (1, 4096, 256)\n"
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_nothing_leaks():
+    """A thousand calls, refused ones among them, hold no more memory than a hundred."""
+    code = """
+import sys, numpy as np
+from refgss import native
+from refgss.config import GSS
+def held():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+lam, c = np.array([-1 + 1j] * 70, np.complex64), np.ones((40, 70), np.complex64)
+u, kind = np.ones((1, 600, 40), np.float32), dict(delta=np.float32(1), form=GSS)
+def calls(count):
+    for _ in range(count):
+        k = native.ssm_kernel(lam, c, 600, **kind)
+        y, x = native.Prepared(lam, c, 600, **kind).scan(u, None)
+        native.ssm_scan_vjp(u, lam, c, x, y, x, **kind)
+        native.ConvStream(k, 1).push(u)
+        try:
+            native._core.causal_conv(u, k[:3])
+        except ValueError:
+            pass
+calls(100)
+before, references = held(), sys.getrefcount(u)
+calls(1000)
+assert sys.getrefcount(u) == references
+assert held() - before < 2 << 20, held() - before
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+
+
 def test_subnormals_are_flushed_inside_and_kept_outside():
     u, k = draw(10, 16)
     u[:], k[:] = 0, 0
