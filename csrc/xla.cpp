@@ -194,7 +194,7 @@ HANDLER(ssm_scan) {
 
 HANDLER(ssm_scan_vjp) {
     auto *u = c.in(), *lam = c.in(), *weights = c.in(), *delta = c.in();
-    auto *state = c.in_if(c.has("state")), *dy = c.in(), *dstate = c.in();
+    auto *state = c.in_if(c.has("state")), *dy = c.in(), *dstate = c.in_if(c.has("dstate"));
     auto *du = c.out(), *dlam = c.out(), *dc = c.out(), *ddelta = c.out();
     auto* dstate0 = c.out_if(c.has("state"));
     const refgss_form form = c.form();
@@ -253,7 +253,7 @@ HANDLER(gss_layer_vjp) {
     const refgss_gss_layer_params p = gss_params_in(c);
     auto *x = c.in(), *state = c.in_if(c.has("state"));
     const refgss_gss_layer_kept kept{c.in(), c.in(), c.in(), c.in()};
-    auto *dy = c.in(), *dstate = c.in();
+    auto *dy = c.in(), *dstate = c.in_if(c.has("dstate"));
     const refgss_gss_layer_params d = gss_params(
         c, [&] { return c.out(); }, [&](bool there) { return c.out_if(there); });
     auto *dx = c.out(), *dstate0 = c.out_if(c.has("state"));
@@ -268,7 +268,8 @@ HANDLER(dss_layer) {
 
 HANDLER(dss_layer_vjp) {
     const refgss_dss_layer_params p = dss_params_in(c);
-    auto *x = c.in(), *state = c.in_if(c.has("state")), *dy = c.in(), *dstate = c.in();
+    auto *x = c.in(), *state = c.in_if(c.has("state"));
+    auto *dy = c.in(), *dstate = c.in_if(c.has("dstate"));
     const refgss_dss_layer_params d = dss_params(
         c, [&] { return c.out(); }, [&](bool there) { return c.out_if(there); });
     auto *dx = c.out(), *dstate0 = c.out_if(c.has("state"));

@@ -11,6 +11,7 @@ import ctypes
 import re
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +67,8 @@ def op(name: str, outputs: tuple, kept: tuple, options: tuple, *primals: Array) 
     return run(name, outputs, options, primals)
 
 
-def forward(name: str, outputs: tuple, kept: tuple, options: tuple, *primals: Array) -> tuple:
+def forward(name: str, outputs: tuple, kept: tuple, options: tuple, *primals: Any) -> tuple:
+    primals = tuple(p.value for p in primals)
     if not kept:
         return run(name, outputs, options, primals), primals
     results = run(f"{name}_keeping", outputs + kept, options, primals)
@@ -77,12 +79,21 @@ def backward(
     name: str, outputs: tuple, kept: tuple, options: tuple, residuals: tuple, cotangents: tuple
 ) -> tuple:
     gradients = tuple(map(like, residuals[: len(residuals) - len(kept)]))
+    first, *states = cotangents  # a state that nobody uses costs nothing
+    dy = jnp.zeros(first.shape, first.dtype) if is_zero(first) else first
+    used = [d for d in states if not is_zero(d)]
+    options = (*options, ("dstate", bool(used)))
     # the cotangent of a complex number is the conjugate of JAX's (GSS-GRD-1)
-    standard = tuple(map(conjugate, cotangents))
+    standard = tuple(map(conjugate, (dy, *used)))
     return tuple(map(conjugate, run(f"{name}_vjp", gradients, options, residuals + standard)))
 
 
-op.defvjp(forward, backward)
+op.defvjp(forward, backward, symbolic_zeros=True)
+
+
+def is_zero(cotangent: Any) -> bool:
+    """Known to be zero while tracing."""
+    return isinstance(cotangent, jax.custom_derivatives.SymbolicZero)
 
 
 def conjugate(x: Array) -> Array:

@@ -84,6 +84,10 @@ def scan(u, lam, c, state, delta, *, form, plan):
     return xla.ssm_scan(u, lam, c, state, delta=delta, form=form, plan=plan)
 
 
+def output_of_layer(params, x, *, config, plan):
+    return xla.gss_layer(params, x, config=config, plan=plan)[0]
+
+
 def cases():
     """(name, a function of the primals and plan=, the primals)."""
     rng = np.random.default_rng(0)
@@ -99,12 +103,14 @@ def cases():
     yield "gelu", xla.gelu, (x,)
     yield "dense", xla.dense, (x, w, b)
     yield "dense without bias", xla.dense, (x, w)
-    for cfg in (config.PAPER, config.GSS_PYTORCH, config.DSSConfig()):
+    for cfg in (config.GSS_PYTORCH, config.DSSConfig()):
         p, name = layer_parameters(cfg), type(cfg).__name__[:3].lower() + "_layer"
         x, state = normal(rng, 2, 33, 8), complex_normal(rng, 2, *p["ssm.c"].shape)
         f = partial(getattr(xla, name), config=cfg)
-        yield name, f, (p, x)
         yield f"{name} from a state", f, (p, x, state)
+    p, x = layer_parameters(config.PAPER), normal(rng, 2, 33, 8)
+    yield "gss_layer", partial(xla.gss_layer, config=config.PAPER), (p, x)
+    yield "gss_layer's output", partial(output_of_layer, config=config.PAPER), (p, x)
 
 
 @native

@@ -11,7 +11,7 @@ from refgss.conformance.vectors import read_vectors
 from refgss.xla import Plan, ffi
 
 VECTORS = sorted(read_vectors(spec_folder() / "vectors").vectors, key=lambda v: v.id)
-SAMPLE = {"native": 12, "xla": 3}  # of an op: plain JAX compiles each for a second
+SAMPLE = {"native": 4, "xla": 2}  # of an op
 
 
 @pytest.mark.parametrize("kernels", SAMPLE)
@@ -23,7 +23,6 @@ def test_vectors(op, kernels):
     assert mine
     with jax.enable_x64(True):
         candidate = ModuleCandidate(xla.with_plan(Plan(cpu_kernels=kernels)))
-        for v in mine[:: -(-len(mine) // SAMPLE[kernels])]:
-            for precision in ("f32", "f64"):
-                line = ask(candidate, Question(v, precision))
-                assert line["outcome"] == "pass", line
+        for i, v in enumerate(mine[:: -(-len(mine) // SAMPLE[kernels])]):
+            line = ask(candidate, Question(v, ("f32", "f64")[i % 2]))
+            assert line["outcome"] == "pass", line
