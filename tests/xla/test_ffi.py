@@ -16,9 +16,9 @@ from refgss.xla import Plan, ffi
 from .examples import complex_normal, layer_parameters, model_parameters, normal, worst
 
 CSRC = Path(__file__).parents[2] / "csrc"
-PLAIN = Plan(cpu_kernels="xla")
-
 native = pytest.mark.skipif(ffi.obstacle() is not None, reason=str(ffi.obstacle()))
+PLAIN = Plan(cpu_kernels="xla")
+NATIVE = PLAIN if ffi.obstacle() else Plan(cpu_kernels="native")
 
 # our structure, XLA's structure, fields in pairs
 LAYOUT = {
@@ -113,56 +113,56 @@ def cases():
     yield "gss_layer's output", partial(output_of_layer, config=config.PAPER), (p, x)
 
 
-@native
-@pytest.mark.parametrize("name, f, primals", cases(), ids=lambda c: c if type(c) is str else "")
-def test_values_and_gradients(name, f, primals):
-    """Differences are a few roundings: the vectors hold both to their budgets."""
+def wide(x):
+    """As float64 or complex128: an error of meaning is far above 2^-30, roundings far below."""
+    return np.asarray(x, np.result_type(x, np.float64))
+
+
+def agree(f, primals):
+    """The value and all derivatives of f(..., plan=) with and without the kernels, in binary64."""
     every = tuple(range(len(primals)))
-    got, want = (
-        jax.jit(jax.value_and_grad(squares(partial(f, plan=plan)), every))(*primals)
-        for plan in (Plan(cpu_kernels="native"), PLAIN)
-    )
+    with jax.enable_x64(True):
+        primals = jax.tree.map(wide, primals)
+        got, want = (
+            jax.jit(jax.value_and_grad(squares(partial(f, plan=plan)), every))(*primals)
+            for plan in (NATIVE, PLAIN)
+        )
     differences = jax.tree.map(worst, got, want)
-    assert max(jax.tree.leaves(differences)) < 2.0**-16, differences
+    assert max(jax.tree.leaves(differences)) < 2.0**-30, differences
 
 
 @native
-def test_the_program_holds_the_kernels():
-    p, x = layer_parameters(config.PAPER), np.ones((1, 9, 8), np.float32)
-    plan = Plan(cpu_kernels="native")
-    f = jax.jit(jax.grad(lambda p, x: xla.gss_layer(p, x, config=config.PAPER, plan=plan)[0].sum()))
-    text = f.lower(p, x).compile().as_text()
-    assert "refgss_gss_layer_keeping" in text and "refgss_gss_layer_vjp" in text
-    assert "fft" not in text and " dot(" not in text
+@pytest.mark.parametrize("f, primals", [pytest.param(*c[1:], id=c[0]) for c in cases()])
+def test_values_and_gradients(f, primals):
+    agree(f, primals)
 
 
 @native
 def test_batches_of_calls():
-    """vmap and scan of a native op are those of the plain one."""
     rng = np.random.default_rng(3)
-    u, k = normal(rng, 4, 2, 15, 3), normal(rng, 4, 3, 15)
 
-    def f(plan):
-        g = jax.vmap(lambda u, k: xla.causal_conv(u, k, plan=plan))
-        return jax.value_and_grad(squares(g), (0, 1))(u, k)
+    def f(u, k, plan):
+        return jax.vmap(partial(xla.causal_conv, plan=plan))(u, k)
 
-    differences = jax.tree.map(worst, f(Plan(cpu_kernels="native")), f(PLAIN))
-    assert max(jax.tree.leaves(differences)) < 2.0**-18
+    agree(f, (normal(rng, 4, 2, 15, 3), normal(rng, 4, 3, 15)))
 
 
 @native
 def test_a_language_model():
     cfg = config.LMConfig(config.PAPER, depth=3)
-    p = model_parameters(cfg)
-    tokens = np.random.default_rng(0).integers(0, 7, (2, 11))
+    tokens = np.random.default_rng(0).integers(0, 7, (2, 12), np.int32)
+    loss = partial(xla.lm_loss, tokens=tokens[:, :-1], targets=tokens[:, 1:], config=cfg)
+    agree(loss, (model_parameters(cfg),))
 
-    def loss(plan):
-        return lambda p: xla.lm_loss(p, tokens[:, :-1], tokens[:, 1:], config=cfg, plan=plan)
 
-    got, want = (
-        jax.jit(jax.value_and_grad(loss(plan)))(p) for plan in (Plan(cpu_kernels="native"), PLAIN)
-    )
-    assert max(jax.tree.leaves(jax.tree.map(worst, got, want))) < 2.0**-15
+@native
+def test_the_program_holds_the_kernels():
+    p, x = layer_parameters(config.PAPER), np.ones((1, 9, 8), np.float32)
+    layer = partial(xla.gss_layer, config=config.PAPER, plan=NATIVE)
+    f = jax.jit(jax.grad(lambda p, x: layer(p, x)[0].sum()))
+    text = f.lower(p, x).compile().as_text()
+    assert "refgss_gss_layer_keeping" in text and "refgss_gss_layer_vjp" in text
+    assert "fft" not in text and " dot(" not in text
 
 
 @native
@@ -175,7 +175,7 @@ def test_what_a_kernel_refuses_is_one_sentence():
             4,
             delta=np.float32(1),
             form=config.GSS,
-            plan=Plan(cpu_kernels="native"),
+            plan=NATIVE,
         )
     )
     with pytest.raises(jax.errors.JaxRuntimeError, match="Re lam"):
