@@ -23,6 +23,7 @@ from refgss.conformance.vectors import Vector
 
 MOST_STEPS = 300  # tries in all: each costs one certification and one answer
 FEW_AXES = 5
+CLEARLY = 10.0  # error/budget below which what is simpler convinces less
 DIGITS = (0, 1, 4, 11)  # significant bits that numbers are cut to; 0 bits is zero
 # not crashes and time-outs: a process that keeps dying is not asked for ever
 WORTH_IT = frozenset(
@@ -165,8 +166,10 @@ def counterexamples(
         def asked(v: Vector, question: Question = question) -> Record:
             return ask(candidate, replace(question, vector=v))
 
-        def fails(v: Vector, outcome: str = record["outcome"]) -> bool:
-            return bool(asked(v)["outcome"] == outcome)
+        def fails(v: Vector, record: Record = record) -> bool:
+            found = asked(v)
+            clearly = ratio_of(found) >= min(CLEARLY, ratio_of(record))
+            return bool(found["outcome"] == record["outcome"] and clearly)
 
         small = shrink(question.vector, fails)
         found[op] = small, asked(small)
