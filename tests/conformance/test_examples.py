@@ -11,6 +11,7 @@ import pytest
 from refgss.conformance import spec_folder
 from refgss.conformance.candidates import open_candidate
 from refgss.conformance.compare import NEUTRAL
+from refgss.conformance.diagnosis import diagnose, published
 from refgss.conformance.report import by_clause
 from refgss.conformance.runner import profiles_to_check, run, select
 from refgss.conformance.vectors import read_vectors
@@ -66,8 +67,11 @@ def test_gated_state_spaces_pytorch_conforms_to_its_profile():
 
 @needs_torch
 def test_gated_state_spaces_pytorch_is_not_the_papers_layer():
-    """Only layers of the profile paper fail, and its clause is in every failure."""
-    records = check(ADAPTER, "paper")
+    """Only layers of the profile paper fail, its clause is in every failure and comes first."""
+    with closing(open_candidate(ADAPTER)) as candidate:
+        records = run(candidate, select(VECTORS, ["f32", "paper"], ["gss_layer"]), seed=0)
+        suspect = diagnose(candidate, VECTORS, records, published())[0]
+    assert suspect.clause == "GSS-LAY-7" and "paper_with_inner_norm" in suspect.reason
     failed = [r for r in records if r["outcome"] not in NEUTRAL]
     assert failed and all(r["layer_profile"] == "paper" for r in failed)
     summary = by_clause(records)["GSS-LAY-7"]
