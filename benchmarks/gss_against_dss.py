@@ -1,6 +1,6 @@
 """GSS against DSS: about equal parameters, the same text, windows and steps.
 
-    python benchmarks/gss_against_dss.py [--steps 300] [--plot FILE.png]
+    python benchmarks/gss_against_dss.py [--steps 300] [--length 512] [--plot FILE.png]
 
 Both train on the Python standard library with one recipe, in turns of a tenth of the steps, so that
 whatever else the machine does falls on both.  The table has wall and processor time of the steps.
@@ -31,9 +31,17 @@ TURNS = 10
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
-    recipe = Recipe(steps=arguments.steps, optimizer="adamw", rate=4e-3, warmup=30)
+    recipe = Recipe(
+        steps=arguments.steps,
+        length=arguments.length,
+        optimizer="adamw",
+        rate=4e-3,
+        warmup=20,
+        weight_decay=0.1,
+    )
     runs = {name: Run(model, sizes, recipe=recipe) for name, (model, sizes) in SIZES.items()}
     spent = {name: np.zeros(2) for name in runs}
     with tempfile.TemporaryDirectory() as name:

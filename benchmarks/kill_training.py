@@ -24,7 +24,9 @@ from pathlib import Path
 from refgss.model.tensors import read_tensors
 
 OPTIONS = "--batch 2 --length 32 --width 32 --gate 32 --channels 16 --states 8"
-OPTIONS += " --depth 2 --warmup 10 --log-every 1 --save-every 1 --evaluate-every 100"
+OPTIONS += (
+    " --depth 2 --optimizer adamw --warmup 10 --log-every 1 --save-every 1 --evaluate-every 100"
+)
 
 
 def start(text: Path, out: Path, steps: int) -> subprocess.Popen:

@@ -22,7 +22,7 @@ from refgss.training.loop import Habits, train
 from refgss.training.recipe import Recipe, Run, Sizes
 
 BEGAN = time.monotonic()
-RECIPE = Recipe(steps=10**6, batch=8, length=256, optimizer="muon", rate=4e-3, weight_decay=0.02)
+RECIPE = Recipe(steps=10**6, batch=8, length=256)
 SIZES = Sizes(width=128, gate=384, channels=64, states=64, memory=500.0)
 IMPORTS = 5.0  # seconds, about, that Python took before BEGAN
 

@@ -46,7 +46,7 @@ def sizes_of(params: Mapping[str, np.ndarray]) -> Sizes:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the model is trained.
+    """How the model is trained; as it stands, as the bundled model was.
 
     steps           updates of the parameters.
     minutes         None, or stop after so many: the schedule then follows the larger of the shares
@@ -65,18 +65,18 @@ class Recipe:
                     devices over which a batch, and each window, is spread.
     """
 
-    steps: int = 4000
+    steps: int = 3000
     minutes: float | None = None
     batch: int = 8
     length: int = 512
     accumulate: int = 1
-    optimizer: Optimizer = "adamw"
+    optimizer: Optimizer = "muon"
     rate: float = 4e-3
     matrix_rate: float = 2e-2
     modes_rate: float = 1e-3
     warmup: int = 100
     final: float = 0.02
-    weight_decay: float = 0.1
+    weight_decay: float = 0.02
     clip: float = 1.0
     seed: int = 0
     weights: Literal["full", "bf16"] = "full"

@@ -21,7 +21,7 @@ from refgss.training.step import functions, loss_of
 
 MODEL = LMConfig(GSSConfig(), depth=1)
 SIZES = Sizes(width=16, gate=16, channels=8, states=4, memory=50.0)
-RECIPE = Recipe(steps=12, batch=4, length=16, warmup=3, rate=1e-2)
+RECIPE = Recipe(steps=12, batch=4, length=16, optimizer="adamw", rate=1e-2, warmup=3)
 HABITS = Habits(log=1, evaluate=4, save=5)
 
 
