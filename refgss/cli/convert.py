@@ -30,7 +30,7 @@ def quantize(source: Path, target: Path, weights: Weights) -> None:
     click.echo(f"{target}: {weights}, {after} bytes, {after / before:.1%} of {before}")
 
 
-@click.command("import")
+@click.command("import", short_help="Import weights of gated-state-spaces-pytorch.")
 @click.argument("source", type=FILE)
 @click.argument("target", type=Target())
 @click.option("--imag", type=click.Choice(get_args(Imag)), default="exp", show_default=True)

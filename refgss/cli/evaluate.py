@@ -19,7 +19,7 @@ from refgss.model.tokenizer import tokenizer
 from refgss.training.data import DataConfig, split
 
 
-@click.command("eval")
+@click.command("eval", short_help="Measure a model on text.")
 @click.argument("arguments", nargs=-1, metavar="[MODEL.safetensors] [PATH]...")
 @click.option("--suffix", "suffixes", multiple=True, help="In folders, only such files: .py")
 @click.option("--limit", type=click.IntRange(1), help="Tokens of each document, at most.")

@@ -36,7 +36,7 @@ SLOWING = (
 )
 
 
-@click.command(short_help="Say what can be used here.")
+@click.command(short_help="Say what can be used here, or what a model is.")
 @click.argument("model", type=click.Path(path_type=Path), required=False)
 def info(model: Path | None) -> None:
     """Say which backends can be used, and why others cannot; or what the file MODEL is."""

@@ -68,7 +68,7 @@ def options(defaults: Any, helps: dict[str, str]) -> Callable[[Callable], Callab
     return add
 
 
-@click.command()
+@click.command(short_help="Train a language model on text.")
 @click.option("--data", "paths", multiple=True, help="Text files and folders.", metavar="PATH...")
 @click.argument("more", nargs=-1, metavar="[PATH]...")
 @click.option("--out", default="trained", show_default=True, type=click.Path(path_type=Path))

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from refgss.cli import run
+from refgss.cli import commands, run
 from refgss.conformance import spec_folder
 from refgss.conformance.candidates import ALIASES
 from refgss.conformance.report import read
@@ -302,3 +302,18 @@ def test_a_closed_pipe_is_no_defect():
     command = f"{sys.executable} -m refgss spec --list | head -1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
     assert done.stderr == b""
+
+
+def commands_of(group, *path):
+    for name, command in group.commands.items():
+        yield (*path, name)
+        if hasattr(command, "commands"):
+            yield from commands_of(command, *path, name)
+
+
+def test_every_command_explains_itself(refgss_):
+    for path in commands_of(commands):
+        code, out, err = refgss_(*path, "--help")
+        assert code == 0 and err == "" and out.startswith("Usage: refgss"), path
+    code, out, _ = refgss_("--help")
+    assert code == 0 and "..." not in out.partition("Commands:")[2], "cut short"
