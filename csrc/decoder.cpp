@@ -321,6 +321,7 @@ struct memory {
 }  // namespace
 
 struct token_plan;
+struct chunk;
 
 struct refgss_decoder {
     refgss_decoder(std::shared_ptr<const model> m, int64_t batch)
@@ -366,7 +367,7 @@ private:
     void make_room(int64_t tokens) const;
     void check(const int64_t* tokens, int64_t count, const char* name) const;
     template <class F> void read(const int64_t* tokens, int64_t length, F&& f);
-    void through(const layer& l, memory& m, int64_t steps, grid& x);
+    void through(const layer& l, memory& m, int64_t steps, chunk& space);
 
     std::shared_ptr<const model> model_;
     int64_t batch_, filled_ = 0, position_ = 0;
@@ -585,11 +586,19 @@ void refgss_decoder::step(const int64_t* tokens, view<float, 2> logits) {
 
 // ---- Many tokens --------------------------------------------------------------------------------
 
+/// What the layers pass through one after the other; memory that is new costs as much as work.
+struct chunk {
+    grid x, h, u, y, v, g;
+    chunk(const model& m, int64_t rows)
+        : x(rows, m.width), h(rows, m.width), u(rows, m.channels), y(rows, m.channels),
+          v(rows, m.gate), g(rows, m.gate) {}
+};
+
 /// One layer over `steps` steps of every sequence; nothing is pending.
-void refgss_decoder::through(const layer& l, memory& mem, int64_t steps, grid& x) {
+void refgss_decoder::through(const layer& l, memory& mem, int64_t steps, chunk& space) {
     auto& pointwise = kernels<pointwise_kernels<float>>();
     const int64_t M = batch_ * steps, E = model_->width, H = model_->channels, F = l.gate;
-    grid h(M, E), u(l.gated() ? M : 0, H), y(M, H);
+    grid &x = space.x, &h = space.h, &u = space.u, &y = space.y, &v = space.v, &g = space.g;
     for_rows(M, [&](int64_t i) { l.before(x.row(i), h.row(i)); });
     if (l.gated()) {
         multiply(*l.w_u, M, h, u);
@@ -617,7 +626,6 @@ void refgss_decoder::through(const layer& l, memory& mem, int64_t steps, grid& x
         multiply(*l.w_o, M, y, h);
         return add(h);
     }
-    grid v(M, F), g(M, F);
     multiply(*l.w_v, M, h, v);
     multiply(*l.w_uc, M, y, g);
     for_rows(M, [&](int64_t i) { pointwise.gate(F, g.row(i), v.row(i), v.row(i)); });
@@ -633,13 +641,14 @@ void refgss_decoder::read(const int64_t* tokens, int64_t length, F&& f) {
     if (length == 0 || batch_ == 0) return;
     advance();
     const int64_t most = std::max<int64_t>(1, chunk_rows / batch_);
+    chunk space(*model_, batch_ * std::min(most, length));
+    grid& x = space.x;
     for (int64_t first = 0; first < length; first += most) {
         const int64_t steps = std::min(most, length - first);
-        grid x(batch_ * steps, model_->width);
         for_rows(batch_ * steps, [&](int64_t i) {
             model_->embedding->column(tokens[i / steps * length + first + i % steps], x.row(i));
         });
-        for (int64_t i = 0; i < depth(); ++i) through(model_->layers[i], layers_[i], steps, x);
+        for (int64_t i = 0; i < depth(); ++i) through(model_->layers[i], layers_[i], steps, space);
         f(first, steps, x);
         position_ += steps;
     }
@@ -681,9 +690,9 @@ void refgss_decoder::loss(const int64_t* tokens, const int64_t* targets, int64_t
                           view<double, 2> out) {
     const int64_t V = model_->vocabulary, E = model_->width;
     check(targets, batch_ * length, "targets");
+    constexpr int64_t together = 128;  // rows of logits at a time
+    grid h(together, E), y(together, V);
     read(tokens, length, [&](int64_t first, int64_t steps, const grid& x) {
-        constexpr int64_t together = 128;  // rows of logits at a time
-        grid h(together, E), y(together, V);
         for (int64_t start = 0; start < batch_ * steps; start += together) {
             const int64_t M = std::min(together, batch_ * steps - start);
             for_rows(M, [&](int64_t i) {

@@ -16,7 +16,7 @@ constexpr int registers = gemv_width / lanes;              // of one row of a ti
 constexpr int half = registers / 2;
 constexpr int together = registers < 4 ? registers : 4;    // that are summed at the same time
 constexpr int chains = lanes == 16 ? 4 : 2;                // of sums that do not wait for each other
-constexpr int64_t ahead = 2048;                            // bytes: the prefetcher stops at each page
+constexpr int64_t ahead = 4096;                            // bytes: the prefetcher stops at each page
 
 REFGSS_INLINE words words_at(const unsigned char* p) {
     words w;
