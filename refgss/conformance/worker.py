@@ -46,6 +46,7 @@ def load_file(path: Path) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
+    sys.path.insert(0, str(path.resolve().parent))  # as `python FILE.py` does
     spec.loader.exec_module(module)
     return module
 

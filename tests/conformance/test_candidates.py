@@ -170,6 +170,13 @@ def test_a_candidate_that_cannot_start_says_why_in_one_sentence(spec, sentence):
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_may_import_what_is_beside_it(tmp_path):
+    (tmp_path / "beside.py").write_text("from refgss.reference import gelu\n")
+    (tmp_path / "mine.py").write_text("from beside import gelu\n")
+    with closing(open_candidate(f"python:{tmp_path / 'mine.py'}")) as candidate:
+        assert candidate.about.ops == ("gelu",)
+
+
 def test_a_mute_program_is_not_waited_for(monkeypatch):
     monkeypatch.setattr("refgss.conformance.candidates.START_SECONDS", 0.5)
     with pytest.raises(CandidateError, match="did not answer hello"):
