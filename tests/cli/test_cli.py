@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from refgss.cli import commands, run
+from refgss.cli import commands, exits, run
 from refgss.conformance import spec_folder
 from refgss.conformance.candidates import ALIASES
+from refgss.conformance.compare import Outcome
 from refgss.conformance.report import read
 from refgss.conformance.vectors import Expected, Vector, write_vectors
 
@@ -317,3 +318,17 @@ def test_every_command_explains_itself(refgss_):
         assert code == 0 and err == "" and out.startswith("Usage: refgss"), path
     code, out, _ = refgss_("--help")
     assert code == 0 and "..." not in out.partition("Commands:")[2], "cut short"
+
+
+def first_columns(heading):
+    """The first cells of the table of chapter 14 under this heading."""
+    text = (spec_folder() / "14-conformance.md").read_text("utf-8")
+    table = text.partition(f"| {heading} |")[2].partition("\n\n")[0]
+    return [line.split("|")[1].strip() for line in table.splitlines()[2:]]
+
+
+def test_chapter_14_names_the_exit_codes_and_outcomes_that_there_are():
+    codes = [v for k, v in vars(exits).items() if k.isupper() and isinstance(v, int)]
+    assert sorted(map(int, first_columns("exit code"))) == sorted([0, *codes, 130])
+    outcomes = [name for cell in first_columns("outcome") for name in cell.split(", ")]
+    assert sorted(outcomes) == sorted(map(str, Outcome))
