@@ -41,10 +41,11 @@ def scan(d: Data) -> Callable:
     return lambda: native.ssm_scan(d["u"], d["lam"], d["c"], d["state"], **KIND)[0]
 
 
-def step(d: Data) -> dict[str, tuple[Callable, int]]:
+def step(d: Data) -> dict[str, tuple]:
     prepared = native.Prepared(d["lam"], d["c"], 0, **KIND)
     stepper = native.Stepper(prepared, len(d["u"]), d["state"], block=128)
     u, state, mine = d["u"][:, 0], d["state"], d["state"].copy()
+    moved = 2 * state.nbytes + d["c"].nbytes  # the state read and written, C̃ read
 
     def block() -> None:
         """128 tokens, the update of the state among them."""
@@ -52,9 +53,10 @@ def step(d: Data) -> dict[str, tuple[Callable, int]]:
             stepper.step(u)
 
     return {
-        "refgss": (lambda: prepared.step(u, state)[0][:, None], 1),
-        "refgss, over its state": (lambda: prepared.advance(d["u"], mine), 1),
+        "refgss": (lambda: prepared.step(u, state)[0][:, None], 1, moved),
+        "refgss, over its state": (lambda: prepared.advance(d["u"], mine), 1, moved),
         "refgss, Stepper": (block, 128),
+        MEMORY: reading(2**28),
     }
 
 
