@@ -312,3 +312,8 @@ TestStreams.settings = settings(
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
+
+
+def test_models_need_neither_jax_nor_torch():
+    code = "import sys, refgss.model, refgss.cli; sys.exit(bool({'jax', 'torch'} & {*sys.modules}))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
