@@ -27,7 +27,15 @@ REFGSS_INLINE words words_at(const unsigned char* p) {
 /// Byte `at` of each word, as the most significant of a number: times 2^24.
 REFGSS_INLINE F byte_of(words w, int at) {
     const int top = static_cast<int>(0xff000000u);
-    return __builtin_convertvector(at == 3 ? w & top : (w << (24 - 8 * at)) & top, F::raw);
+    if (at == 3) return __builtin_convertvector(w & top, F::raw);
+#if defined(__AVX512F__)  // one shuffle in place of a shift and a mask; 0x80 puts a zero
+    const __m512i bytes = _mm512_maskz_broadcast_i32x4(
+        0xffff, _mm_setr_epi32(0x00808080, 0x04808080, 0x08808080, 0x0c808080));
+    const __m512i chosen = _mm512_add_epi32(bytes, _mm512_set1_epi32(at << 24));
+    return __builtin_convertvector((words)_mm512_shuffle_epi8((__m512i)w, chosen), F::raw);
+#else
+    return __builtin_convertvector((w << (24 - 8 * at)) & top, F::raw);
+#endif
 }
 
 /// get(run, i, k): numbers k lanes .. of row i of a run.
