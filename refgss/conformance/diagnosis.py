@@ -220,6 +220,14 @@ def kind(failure: Record, v: Vector) -> str:
     return str(failure["outcome"])
 
 
+ACCURACY = {  # the clause on the accuracy of an op, where there is one of its own
+    "ssm_kernel": "GSS-ACC-2",
+    "ssm_scan": "GSS-ACC-4",
+    "ssm_step": "GSS-ACC-4",
+    "causal_conv": "GSS-ACC-5",
+    "dense": "GSS-ACC-6",
+    "layer_norm": "GSS-ACC-6",
+}
 COMPLEX = re.compile(r"has shape \((.*)\), not \((.*)\)")
 
 
@@ -231,11 +239,13 @@ def seen(samples: Sequence[Sample]) -> dict[str, float]:
         return {}
     conjugated = [conjugate(v, p, a) for v, p, a, _ in finite if v.op.endswith("_vjp")]
     faint = sum(error_size(v, a) < FAINT for v, _, a, _ in finite) / len(wrong)
+    precise = {ACCURACY[base] for v, *_ in wrong if (base := v.op.removesuffix("_vjp")) in ACCURACY}
     return {
+        **{clause: faint for clause in precise},
         # the other convention always shows as a conjugate, so that its absence speaks too
         "GSS-GRD-1": 4 * float(np.mean(conjugated)) - 1 if conjugated else 0.0,
-        "GSS-ACC-1": 0.5 * faint,
-        "GSS-ACC-6": 0.5 * faint,
+        "GSS-ACC-1": 0.75 * faint,
+        "GSS-ACC-6": (1.0 if "GSS-ACC-6" in precise else 0.75) * faint,
     }
 
 
@@ -294,7 +304,7 @@ def staged(candidate: Candidate, samples: Sequence[Sample]) -> Iterator[tuple[st
         if found := probes.first_wrong(v, stages, answer.arrays["y"], precision):
             stage, clauses, _ = found
             sentence = f"of the stages of {v.op} the first that is wrong is {stage}, on {v.id}"
-            for clause, weight in zip(clauses, (4.0, 2.0), strict=False):
+            for clause, weight in zip(clauses, (2.0, 1.5, 1.0), strict=False):
                 yield clause, weight, sentence
             return
 

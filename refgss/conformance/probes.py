@@ -50,8 +50,16 @@ def modes(g: Given, config: Any) -> Any:
     return reference.gss_lambda(g["ssm.a"], g["ssm.b"], imag=config.imag)
 
 
-def of_modes(config: Any) -> tuple[str, ...]:
-    return ("GSS-PAR-1" if config.imag == "exp" else "GSS-PAR-2", "GSS-LAY-3")
+def profile(config: Any) -> str:
+    """The clause of the layer profile that a config of a GSS layer belongs to or is nearest to."""
+    return "GSS-LAY-8" if config.ssm_norm else "GSS-LAY-7"
+
+
+def of_layer(clause: str, part: str) -> Callable[[Any], tuple[str, ...]]:
+    """That the layer does the right thing, with the right options, by a part that is right."""
+    return lambda config: (
+        (clause, profile(config), part) if isinstance(config, GSSConfig) else (clause, part)
+    )
 
 
 def of_branch(config: Any) -> tuple[str, ...]:
@@ -64,14 +72,14 @@ def always(*clauses: str) -> Callable[[Any], tuple[str, ...]]:
 
 STAGES: Mapping[str, tuple[Stage, ...]] = {
     "gss_layer": (
-        Stage("h", always("GSS-LAY-1", "GSS-NRM-1"), lambda g, c: norm(g, g["x"], "norm", c)),
+        Stage("h", of_layer("GSS-LAY-1", "GSS-NRM-1"), lambda g, c: norm(g, g["x"], "norm", c)),
         Stage(
             "v",
             always("GSS-LAY-2", "GSS-NRM-3"),
             lambda g, c: reference.gelu(reference.dense(g["h"], g["w_v"])),
         ),
         Stage("u", of_branch, branch),
-        Stage("lam", of_modes, modes),
+        Stage("lam", of_layer("GSS-LAY-3", "GSS-PAR-1"), modes),
         Stage("s", always("GSS-LAY-3", "GSS-REC-4"), lambda g, c: scan(g, 1.0, GSS)),
         Stage("y", always("GSS-LAY-3"), lambda g, c: g["s"] + g["ssm.d"] * g["u"]),
         Stage("uc", always("GSS-LAY-5"), lambda g, c: reference.dense(g["y"], g["w_uc"])),
@@ -83,7 +91,7 @@ STAGES: Mapping[str, tuple[Stage, ...]] = {
     ),
     "dss_layer": (
         Stage("u", always("GSS-LAY-6", "GSS-NRM-1"), lambda g, c: norm(g, g["x"], "norm", c)),
-        Stage("lam", of_modes, modes),
+        Stage("lam", of_layer("GSS-LAY-6", "GSS-PAR-1"), modes),
         Stage("delta", always("GSS-LAY-6"), lambda g, c: np.exp(g["ssm.log_delta"])),
         Stage("s", always("GSS-LAY-6", "GSS-REC-4"), lambda g, c: scan(g, g["delta"], c.form)),
         Stage(
