@@ -2,9 +2,9 @@
 
     python benchmarks/length_generalization.py [MODEL.safetensors] [--plot FILE.png]
 
-The text held out from the standard library is laid in a ring of pieces of the trained length T, and
-read in windows of 16 T that begin at every piece: each piece is then read once at every distance
-from a window's beginning, so that two positions differ in nothing but their context.
+Stretches of the held-out text are cut into pieces of the trained length T and read in windows of
+16 T that begin at every piece.  Each piece that counts is read once at every distance from the
+beginning of a window, so that positions differ in nothing but their context.
 """
 
 from __future__ import annotations
@@ -29,18 +29,19 @@ TIMES = 16
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", nargs="?", type=Path, default=BUNDLED)
-    parser.add_argument("--pieces", type=int, default=192, help="of the trained length")
+    parser.add_argument("--stretches", type=int, default=2, help="of the text")
+    parser.add_argument("--pieces", type=int, default=32, help="that count in a stretch")
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
     checkpoint = load_checkpoint(arguments.model)
     length = checkpoint.about["run"]["recipe"]["length"]
     with tempfile.TemporaryDirectory() as folder:
         text = prepare(DataConfig(), tokenizer(checkpoint.tokenizer), Path(folder))
-        # the held-out text in `pieces` pieces; the token before each is its first input
-        pieces = spaced_windows(text.held_out, length, arguments.pieces)
-    losses = by_distance(checkpoint, pieces)  # (16, pieces)
+        tokens = length * (arguments.pieces + 2 * (TIMES - 1))
+        stretches = spaced_windows(text.held_out, tokens, arguments.stretches)
+    losses = np.hstack([by_distance(checkpoint, stretch, length) for stretch in stretches])
     rise = losses - losses[0]
-    print(f"{arguments.model.name}: trained at {length}, {len(pieces)} pieces of held-out text")
+    print(f"{arguments.model.name}: trained at {length}, {losses.shape[1]} pieces of held-out text")
     print("positions         nats per token   difference from the first, standard error")
     for i, (at, difference) in enumerate(zip(losses, rise, strict=True)):
         error = difference.std(ddof=1) / np.sqrt(len(difference)) if i else 0.0
@@ -52,19 +53,20 @@ def main() -> None:
         plot(arguments.plot, losses, length)
 
 
-def by_distance(checkpoint, pieces: np.ndarray) -> np.ndarray:
+def by_distance(checkpoint, stretch: np.ndarray, length: int) -> np.ndarray:
     """(16, pieces): the mean loss of each piece as the first, second, … of a window."""
     params, config = checkpoint.float_params(), checkpoint.config
-    found = np.zeros((TIMES, len(pieces)))
-    for start in range(len(pieces)):
+    starts = len(stretch) // length - TIMES + 1
+    found = np.zeros((TIMES, starts + TIMES - 1))
+    for start in range(starts):
         state = None
         for i in range(TIMES):
-            piece = pieces[(start + i) % len(pieces)]
+            at = (start + i) * length
+            piece = stretch[at : at + length + 1]
             logits, state = native.lm_logits(params, piece[None, :-1], state, config=config)
-            found[i, (start + i) % len(pieces)] = negative_log_likelihood(
-                np.asarray(logits)[0], piece[1:]
-            ).mean()
-    return found
+            losses = negative_log_likelihood(np.asarray(logits)[0], piece[1:])
+            found[i, start + i] = losses.mean()
+    return found[:, TIMES - 1 : starts]  # those that were read at every distance
 
 
 def plot(file: Path, losses: np.ndarray, length: int) -> None:
