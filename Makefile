@@ -37,7 +37,7 @@ sanitize: $(VENV)/.test
 	PATH=$(abspath $(BIN)):$$PATH tests/native/sanitize.sh address,undefined \
 	    -k "not instruction_set and not within_its_budgets and not leaks"
 	PATH=$(abspath $(BIN)):$$PATH tests/native/sanitize.sh thread \
-	    -k "(threads or callers or control_c or kept or layers or slow) and not instruction_set"
+	    -k "(threads or callers or control_c or kept or layers or slow) and not forked and not instruction_set"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info refgss/native/*.so
