@@ -3,9 +3,10 @@
     python benchmarks/kill_training.py [--kills 20] [--steps 400] [--seed 0]
 
 A small run saves its state at every step, so that much of its time is spent writing.  It is killed
-again and again, continued, and must end with the same model and the same metrics, bit by bit, as a
-run that was left alone.  After each kill the state must be whole, and no older than the last step
-that the metrics prove to have been saved.
+again and again, somewhere within its share of the steps that are left and every other time while a
+file is being written, and continued; it must end with the same model and the same metrics, bit by
+bit, as a run that was left alone.  After each kill the state must be whole, and no older than the
+last step that the metrics prove to have been saved.
 """
 
 from __future__ import annotations
@@ -63,6 +64,11 @@ def lines(out: Path) -> list[dict]:
     return found
 
 
+def unfinished(out: Path) -> list[str]:
+    """Files that are being written, or were when the run was killed."""
+    return [p.name for p in out.iterdir() if p.name.endswith(".tmp")] if out.exists() else []
+
+
 def state_step(out: Path) -> int:
     """The step of the state; it must be a whole file."""
     file = out / "training.safetensors"
@@ -86,17 +92,21 @@ def main() -> None:
         during = 0
         for kill in range(arguments.kills):
             before, process = state_step(out), start(text, out, steps)
-            while process.poll() is None and state_step(out) == before:
-                time.sleep(0.002)  # until it has gone on
-            time.sleep(rng.uniform(0, 1))
+            share = (steps - before) / (arguments.kills - kill + 1)
+            aim = before + rng.uniform(1, max(1.0, 2 * share - 1))
+            while process.poll() is None and state_step(out) < aim:
+                time.sleep(0.0005)
+            wait = time.monotonic() + rng.uniform(0, 0.02)
+            while time.monotonic() < wait or (kill % 2 and not unfinished(out)):
+                if process.poll() is not None:
+                    break
             process.send_signal(signal.SIGKILL)
             process.wait()
             step, seen = state_step(out), lines(out)
             proven = seen[-1]["step"] - 1 if seen else 0  # its line is written before its state
             assert step >= max(before, proven), (step, before, proven)
-            unfinished = [p.name for p in out.iterdir() if p.name.endswith(".tmp")]
-            during += bool(unfinished)
-            writing = ", killed while writing" if unfinished else ""
+            during += bool(unfinished(out))
+            writing = ", killed while writing" if unfinished(out) else ""
             print(f"kill {kill + 1}: the state of step {step} is whole{writing}", flush=True)
         assert start(text, out, steps).wait() == 0
         for file in ("model.safetensors", "training.safetensors"):

@@ -170,7 +170,7 @@ KERNEL = tuple(
 SCAN = tuple({"B": 1, "L": 4096, "H": 256, "N": 512, "modes": kind} for kind in ("random", "slow"))
 
 MODEL_SIZES = {"vocabulary": "V", "width": "E", "gate": "F", "channels": "H", "states": "N"}
-BUNDLED = {"V": 257, "E": 128, "F": 384, "H": 64, "N": 64, "depth": 6}  # refgss/model/bundled.safetensors
+BUNDLED = {"V": 257, "E": 128, "F": 384, "H": 64, "N": 64, "depth": 6}  # the model in the package
 LARGE = {"V": 32000, "E": 1024, "F": 4096, "H": 256, "N": 512, "depth": 16}  # 192 M parameters
 MODELS = {"bundled": BUNDLED, "large": LARGE}
 FORMATS: tuple[Weights, ...] = ("f32", "bf16", "int8")

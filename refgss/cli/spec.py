@@ -30,7 +30,7 @@ TEXT = ("reference.", "contract.")  # a backend that names a clause is no defini
 class Coverage:
     """What stands behind each clause, by its id."""
 
-    functions: Mapping[str, list[str]]  # of the reference and of contract.py
+    functions: Mapping[str, list[str]]  # where vectors judge: of the reference and of contract.py
     vectors: Mapping[str, list[str]]
     mutants: Mapping[str, list[str]]  # killed ones only
 
@@ -54,8 +54,11 @@ def coverage() -> Coverage:
     for v in read_vectors(folder / "vectors").vectors:
         for id in v.clauses:
             vectors[id].append(v.id)
-    named = citing_functions(Path(refgss.__file__).parent)
-    functions = {id: [f for f in found if f.startswith(TEXT)] for id, found in named.items()}
+    judged = {id for id, clause in read_clauses(folder).items() if clause.judged_by_vectors}
+    functions = {
+        id: [f for f in found if f.startswith(TEXT)] if id in judged else found
+        for id, found in citing_functions(Path(refgss.__file__).parent).items()
+    }
     return Coverage(functions, vectors, killed_mutants(folder / "mutants.json"))
 
 
@@ -110,11 +113,9 @@ def show_list(clauses: Mapping[str, Clause]) -> None:
 def show_clause(clause: Clause, behind: Coverage) -> None:
     click.secho(f"{clause.id} ({clause.level}), chapter {clause.chapter}", bold=True)
     click.echo(f"{clause.text}\n")
-    support = {
-        "functions": behind.functions,
-        "vectors": behind.vectors,
-        "killed mutants": behind.mutants,
-    }
+    support = {"functions": behind.functions}
+    if clause.judged_by_vectors:
+        support |= {"vectors": behind.vectors, "killed mutants": behind.mutants}
     for kind, found in support.items():
         click.echo(f"{kind}: {', '.join(found.get(clause.id, [])) or 'none'}")
 
