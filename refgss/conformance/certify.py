@@ -80,9 +80,12 @@ def expected(
 
 
 def rounded_up(x: np.ndarray) -> np.ndarray:
-    """x rounded up to 12 bits, so that no machine's last bit of exp shows in a shipped file."""
+    """x rounded up to 12 bits, so that no machine's last bit of exp shows in a shipped file.
+
+    Nor where x has 12 bits but for that last one: 2⁻⁴⁰ of x more does not round it up.
+    """
     mantissa, exponent = np.frexp(x)
-    return np.ldexp(np.ceil(mantissa * 2.0**12), exponent - 12)
+    return np.ldexp(np.ceil(mantissa * (2.0**12 - 2.0**-28)), exponent - 12)
 
 
 def exact_part(balls: np.ndarray, part: str) -> np.ndarray:
