@@ -59,13 +59,18 @@ def gss_compiled(
         uc = dense(s, p["w_uc"], plan=plan)  # (...,F), linear
         return dense(uc * v, p["w_o"], p.get("b_o"), plan=plan) + x
 
-    u = gelu(dense(norm(x), p["w_u"], plan=plan), plan=plan)  # (B,L,H)
-    if config.ssm_norm:
-        u = layer_norm(u, p["ssm.norm.weight"], p["ssm.norm.bias"], eps=config.eps, plan=plan)
-    lam = gss_lambda(p["ssm.a"], p["ssm.b"], imag=config.imag)  # (N,)
-    one = jnp.ones((), x.dtype)
-    s, state = ssm_scan(u, lam, p["ssm.c"], state, delta=one, form=GSS, plan=plan)  # (B,L,H)
-    return by_positions(gated, plan.gate, x, s + p["ssm.d"] * u), state
+    def mixed(x: Array, state: Array | None) -> tuple[Array, Array]:
+        """(B,L,E) -> (B,L,H), state: all that crosses positions."""
+        u = gelu(dense(norm(x), p["w_u"], plan=plan), plan=plan)  # (B,L,H)
+        if config.ssm_norm:
+            u = layer_norm(u, p["ssm.norm.weight"], p["ssm.norm.bias"], eps=config.eps, plan=plan)
+        lam = gss_lambda(p["ssm.a"], p["ssm.b"], imag=config.imag)  # (N,)
+        one = jnp.ones((), x.dtype)
+        s, state = ssm_scan(u, lam, p["ssm.c"], state, delta=one, form=GSS, plan=plan)  # (B,L,H)
+        return s + p["ssm.d"] * u, state
+
+    s, state = (mixed if plan.gate is None else jax.checkpoint(mixed))(x, state)
+    return by_positions(gated, plan.gate, x, s), state
 
 
 def by_positions(f: Callable[..., Array], size: int | None, x: Array, s: Array) -> Array:
