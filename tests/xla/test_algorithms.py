@@ -1,5 +1,7 @@
 """Every algorithm gives the same function: transforms, chunks, lengths that fit nothing."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -159,3 +161,17 @@ def test_a_gate_branch_in_pieces_is_the_gate_branch(gate):
     )
     # the same sums, 18 positions in another order
     assert max(jax.tree.leaves(jax.tree.map(worst, pieces, whole))) <= 18 * 4 * ROUNDOFF
+
+
+def test_a_gate_branch_in_pieces_keeps_only_what_its_pieces_need():
+    """For the gradient: parameters, x, and what the state space hands to the gate."""
+    p, x = layer_parameters(config.PAPER), normal(np.random.default_rng(0), 2, 64, 8)
+    shapes = {}
+    for size in (None, 16):
+        layer = partial(gss_layer, config=config.PAPER, plan=Plan(cpu_kernels="xla", gate=size))
+        back = jax.vjp(lambda p, x, f=layer: f(p, x)[0], p, x)[1]
+        shapes[size] = [v.shape for v in jax.tree.leaves(back) if v.size >= 2 * 64]
+    H, F = p["w_uc"].shape
+    assert (2, 64, F) in shapes[None]
+    whole = [s for s in shapes[16] if np.prod(s) % (2 * 64) == 0]
+    assert sorted(np.prod(s) // (2 * 64) for s in whole) == [H, 8, 8], shapes[16]
