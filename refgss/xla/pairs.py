@@ -75,6 +75,6 @@ def choose(condition: Array, a: Pair, b: Pair) -> Pair:
     return Pair(jnp.where(condition, a.re, b.re), jnp.where(condition, a.im, b.im))
 
 
-def einsum(subscripts: str, *operands: Array) -> Array:
+def einsum(subscripts: str, *operands: Array, precision: str = "highest") -> Array:
     """A matrix product in the full precision of its operands, whatever the platform's default."""
-    return jnp.einsum(subscripts, *operands, precision=lax.Precision.HIGHEST)
+    return jnp.einsum(subscripts, *operands, precision=lax.Precision(precision))

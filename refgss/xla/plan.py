@@ -20,9 +20,13 @@ class Plan:
     length_axis  inside `shard_map`: the mesh axis over which the length is split, each device
                  holding an equal piece; see `refgss.xla.sharding`.
     gate         positions of all sequences together that a GSS layer's gate branch takes at a time,
-                 its backward pass computing the branch again: training then holds (gate,F) numbers
-                 where it held (BL,F) several times over, for a fifth more work.  None: all at once.
+                 its backward pass computing the layer again: training then holds (gate,F) numbers
+                 where it held (BL,F) several times over, for a quarter more work.
+                 None: all at once.
     weights      "full", or "bf16": the matrices of dense maps rounded to bfloat16 (GSS-STA-5).
+    precision    of the dense maps and their gradients: "highest", that of the operands, or JAX's
+                 "high", which does not conform (GSS-ACC-6): three products of bfloat16 on a TPU,
+                 TF32 on a GPU.  A CPU computes both alike.
     cpu_kernels  "xla", or "native": custom calls into refgss.native, which make their own choice of
                  convolution and chunk; CPUs only, no `jvp`.  None: native where JAX's default
                  platform is one CPU device and refgss.native is there.
@@ -33,6 +37,7 @@ class Plan:
     gate: int | None = None
     length_axis: str | None = None
     weights: Literal["full", "bf16"] = "full"
+    precision: Literal["highest", "high"] = "highest"
     cpu_kernels: Literal["native", "xla"] | None = None
 
     def __post_init__(self) -> None:
@@ -43,6 +48,8 @@ class Plan:
                 raise ValueError(f"{name} must be at least 1, not {size}: None takes all at once")
         if self.weights not in ("full", "bf16"):
             raise ValueError(f"unknown weights {self.weights!r}: use full or bf16")
+        if self.precision not in ("highest", "high"):
+            raise ValueError(f"unknown precision {self.precision!r}: use highest or high")
         if self.cpu_kernels not in (None, "native", "xla"):
             raise ValueError(f"unknown cpu_kernels {self.cpu_kernels!r}: use native or xla")
         if self.cpu_kernels == "native" and (why := ffi.obstacle()):

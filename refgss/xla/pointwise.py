@@ -75,8 +75,9 @@ def rounded_weights(params: Mapping[str, Array], plan: Plan) -> dict[str, Array]
 def dense(x: Array, weight: Array, bias: Array | None = None, *, plan: Plan | None = None) -> Array:
     """x (...,I) @ weight (I,O) [+ bias (O,)] -> (...,O).  Clauses: GSS-NRM-4.
 
-    The product is in the precision of its operands; under Plan(weights="bf16") the weight is first
-    rounded to bfloat16, and the gradient passes through the rounding.
+    The product is in the precision of its operands, unless Plan(precision="high") asks for less;
+    under Plan(weights="bf16") the weight is first rounded to bfloat16, and the gradient passes
+    through the rounding.
     """
     contract.check_dense("dense", x, weight, bias)
     x, weight, bias = arrays("dense", x, weight, bias)
@@ -85,5 +86,5 @@ def dense(x: Array, weight: Array, bias: Array | None = None, *, plan: Plan | No
         weight = to_bf16(weight)
     if plan.native:
         return ffi.dense(x, weight, bias)
-    y = einsum("...i,io->...o", x, weight)
+    y = einsum("...i,io->...o", x, weight, precision=plan.precision)
     return y if bias is None else y + bias

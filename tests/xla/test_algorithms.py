@@ -175,3 +175,18 @@ def test_a_gate_branch_in_pieces_keeps_only_what_its_pieces_need():
     assert (2, 64, F) in shapes[None]
     whole = [s for s in shapes[16] if np.prod(s) % (2 * 64) == 0]
     assert sorted(np.prod(s) // (2 * 64) for s in whole) == [H, 8, 8], shapes[16]
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_the_precision_of_dense_maps_arrives_in_the_program(precision):
+    p, x = layer_parameters(config.PAPER), normal(np.random.default_rng(0), 1, 9, 8)
+    plan = Plan(cpu_kernels="xla", precision=precision)
+    f = jax.jit(lambda p, x: gss_layer(p, x, config=config.PAPER, plan=plan)[0])
+    g = jax.jit(jax.grad(lambda p, x: (f(p, x) ** 2).sum(), (0, 1)))
+    high, products = "precision = [HIGH, HIGH]", "stablehlo.dot_general"
+    dense = 4 if precision == "high" else 0
+    assert f.lower(p, x).as_text().count(high) == dense
+    text = g.lower(p, x).as_text()
+    assert text.count(high) == 3 * dense  # and the gradients of weights and operands
+    assert text.count(products) == text.count("precision = [H") > 3 * dense
+    np.testing.assert_array_equal(f(p, x), gss_layer(p, x, config=config.PAPER, plan=PLANS[0])[0])

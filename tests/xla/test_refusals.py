@@ -46,6 +46,8 @@ def test_plans():
         xla.plan_for("abacus")
     with pytest.raises(ValueError, match="unknown convolution 'guess'"):
         xla.Plan(convolution="guess")
+    with pytest.raises(ValueError, match="unknown precision 'low'"):
+        xla.Plan(precision="low")
     with pytest.raises(ValueError, match="chunk must be at least 1"):
         xla.Plan(chunk=0)
 

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -93,6 +94,14 @@ def test_a_product_of_the_default_precision_is_seen(chips):
     f = lambda p, x: jnp.einsum("ble,ef->blf", x, p["w_v"])  # noqa: E731
     program = lowered(f, chips, layer_parameters(config.PAPER), (B, L, E))
     assert imprecise(program.as_text()) and imprecise(program.compile().as_text())
+
+
+def test_high_precision_is_of_the_dense_maps_only(chips):
+    p = layer_parameters(config.PAPER)
+    plan = replace(PLAN, precision="high")
+    layer = lambda p, x: xla.gss_layer(p, x, config=config.PAPER, plan=plan)  # noqa: E731
+    products = imprecise(lowered(layer, chips, p, (B, L, E)).compile().as_text())
+    assert len(products) == 4 and all("operand_precision={high,high}" in x for x in products)
 
 
 @pytest.mark.parametrize("form", [config.S4D_BILINEAR, config.DSS_EXP, config.dss_softmax(64)])
