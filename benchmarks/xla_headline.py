@@ -90,18 +90,18 @@ def main() -> None:
         ours = tpu.report("GSS train step, one layer", train_step(gss(plan)), p, x)
         theirs = tpu.report("DSS train step, one layer", train_step(dss(plan)), q, x)
         scaled = (f"{depth * theirs[k] / ours[k]:13.2f}" for k in list(ours)[:3])
-        print(f"{'  ratio at equal parameters':38}" + "".join(scaled))
+        print(f"{'  ratio at equal parameters':42}" + "".join(scaled))
         return
     p, q = map(drawn, shapes)
     x = jnp.asarray(np.random.default_rng(1).standard_normal((B, L, E)), "float32")
-    print(f"{'':38}{'GSS, ms':>13}{'DSS, ms':>13}{'ratio':>13}")
+    print(f"{'':42}{'GSS, ms':>13}{'DSS, ms':>13}{'ratio':>13}")
     kernels = ["xla"] + (["native"] if xla.ffi.obstacle() is None else [])
     for name in kernels:
         plan = Plan(cpu_kernels=name)
         ours, theirs = (jax.jit(train_step(layer(plan))) for layer in (gss, dss))
         a, b = seconds([lambda f=ours: f(p, x), lambda f=theirs: f(q, x)], options.repeats)
         print(
-            f"{'train step, cpu_kernels=' + name:38}{a * 1e3:13.1f}{depth * b * 1e3:13.1f}"
+            f"{'train step, cpu_kernels=' + name:42}{a * 1e3:13.1f}{depth * b * 1e3:13.1f}"
             f"{depth * b / a:13.2f}"
         )
 

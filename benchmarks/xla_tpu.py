@@ -1,13 +1,13 @@
 """What the TPU compiler says, without a TPU: cost and memory of this backend and of pseudocode.
 
-    python benchmarks/xla_tpu.py [--only kernel|layer|plans|depth] [--topology v5e:2x2] [--quick]
+    python benchmarks/xla_tpu.py [--only kernel|layer|plans|depth|rounding] [--quick]
 
 Needs libtpu.  Each program is compiled ahead of time for one chip.  The compiler reports
 operations, bytes moved and temporary memory beyond what fits on the chip, and estimates the cycles
 of each instruction, summed here over the program, loops as often as they run.  Operations and bytes
 are the compiler's, which counts a loop once: no ratios of them where a program loops (gate, chunk).
 The pseudocode is in xla_pseudocode.py; all programs multiply matrices at full precision
-(GSS-ACC-6).
+(GSS-ACC-6), but for the dense maps of the plans that say precision=high.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 from xla_pseudocode import gss_layer as transcribed_layer
@@ -120,26 +121,52 @@ class Compiler:
             "s to compile": time.perf_counter() - wall,
             "CPU s": time.process_time() - cpu,
         }
-        print(f"{name:38}" + "".join(f"{v:13.2f}" for v in row.values()), flush=True)
+        print(f"{name:42}" + "".join(f"{v:13.2f}" for v in row.values()), flush=True)
         return row
 
 
 def header(first: str = "") -> None:
     columns = ["M cycles", "GFLOP", "GB moved", "MB temporary", "s to compile", "CPU s"]
-    print(f"{first:38}" + "".join(f"{c:>13}" for c in columns))
+    print(f"{first:42}" + "".join(f"{c:>13}" for c in columns))
 
 
 def ratios(ours: dict[str, float], theirs: dict[str, float]) -> None:
     values = (f"{theirs[k] / ours[k]:13.2f}" if ours[k] else f"{'-':>13}" for k in ours)
-    print(f"{'  ratio':38}" + "".join(values))
+    print(f"{'  ratio':42}" + "".join(values))
+
+
+def rounding(rows: int = 512, width: int = 1024) -> None:
+    """What precision=high costs a dense map: its three products of bfloat16, on this machine."""
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((2, max(rows, width), width), np.float32)
+    x = x[:rows]
+
+    def two(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """v = head + tail, both in bfloat16, up to what the tail drops."""
+        head = v.astype(jnp.bfloat16).astype("f4")
+        return head, (v - head).astype(jnp.bfloat16).astype("f4")
+
+    (x0, x1), (w0, w1) = two(x), two(w)
+    print(f"a dense map, {width} -> {width}, normal data: error, of the output's norm")
+    for name, y, weight in (
+        ("binary32", x @ w, w),
+        ("precision=high", x0 @ w0 + (x0 @ w1 + x1 @ w0), w),
+        ("precision=high, weights=bf16", x0 @ w0 + x1 @ w0, w0),
+    ):
+        truth = x.astype("f8") @ weight
+        print(f"{name:42}{np.linalg.norm(y - truth) / np.linalg.norm(truth):13.1e}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--topology", default="v5e:2x2")
-    parser.add_argument("--only", choices=["kernel", "layer", "plans", "depth"])
+    parser.add_argument("--only", choices=["kernel", "layer", "plans", "depth", "rounding"])
     parser.add_argument("--quick", action="store_true", help="lengths divided by 8")
     options = parser.parse_args()
+    if options.only in (None, "rounding"):
+        rounding()
+    if options.only == "rounding":
+        return
     tpu = Compiler(options.topology)
     B, L, E, F, H, N = 2, 4096, 1024, 4096, 256, 512
     L //= 8 if options.quick else 1
@@ -166,10 +193,16 @@ def main() -> None:
     if options.only in (None, "plans"):
         plan = replace(PLAN, convolution="fft")
         tpu.report("kernel + convolution by FFT", kernel_and_convolution(plan), *modes, u)
-        for change in ({"chunk": 512}, {"weights": "bf16"}):
+        short = {"precision": "high", "weights": "bf16"}
+        for change in (
+            {"chunk": 512},
+            {"weights": "bf16"},
+            {"precision": "high"},
+            short,
+            {**short, "gate": 1024},
+        ):
             name = ", ".join(f"{k}={v}" for k, v in change.items())
-            step = train_step(gss(replace(PLAN, **change)))
-            tpu.report(f"GSS train step, {name}", step, p, x)
+            tpu.report(f"GSS, {name}", train_step(gss(replace(PLAN, **change))), p, x)
     if options.only in (None, "depth"):
         config = LMConfig(PAPER, depth=16)
         layers = {
