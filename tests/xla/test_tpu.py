@@ -4,6 +4,7 @@ import importlib.util
 import os
 import re
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -98,8 +99,7 @@ def test_a_product_of_the_default_precision_is_seen(chips):
 
 def test_high_precision_is_of_the_dense_maps_only(chips):
     p = layer_parameters(config.PAPER)
-    plan = replace(PLAN, precision="high")
-    layer = lambda p, x: xla.gss_layer(p, x, config=config.PAPER, plan=plan)  # noqa: E731
+    layer = partial(xla.gss_layer, config=config.PAPER, plan=replace(PLAN, precision="high"))
     products = imprecise(lowered(layer, chips, p, (B, L, E)).compile().as_text())
     assert len(products) == 4 and all("operand_precision={high,high}" in x for x in products)
 
