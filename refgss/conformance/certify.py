@@ -105,7 +105,8 @@ def initial_lambda(n: int, init: str) -> Enclosure:
     """s4d_lambda by other means: exact π, and a proven eigenvalue enclosure for LegS.
 
     LegS is the one place where the text calls a library (LAPACK).  Its budget is Weyl's: symmetric
-    eigenvalues move by at most the norm of the backward error, here n 𝐮 ‖S‖₂ ≤ n 𝐮 ‖S‖_F.
+    eigenvalues move by at most the norm of the error of the matrix, here (m + 4) 𝐮 ‖S‖_F: m of the
+    backward error, 3 of the entries (two roots and their product), 1 of the result.
     """
     k, half = range(n), arb(-1) / 2
     if init == "real":
@@ -121,7 +122,7 @@ def initial_lambda(n: int, init: str) -> Enclosure:
         eigenvalues = sorted((acb(0, v.imag) for v in S.eig()), key=lambda v: -complex(v).imag)
         values = [acb(half, v.imag) for v in eigenvalues[:n]]
         norm = np.sqrt(sum(abs(complex(v)) ** 2 for v in eigenvalues))
-        scale = np.full(n, 2 * n * norm)
+        scale = np.full(n, (2 * n + 4) * norm)
     return Enclosure(np.array(values, object), None, np.multiply.outer(scale, UNITS), cplx=True)
 
 
