@@ -1,4 +1,5 @@
-// conv.hpp: what the drivers of the convolution (conv.cpp) and its kernels (kernels/conv.cpp) share.
+// conv.hpp: what the drivers of the convolution (conv.cpp) and its kernels (kernels/conv.cpp)
+// share.
 //
 // The right-angle convolution.  Let w = exp(i pi / 2n).  The length-n circular convolution of w^l u
 // and w^l k, times w^-l, is y[l] + i y[l+n], where y is the linear convolution of u and k, each of
@@ -9,7 +10,7 @@
 // product is taken in permuted order and no bits are reversed.  Each lane of a vector carries a
 // transform of its own, so that a row's NaN stays in its row:
 //
-//   channels  the lanes are neighbouring channels; entry radix 4 or 8, then entry-many sub-transforms
+//   channels  the lanes are neighbouring channels; entry radix 8, then eight sub-transforms
 //   segments  one row; its entry pass, of radix `lanes`, leaves sub-transform i in lane i
 #pragma once
 
@@ -56,36 +57,53 @@ template <class T> struct panel {
     T* data;
     int64_t length, time_stride, lane_stride;
     int lanes;
-    bool large;  // part of an array that no cache holds
+    bool large;  // to be written past the cache, being part of an array that none holds
 };
 template <class T> panel<const T> as_input(const panel<T>& x) {
     return {x.data, x.length, x.time_stride, x.lane_stride, x.lanes, x.large};
 }
 
-/// Work areas and spectra are points of one complex vector each: 2 x lanes scalars, on a cache line.
+/// A copy that is done tile by tile: to = from, of as many rows (at most `lanes`); zero where
+/// `from` has no such step.
+template <class T> struct errand {
+    panel<const T> from{};
+    panel<T> to{};
+    int64_t done = 0;  // steps
+};
+/// What a transform does between its leaves, so that memory is waited for while there is arithmetic
+/// to do: a tile of each for every `lanes` points.  It may leave a rest.
+template <class T> struct errands {
+    errand<T>*in, *out;  // or nullptr
+};
+
+/// A transform's signal is n steps in one piece on a cache line: a vector a step where the lanes
+/// are channels, else a row.  Work areas and spectra are points of one complex vector each: 2 x
+/// lanes scalars.  `meanwhile.in` may overwrite the signal that is read, and `meanwhile.out` is
+/// brought to its end before a result is written, whose place it may empty.
 template <class T> struct conv_kernels {
     int lanes;
-    /// The spectrum of x (at most n steps), times `scale`.
-    void (*forward)(const fft_plan<T>& plan, panel<const T> x, T scale, T* spectrum);
-    /// y = the first y.length (at most n) steps of the convolution of u with the kernel.
-    void (*convolve)(const fft_plan<T>& plan, panel<const T> u, const T* spectrum, panel<T> y,
-                     T* work);
-    /// The same for a block of a longer signal: adds 2n steps to sum[2n] (one vector a step), moves
-    /// the first y.length = u.length out to y and the rest forward.
-    void (*convolve_block)(const fft_plan<T>& plan, panel<const T> u, const T* spectrum, T* sum,
-                           panel<T> y, T* work);
-    /// One step of the gradients: du = dy convolved with the kernel, and sum += the spectra of dy and
-    /// u multiplied.
-    void (*convolve_gradient)(const fft_plan<T>& plan, panel<const T> dy, const T* spectrum,
-                              const T* u_spectrum, T* sum, panel<T> du, T* work);
-    /// y = the first y.length steps of what has this spectrum (overwritten).
-    void (*inverse)(const fft_plan<T>& plan, T* spectrum, panel<T> y);
+    /// The spectrum of x, times `scale`.
+    void (*forward)(const fft_plan<T>& plan, const T* x, T scale, T* spectrum,
+                    errands<T> meanwhile);
+    /// y = the first n steps of the convolution of u with the kernel; y may be u.
+    void (*convolve)(const fft_plan<T>& plan, const T* u, const T* spectrum, T* y, T* work,
+                     errands<T> meanwhile);
+    /// The same for a block of a longer signal: adds 2n steps to sum, moves the first `steps` out
+    /// to y and the rest forward.
+    void (*convolve_block)(const fft_plan<T>& plan, const T* u, int64_t steps, const T* spectrum,
+                           T* sum, T* y, T* work, errands<T> meanwhile);
+    /// One signal of a batch, for the gradients: y = u convolved with the kernel, and sum += the
+    /// spectra of u and of the other multiplied.
+    void (*convolve_gradient)(const fft_plan<T>& plan, const T* u, const T* spectrum,
+                              const T* other, T* sum, T* y, T* work, errands<T> meanwhile);
+    /// x = the first n steps of what has this spectrum (overwritten).
+    void (*inverse)(const fft_plan<T>& plan, T* spectrum, T* x);
     /// The first `count` taps of k, one vector each.
     void (*taps)(panel<const T> k, int64_t count, T* taps);
     /// y by the definition, for at most `direct_taps` taps.
     void (*direct)(panel<const T> u, const T* taps, int64_t count, panel<T> y);
-    /// to = from: channels last to time last, and back.
-    void (*copy)(panel<const T> from, panel<T> to);
+    /// What is left of the copy.
+    void (*copy)(errand<T>& rest);
 };
 
 }  // namespace refgss

@@ -1,9 +1,9 @@
 // conv_method.hpp: how a convolution is carried out, chosen from shapes alone and never from the
 // number of threads.
 //
-// A strip is a group of neighbouring channels that one thread works on: one transform with a channel
-// in each lane, or channel by channel (see conv.hpp) from rows gathered in cache.  A signal that is
-// long against its kernel is cut into blocks whose responses are added up, as is a stream.
+// A strip is what one transform takes: neighbouring channels, one in each lane, or a single channel
+// in segments (see conv.hpp).  A signal that is long against its kernel is cut into blocks whose
+// responses are added up, as is a stream.
 #pragma once
 
 #include <algorithm>
@@ -20,10 +20,17 @@ namespace refgss {
 
 enum class purpose { whole, stream, gradient };
 
+constexpr int64_t cached = int64_t(1) << 23;  // bytes: what may stay in a last-level cache
+
+/// Neighbouring channels that are treated alike.
+struct channel_range {
+    int64_t first, count;
+    layout lanes_are;
+};
+
 /// The steps of channels first .. first+count-1 of u[b].
 template <class S, class T>
 panel<S> rows_of(const view<T, 3>& u, int64_t b, int64_t first, int count) {
-    constexpr int64_t cached = int64_t(1) << 23;  // bytes
     return {u.at(b, 0, first), u.shape[1], u.stride[1], u.stride[2], count,
             u.size() > cached / static_cast<int64_t>(sizeof(T))};
 }
@@ -33,228 +40,219 @@ template <class T> panel<T> steps_of(panel<T> rows, int64_t first, int64_t lengt
     rows.length = length;
     return rows;
 }
-
-struct strip {
-    int64_t first;  // channel
-    int count;
-    bool direct;  // by the definition, without a transform
-    layout lanes_are;
-
-    int transforms() const { return lanes_are == layout::segments ? count : 1; }
-    /// The rows that transform t carries.
-    template <class T> panel<T> transform_of(panel<T> rows, int t) const {
-        if (transforms() == 1) return rows;
-        rows.data += t * rows.lane_stride;
-        rows.lanes = 1;
-        return rows;
-    }
-};
-
-/// Room for rows with time last: each starts a cache line, and as an odd one of those it needs, for
-/// rows a power of two apart would share cache sets.
-template <class T> int64_t row_pitch(int64_t length) {
-    constexpr int64_t line = 64 / sizeof(T);
-    return ((length + line - 1) / line | 1) * line;
+/// The channels of a range.
+template <class T> view<T, 3> part_of(view<T, 3> u, const channel_range& r) {
+    u.data += r.first * u.stride[2];
+    u.shape[2] = r.count;
+    return u;
 }
-template <class T> panel<T> rows_in(T* room, int64_t length, int count) {
-    return {room, length, 1, row_pitch<T>(length), count, false};
+template <class T> view<T, 2> part_of(view<T, 2> k, const channel_range& r) {
+    k.data += r.first * k.stride[0];
+    k.shape[0] = r.count;
+    return k;
 }
 
-template <class T> class method;
-
-/// The rows that a strip takes one by one, with time last: a copy in `room`, in cache, unless they lie
-/// so already.  Convolved rows may take the place of the copy.
-template <class T> class gathered {
-public:
-    gathered(const method<T>& how, const strip& s, panel<const T> u, T* room)
-        : rows_(u), room_(rows_in(room, u.length, u.lanes)),
-          copied_(s.lanes_are == layout::segments && u.time_stride != 1) {
-        if (!copied_) return;
-        how.table.copy(u, room_);
-        rows_ = as_input(room_);
-    }
-    bool copied() const { return copied_; }
-    panel<const T> rows() const { return rows_; }
-    panel<T> room() const { return room_; }
-
-private:
-    panel<const T> rows_;
-    panel<T> room_;
-    bool copied_;
-};
-
-/// How a kernel of so many taps on so many channels meets signals of so many steps.
+/// How a kernel of so many taps on a range of channels meets signals of so many steps.
 template <class T> class method {
 public:
     const conv_kernels<T>& table = kernels<conv_kernels<T>>();
-    std::vector<strip> strips;
 
-    method(int64_t channels, int64_t taps, int64_t length, purpose why)
-        : taps_(why == purpose::stream ? taps : std::min(taps, length)),
-          direct_(why == purpose::whole && taps_ <= direct_taps),
-          blocked_(why == purpose::stream || (why == purpose::whole && 2 * taps_ <= length)) {
-        block_ = blocked_ ? taps_ : length;
-        if (block_ > INT32_MAX)
-            throw error{REFGSS_ERROR_VALUE, "the convolution has more than 2^31 - 1 steps: split it"};
-        choose_strips(channels);
-        if (blocked_ && !direct_) {  // a transform has room for more steps than there are taps
-            block_ = INT64_MAX;
-            for (const strip& s : strips) block_ = std::min(block_, plan(s).length);
+    method(const channel_range& range, int64_t taps, int64_t length, purpose why)
+        : direct(is_direct(taps, length, why)), blocked(is_blocked(taps, length, why)),
+          rows(range.lanes_are == layout::segments), lanes(table.lanes),
+          width(rows ? 1 : table.lanes), strips((range.count + width - 1) / width),
+          taps(why == purpose::stream ? taps : std::min(taps, length)), channels_(range.count) {
+        const int64_t n = block(taps, length, why);
+        if (!direct) plan_ = plan_for<T>(range.lanes_are, table.lanes,
+                                         good_length(range.lanes_are, table.lanes, n));
+        spectrum_size = direct ? sized(this->taps, lanes) : sized(plan().points, 2 * lanes);
+    }
+
+    /// Ranges of channels, neighbours in each lane or in segments: at most one of each.
+    static std::vector<channel_range> ranges(int64_t channels, int64_t taps, int64_t length,
+                                             purpose why) {
+        const int64_t lanes = kernels<conv_kernels<T>>().lanes, steps = block(taps, length, why);
+        // Neighbours take no shuffles.  But few channels are shared out among threads one by one,
+        // and a vector most of whose lanes are empty takes as long as a full one.
+        int64_t whole = channels;
+        if (!is_direct(taps, length, why) && steps >= 4 * lanes * lanes) {  // shorter fill no tile
+            const bool few = channels * static_cast<int64_t>(sizeof(T)) < 4 * 64;  // cache lines
+            if (few && steps >= 8192)
+                whole = 0;
+            else if (2 * (channels % lanes) <= lanes)
+                whole = channels - channels % lanes;
         }
+        std::vector<channel_range> list;
+        if (whole > 0) list.push_back({0, whole, layout::channels});
+        if (whole < channels) list.push_back({whole, channels - whole, layout::segments});
+        return list;
     }
 
-    const fft_plan<T>& plan(const strip& s) const {
-        return *plans_[s.lanes_are == layout::segments];
+    const bool direct;   // by the definition, without a transform
+    const bool blocked;  // into transforms that are shorter than the signal
+    const bool rows;     // strips are single channels in segments
+    const int64_t lanes, width, strips;  // width: channels of a strip, scalars of a step
+    const int64_t taps;
+    int64_t spectrum_size;  // scalars of a spectrum, of work, and of the running sum of blocks
+
+    const fft_plan<T>& plan() const { return *plan_; }
+    int64_t steps() const { return plan_->length; }
+    int64_t sum_size() const { return blocked ? spectrum_size : 0; }
+
+    int64_t first(int64_t strip) const { return strip * width; }
+    int count(int64_t strip) const {
+        return static_cast<int>(std::min(width, channels_ - first(strip)));
     }
-    /// Scalars of one spectrum; a strip has one for each of its transforms.
-    int64_t spectrum_size(const strip& s) const {
-        return s.direct ? sized(taps_, table.lanes) : sized(plan(s).points, 2 * table.lanes);
+    template <class S, class A> panel<S> rows_of_strip(const A& u, int64_t b, int64_t strip) const {
+        return rows_of<S>(u, b, first(strip), count(strip));
     }
-    /// Scalars of the running sum of a transform's blocks: 2n steps.
-    int64_t sum_size(const strip& s) const { return blocked_ && !s.direct ? spectrum_size(s) : 0; }
-    /// Scalars of the gathered rows of a block.
-    int64_t room_size(const strip& s) const {
-        return s.lanes_are == layout::segments ? sized(row_pitch<T>(block_), s.count) : 0;
-    }
-    /// The largest of a size over the strips: that of a thread's area.
-    template <class Size> int64_t largest(const Size& size) const {
-        int64_t most = 0;
-        for (const strip& s : strips) most = std::max(most, size(s));
-        return most;
-    }
-    int64_t work_size(const strip& s) const {
-        return s.direct ? 0 : spectrum_size(s) + room_size(s);
+    /// A strip's signal as rows, of which those that no channel has are zero.
+    template <class S> panel<S> signal(S* data) const {
+        return {data, steps(), width, 1, static_cast<int>(width), false};
     }
 
-    /// The spectra of all transforms of the strip.
-    void prepare(const strip& s, const view<const T, 2>& k, T* spectrum) const {
-        const panel<const T> rows{k.at(s.first, 0), taps_, k.stride[1], k.stride[0], s.count, false};
-        if (s.direct) return table.taps(rows, taps_, spectrum);
-        const T scale = T(1) / static_cast<T>(plan(s).length);
-        for (int t = 0; t < s.transforms(); ++t)
-            table.forward(plan(s), s.transform_of(rows, t), scale, spectrum + t * spectrum_size(s));
+    void prepare(int64_t strip, const view<const T, 2>& k, T* spectrum, T* work,
+                 errand<T>* meanwhile) const {
+        const panel<const T> taps_in{k.at(first(strip), 0), taps,         k.stride[1],
+                                     k.stride[0],           count(strip), false};
+        if (direct) return table.taps(taps_in, taps, spectrum);
+        errand<T> copy{taps_in, signal(work), 0};
+        table.copy(copy);
+        table.forward(plan(), work, T(1) / static_cast<T>(steps()), spectrum, {meanwhile, nullptr});
     }
-
-    /// u -> y for the channels of the strip, in the work area.  The sums of its transforms go on from
-    /// what earlier steps have left there.
-    void apply(const strip& s, const T* spectrum, panel<const T> u, panel<T> y, T* sums,
-               T* work) const {
-        if (s.direct) return table.direct(u, spectrum, taps_, y);
-        for (int64_t l = 0; l < u.length; l += block_) {
-            const int64_t steps = std::min(block_, u.length - l);
-            const panel<T> target = steps_of(y, l, steps);
-            const gathered<T> in(*this, s, steps_of(u, l, steps), work + spectrum_size(s));
-            const panel<T> out = in.copied() ? in.room() : target;
-            for (int t = 0; t < s.transforms(); ++t) {
-                const panel<const T> from = s.transform_of(in.rows(), t);
-                const panel<T> to = s.transform_of(out, t);
-                const T* kernel = spectrum + t * spectrum_size(s);
-                if (blocked_)
-                    table.convolve_block(plan(s), from, kernel, sums + t * sum_size(s), to, work);
-                else
-                    table.convolve(plan(s), from, kernel, to, work);
-            }
-            if (in.copied()) table.copy(as_input(out), target);
-        }
+    /// At most a transform's steps.  The sum of a signal goes on from block to block.
+    void apply(const T* spectrum, const T* u, int64_t steps, T* sum, T* y, T* work,
+               errands<T> meanwhile) const {
+        if (blocked)
+            table.convolve_block(plan(), u, steps, spectrum, sum, y, work, meanwhile);
+        else
+            table.convolve(plan(), u, spectrum, y, work, meanwhile);
     }
 
 private:
-    // Few channels are transformed row by row from this length on, to share them out among threads
-    // and to keep a transform in cache; many are faster side by side at any length (measured).
-    static constexpr int64_t by_rows = 8192;
-
-    void choose_strips(int64_t channels) {
-        const int64_t least = 4 * table.lanes * table.lanes;  // shorter rows fill no tile
-        const bool few = channels * static_cast<int64_t>(sizeof(T)) < 4 * 64;  // cache lines a step
-        int64_t whole = channels;
-        int width = table.lanes;
-        if (!direct_ && few && block_ >= std::max(least, by_rows)) {
-            whole = 0;
-            width = 1;
-        } else if (!direct_ && block_ >= least && 2 * (channels % width) <= width) {
-            whole = channels - channels % width;  // a strip half empty would take longer
-        }
-        const auto add = [&](int64_t first, int64_t last, layout lanes_are) {
-            if (first == last) return;
-            for (int64_t h = first; h < last; h += width)
-                strips.push_back({h, static_cast<int>(std::min<int64_t>(width, last - h)), direct_,
-                                  lanes_are});
-            const bool segments = lanes_are == layout::segments;
-            if (!direct_)
-                plans_[segments] = plan_for<T>(lanes_are, table.lanes,
-                                               good_length(lanes_are, table.lanes, block_));
-        };
-        add(0, whole, layout::channels);
-        add(whole, channels, layout::segments);
+    static bool is_direct(int64_t taps, int64_t length, purpose why) {
+        return why == purpose::whole && std::min(taps, length) <= direct_taps;
+    }
+    static bool is_blocked(int64_t taps, int64_t length, purpose why) {
+        return why == purpose::stream || (why == purpose::whole && 2 * taps <= length);
+    }
+    static int64_t block(int64_t taps, int64_t length, purpose why) {
+        const int64_t steps = is_blocked(taps, length, why) ? taps : length;
+        if (steps > INT32_MAX)
+            throw error{REFGSS_ERROR_VALUE,
+                        "the convolution has more than 2^31 - 1 steps: split it"};
+        return steps;
     }
 
-    int64_t taps_, block_;  // steps that one transform takes
-    bool direct_, blocked_;
-    std::shared_ptr<const fft_plan<T>> plans_[2];  // by layout
+    int64_t channels_;
+    std::shared_ptr<const fft_plan<T>> plan_;
 };
 
-/// Signals for strips.  Where these are single channels of many, the channels are copied with time
-/// last, all at once: a cache line holds a step of several.
-template <class T> class signals {
+/// The spectra (or taps) of all strips, one after another.
+template <class T> class spectra {
 public:
-    signals(const method<T>& how, const view<T, 3>& array) : how_(how), array_(array), rows_(array) {
-        const int64_t batch = array.shape[0], length = array.shape[1], channels = array.shape[2];
-        const bool single = !how.strips.empty() && how.strips.front().count == 1;
-        if (!single || channels == 1 || array.stride[1] == 1) return;
-        const int64_t pitch = row_pitch<T>(length);
-        copy_ = std::make_unique<scratch<T>>(sized(sized(batch, channels), pitch));
-        rows_ = {copy_->data(), {batch, length, channels}, {channels * pitch, 1, pitch}};
+    spectra(const method<T>& how, const view<const T, 2>& k)
+        : size_(how.spectrum_size), memory_(sized(how.strips, size_)) {
+        const int slots = slots_for(how.strips);
+        scratch<T> work(sized(slots, size_));
+        parallel_for(how.strips, slots, [&](int64_t i, int slot) {
+            how.prepare(i, k, memory_.data() + i * size_, work.data() + slot * size_, nullptr);
+        });
     }
-    template <class S> panel<S> steps(const strip& s, int64_t b) const {
-        return rows_of<S>(rows_, b, s.first, s.count);
-    }
-    /// Fills the copy from the array, or the array from the copy.
-    void gather() const { move(array_, rows_); }
-    void scatter() const { move(rows_, array_); }
+    const T* operator[](int64_t strip) const { return memory_.data() + strip * size_; }
 
 private:
-    void move(const view<T, 3>& from, const view<T, 3>& to) const {
-        if (!copy_) return;
-        constexpr int64_t block = 4096;
-        const int64_t length = from.shape[1], blocks = (length + block - 1) / block;
-        const int64_t items = from.shape[0] * blocks;
-        const int count = static_cast<int>(from.shape[2]);
+    int64_t size_;
+    scratch<T> memory_;
+};
+
+/// Signals with channels side by side: how those of one thread pass through transforms.  While one
+/// is transformed the next comes in and the result before it goes out.
+template <class T> class flow {
+public:
+    static int64_t size(const method<T>& how) {  // scalars of memory
+        return 2 * how.spectrum_size + how.sum_size() + 2 * how.steps() * how.width;
+    }
+    void use(const method<T>& how, T* memory) {
+        how_ = &how;
+        spectrum = memory, work = spectrum + how.spectrum_size, sum = work + how.spectrum_size;
+        u_ = sum + how.sum_size(), y_ = u_ + how.steps() * how.width;
+    }
+
+    T *spectrum, *work, *sum;
+    errand<T> in, out;
+
+    void expect(panel<const T> rows) { in = {rows, how_->signal(u_), 0}; }
+    void expect_nothing() { in = {}; }
+    /// What was expected, convolved, to rows; `next()` says what to expect then.
+    template <class Next>
+    void pass(const T* kernel, T* running, panel<T> rows, const Next& next) {
+        how_->table.copy(in);
+        next();
+        how_->apply(kernel, u_, rows.length, running, y_, work, {&in, &out});
+        out = {as_input(steps_of(how_->signal(y_), 0, rows.length)), rows, 0};
+    }
+    void finish() { how_->table.copy(out); }
+
+private:
+    const method<T>* how_;
+    T *u_, *y_;
+};
+
+/// Single channels in segments: rows that all threads copy in the order in which the array lies in
+/// memory, for one by one they would touch each of its pages.
+template <class T> class rows_area {
+public:
+    rows_area(const method<T>& how, int64_t length)
+        : how_(how), steps_(sized((length + how.steps() - 1) / how.steps(), how.steps())),
+          pitch_(row_pitch(steps_)) {
+        const int64_t groups = most / sized(sized(pitch_, sizeof(T)), how.lanes);
+        at_once = std::min(std::max<int64_t>(groups, 1) * how.lanes, how.strips);
+        large_ = at_once * pitch_ > cached / static_cast<int64_t>(sizeof(T));
+        memory_ = std::make_unique<scratch<T>>(sized(at_once, pitch_));
+    }
+    int64_t at_once;  // rows
+
+    T* row(int64_t i) { return memory_->data() + i * pitch_; }
+    /// Rows 0 .. count-1 from channels of u[b], with zeros up to whole transforms; and back.
+    void gather(const view<T, 3>& u, int64_t b, int64_t channel, int64_t count) {
+        in_tiles(count, steps_, [&](int64_t i, int lanes, int64_t l, int64_t steps) {
+            const panel<const T> from = rows_of<const T>(u, b, channel + i, lanes);
+            const int64_t there = std::max<int64_t>(std::min(steps, from.length - l), 0);
+            errand<T> e{steps_of(from, l, there), steps_of(rows(i, lanes), l, steps), 0};
+            how_.table.copy(e);
+        });
+    }
+    void scatter(const view<T, 3>& u, int64_t b, int64_t channel, int64_t count) {
+        in_tiles(count, u.shape[1], [&](int64_t i, int lanes, int64_t l, int64_t steps) {
+            errand<T> e{steps_of(as_input(rows(i, lanes)), l, steps),
+                        steps_of(rows_of<T>(u, b, channel + i, lanes), l, steps), 0};
+            how_.table.copy(e);
+        });
+    }
+
+private:
+    static constexpr int64_t most = int64_t(1) << 25;  // bytes
+    /// As an odd number of cache lines: rows a power of two apart would share cache sets.
+    static int64_t row_pitch(int64_t steps) {
+        constexpr int64_t line = 64 / sizeof(T);
+        return ((steps + line - 1) / line | 1) * line;
+    }
+    panel<T> rows(int64_t i, int count) { return {row(i), steps_, 1, pitch_, count, large_}; }
+    template <class Copy> void in_tiles(int64_t count, int64_t length, const Copy& copy) {
+        constexpr int64_t block = 256;
+        const int64_t items = (length + block - 1) / block;
         parallel_for(items, slots_for(items), [&](int64_t item, int) {
-            const int64_t b = item / blocks, l = item % blocks * block;
-            const int64_t steps = std::min(block, length - l);
-            how_.table.copy(steps_of(rows_of<const T>(from, b, 0, count), l, steps),
-                            steps_of(rows_of<T>(to, b, 0, count), l, steps));
+            const int64_t l = item * block, steps = std::min(block, length - l);
+            for (int64_t i = 0; i < count; i += how_.lanes)
+                copy(i, static_cast<int>(std::min(how_.lanes, count - i)), l, steps);
         });
     }
 
     const method<T>& how_;
-    view<T, 3> array_, rows_;
-    std::unique_ptr<scratch<T>> copy_;
-};
-
-/// The spectra of all strips, one after another.
-template <class T> class spectra {
-public:
-    spectra(const method<T>& how, const view<const T, 2>& k) : memory_(lay_out(how)) {
-        const int64_t strips = static_cast<int64_t>(how.strips.size());
-        parallel_for(strips, slots_for(strips), [&](int64_t i, int) {
-            const strip& s = how.strips[i];
-            how.prepare(s, k, memory_.data() + offsets_[i]);
-        });
-    }
-    const T* operator[](int64_t strip) const { return memory_.data() + offsets_[strip]; }
-
-private:
-    int64_t lay_out(const method<T>& how) {
-        int64_t size = 0;
-        for (const strip& s : how.strips) {
-            offsets_.push_back(size);
-            size += sized(how.spectrum_size(s), s.transforms());
-        }
-        return size;
-    }
-    std::vector<int64_t> offsets_;
-    scratch<T> memory_;
+    int64_t steps_, pitch_;
+    bool large_;
+    std::unique_ptr<scratch<T>> memory_;
 };
 
 }  // namespace refgss

@@ -30,7 +30,8 @@ template <class T> void root_of_unity(int64_t p, int64_t q, T& re, T& im) {
     im = static_cast<T>(imag[octant]);
 }
 
-/// The radices of a sub-transform of `length` = 2^a, 3 2^a or 5 2^a (a >= 2): eights where possible.
+/// The radices of a sub-transform of `length` = 2^a, 3 2^a or 5 2^a (a >= 2): eights where possible,
+/// and last, where no factors are needed, 8, 4, or 16 in place of two fours.
 std::vector<int> radices(int64_t length) {
     std::vector<int> list;
     for (int odd : {3, 5})
@@ -38,7 +39,7 @@ std::vector<int> radices(int64_t length) {
     int fours = 0;
     while (__builtin_ctzll(length) % 3) length /= 4, ++fours;  // at most two
     for (; length > 1; length /= 8) list.push_back(8);
-    list.insert(list.end(), fours, 4);
+    if (fours > 0) list.push_back(fours == 2 ? 16 : 4);
     return list;
 }
 

@@ -3,42 +3,38 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <new>
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 namespace refgss {
 
-/// `count` uninitialised elements on a cache line; large ones on huge pages where the system has
-/// them, which spares most page faults.  Throws std::bad_alloc, also where the size overflows.
+struct memory_block {
+    void* data = nullptr;
+    size_t bytes = 0;
+};
+/// Uninitialised memory on a cache line; large blocks on huge pages where the system has them,
+/// which spares most page faults.  What is returned may be kept for later calls, 64 MiB in all: the
+/// system would clear each page anew.  Throws std::bad_alloc.
+memory_block take_memory(size_t bytes);
+void return_memory(memory_block block);
+
+/// `count` uninitialised elements.  Throws std::bad_alloc, also where the size overflows.
 template <class T> class scratch {
 public:
     explicit scratch(int64_t count) {
         size_t bytes;
-        if (count < 0 || __builtin_mul_overflow(static_cast<size_t>(count), sizeof(T), &bytes) ||
-            bytes > SIZE_MAX / 4)
+        if (count < 0 || __builtin_mul_overflow(static_cast<size_t>(count), sizeof(T), &bytes))
             throw std::bad_alloc();
-        size_t alignment = bytes < huge_page ? cache_line : huge_page;
-        bytes = (bytes + alignment) / alignment * alignment;
-        data_ = static_cast<T*>(std::aligned_alloc(alignment, bytes));
-        if (data_ == nullptr) throw std::bad_alloc();
-#if defined(__linux__)
-        if (alignment == huge_page) madvise(data_, bytes, MADV_HUGEPAGE);
-#endif
+        block_ = take_memory(bytes);
     }
-    ~scratch() { std::free(data_); }
+    ~scratch() { return_memory(block_); }
     scratch(const scratch&) = delete;
     scratch& operator=(const scratch&) = delete;
 
-    T* data() { return data_; }
-    const T* data() const { return data_; }
+    T* data() { return static_cast<T*>(block_.data); }
+    const T* data() const { return static_cast<const T*>(block_.data); }
 
 private:
-    static constexpr size_t cache_line = 64, huge_page = size_t(1) << 21;
-    T* data_;
+    memory_block block_;
 };
 
 /// a b, or std::bad_alloc where that overflows: sizes of scratch are products of shapes.

@@ -14,9 +14,10 @@
  *    `refgss_last_error` holds one sentence for this thread.  Nothing is thrown.
  *  - Every function may be called from several threads at once, except on one and the same handle.
  *    After fork() the child may call as well.
- *  - Memory that a call needs beyond its arguments is allocated in it and freed before it returns;
- *    the notes "workspace" say how much.  Twiddle factors, a few bytes per point of the largest
- *    transform so far, are kept for the life of the process.
+ *  - Memory that a call needs beyond its arguments is allocated in it and given back before it
+ *    returns; the notes "workspace" say how much.  Up to 64 MiB of it are kept for later calls, and
+ *    twiddle factors, a few bytes per point of the largest transform so far, for the life of the
+ *    process.
  *  - Results do not depend on the number of threads.
  */
 #ifndef REFGSS_H
@@ -90,12 +91,12 @@ REFGSS_API int32_t refgss_set_interrupt_check(int32_t (*check)(void));
 /* y[b,l,h] = sum over j = 0 .. min(l, Lk-1) of k[h,j] u[b,l-j,h].
  * u (B,L,H), k (H,Lk) -> y (B,L,H).
  * A NaN or an infinity in row (b, ., h) of u reaches no other row.
- * Workspace: for each thread 2 to 4 times L scalars for each of up to 16 channels, and as much once
- * more where L is large and the channels are few. */
+ * Workspace: for each thread 6 times L (or Lk, if L is more than twice that) scalars for each of up to
+ * 16 channels; where these are few and L is large, L for each channel and 4 times L for each thread. */
 REFGSS_API int32_t refgss_causal_conv(const refgss_array *u, const refgss_array *k,
                                       const refgss_array *y);
 
-/* The gradients of the above: dy (B,L,H) -> du (B,L,H), dk (H,Lk).  Either output may be NULL. */
+/* The gradients of the above: dy (B,L,H) -> du (B,L,H), dk (H,Lk). */
 REFGSS_API int32_t refgss_causal_conv_vjp(const refgss_array *u, const refgss_array *k,
                                           const refgss_array *dy, const refgss_array *du,
                                           const refgss_array *dk);

@@ -1,4 +1,5 @@
-// The convolution's kernels: entry and exit of the right-angle transform, and the direct sum.
+// The convolution's kernels: entry and exit of the right-angle transform, copies that are done
+// meanwhile, and the direct sum.
 #include "conv.hpp"
 
 #include "dispatch.hpp"
@@ -9,7 +10,7 @@
 namespace refgss {
 namespace REFGSS_ISA {
 
-// ---- entry: twist, first radix, and the load that belongs to them --------------------------------
+// ---- entry and exit: twist, first radix, and the loads and stores that belong to them ----------
 
 /// x_r real -> z_k = sum_r x_r w^(r columns) exp(-2 pi i r k / R).  Twist and first additions are
 /// one operation: fewer roundings.
@@ -33,129 +34,59 @@ template <class T> REFGSS_INLINE vec<T> untwist_im(cvec<T> z, const T* twist) {
     return fnma(z.re, vec<T>(twist[1]), z.im * twist[0]);
 }
 
-/// Where the steps of a convolution go: to y, or onto a running sum of 2n steps.
-template <class T> struct to_panel {
+/// Where the steps of a convolution go: in place of the signal, or onto a running sum of 2n steps.
+template <class T> struct to_signal {
     static constexpr bool whole = false;  // steps n .. 2n-1 are not wanted
-    panel<T> y;
-
-    REFGSS_INLINE void put_one(int64_t step, vec<T> x) const {
-        store(y.data + step * y.time_stride, x);
-    }
+    T* y;
+    REFGSS_INLINE void put(int64_t at, vec<T> x) const { store(y + at, x); }
 };
 template <class T> struct to_sum {
     static constexpr bool whole = true;
     T* sum;
-
-    REFGSS_INLINE void add(int64_t first, int count, const vec<T>* x) const {
-        T* at = sum + first * vec<T>::lanes;
-        for (int i = 0; i < count; ++i, at += vec<T>::lanes) store(at, load(at) + x[i]);
-    }
+    REFGSS_INLINE void put(int64_t at, vec<T> x) const { store(sum + at, load(sum + at) + x); }
 };
 
-/// Whether the steps of the tile of `lanes` columns from j0 on are loaded and stored where they are
-/// used: those of a small array, channels last, that has them all.  Others pass through a tile in
-/// cache; for a large array that keeps neighbours in memory together.
-template <class T, class S>
-REFGSS_INLINE bool in_place(const fft_plan<T>& plan, const panel<S>& x, int64_t j0) {
-    constexpr int lanes = vec<T>::lanes;
-    return !x.large && x.lane_stride == 1 && x.lanes == lanes && j0 + lanes <= plan.columns &&
-           plan.length - plan.columns + j0 + lanes <= x.length;
-}
-
-template <bool InPlace, class T>
-REFGSS_INLINE void enter_tile(const fft_plan<T>& plan, const panel<const T>& x, int64_t j0,
-                              int count, cvec<T>* out) {
+template <class T> void enter_channels(const fft_plan<T>& plan, const T* x, cvec<T>* out) {
     constexpr int R = 8, lanes = vec<T>::lanes;
     const int64_t columns = plan.columns;
-    vec<T> rows[R][lanes];
-    if (!InPlace)
-        for (int r = 0; r < R; ++r) fetch(x, j0 + r * columns, count, rows[r]);
-    const T* w = &plan.entry[2 * R * j0];
-    const T* p = x.data + j0 * x.time_stride;
-    const int64_t step = columns * x.time_stride;
-    for (int i = 0; i < count; ++i, w += 2 * R, p += x.time_stride) {
+    const T* w = plan.entry.data();
+    for (int64_t j = 0; j < columns; ++j, w += 2 * R) {
         vec<T> real[R];
         cvec<T> z[R];
-        for (int r = 0; r < R; ++r) {
-            real[r] = InPlace ? load(p + r * step) : rows[r][i];
-            expect(x, j0 + lanes + r * columns, i);
-        }
+        for (int r = 0; r < R; ++r) real[r] = load(x + (j + r * columns) * lanes);
         twisted_dft(z, real, plan.twist.data());
-        for (int k = 0; k < R; ++k) out[j0 + i + k * columns] = z[k] * broadcast(w + 2 * k);
-    }
-}
-
-template <class T>
-void enter_channels(const fft_plan<T>& plan, const panel<const T>& x, cvec<T>* out) {
-    constexpr int lanes = vec<T>::lanes;
-    for (int64_t j0 = 0; j0 < plan.columns; j0 += lanes) {
-        const int64_t rest = plan.columns - j0;
-        if (in_place(plan, x, j0))
-            enter_tile<true>(plan, x, j0, lanes, out);
-        else
-            enter_tile<false>(plan, x, j0, rest < lanes ? static_cast<int>(rest) : lanes, out);
-    }
-}
-
-template <bool InPlace, class T, class Sink>
-REFGSS_INLINE void leave_tile(const fft_plan<T>& plan, const cvec<T>* x, int64_t j0, int count,
-                              const Sink& sink) {
-    constexpr int R = 8, lanes = vec<T>::lanes;
-    const int64_t columns = plan.columns;
-    vec<T> rows[R][lanes], beyond[R][lanes];
-    const T* w = &plan.entry[2 * R * j0];
-    for (int i = 0; i < count; ++i, w += 2 * R) {
-        cvec<T> z[R];
-        for (int k = 0; k < R; ++k)
-            z[k] = times_conj(x[j0 + i + k * columns], broadcast(w + 2 * k));
-        dft<+1>(z);
-        for (int r = 0; r < R; ++r) {
-            const vec<T> real = untwist_re(z[r], &plan.twist[2 * r]);
-            if constexpr (InPlace)
-                sink.put_one(j0 + i + r * columns, real);
-            else
-                rows[r][i] = real;
-            if (Sink::whole) beyond[r][i] = untwist_im(z[r], &plan.twist[2 * r]);
-        }
-    }
-    if (InPlace) return;
-    for (int r = 0; r < R; ++r) {
-        const int64_t first = j0 + r * columns;
-        if constexpr (Sink::whole) {
-            sink.add(first, count, rows[r]);
-            sink.add(first + plan.length, count, beyond[r]);
-        } else {
-            put(sink.y, first, count, rows[r]);
-        }
+        for (int k = 0; k < R; ++k) out[j + k * columns] = z[k] * broadcast(w + 2 * k);
     }
 }
 
 template <class T, class Sink>
 void leave_channels(const fft_plan<T>& plan, const cvec<T>* x, const Sink& sink) {
-    constexpr int lanes = vec<T>::lanes;
-    for (int64_t j0 = 0; j0 < plan.columns; j0 += lanes) {
-        const int64_t rest = plan.columns - j0;
-        if constexpr (!Sink::whole)
-            if (in_place(plan, sink.y, j0)) {
-                leave_tile<true>(plan, x, j0, lanes, sink);
-                continue;
-            }
-        leave_tile<false>(plan, x, j0, rest < lanes ? static_cast<int>(rest) : lanes, sink);
+    constexpr int R = 8, lanes = vec<T>::lanes;
+    const int64_t columns = plan.columns;
+    const T* w = plan.entry.data();
+    for (int64_t j = 0; j < columns; ++j, w += 2 * R) {
+        cvec<T> z[R];
+        for (int k = 0; k < R; ++k) z[k] = times_conj(x[j + k * columns], broadcast(w + 2 * k));
+        dft<+1>(z);
+        for (int r = 0; r < R; ++r) {
+            const int64_t step = j + r * columns;
+            sink.put(step * lanes, untwist_re(z[r], &plan.twist[2 * r]));
+            if (Sink::whole)
+                sink.put((step + plan.length) * lanes, untwist_im(z[r], &plan.twist[2 * r]));
+        }
     }
-    after_streaming();
 }
 
 /// One row: the lanes of a vector are `lanes` steps in a row until the transposition, and
 /// sub-transforms after it.
-template <class T>
-void enter_segments(const fft_plan<T>& plan, const panel<const T>& x, cvec<T>* out) {
+template <class T> void enter_segments(const fft_plan<T>& plan, const T* x, cvec<T>* out) {
     constexpr int R = vec<T>::lanes;
     const T* w = plan.entry.data();
     for (int64_t j = 0; j < plan.columns; j += R) {
         vec<T> real[R], re[R], im[R];
         cvec<T> z[R];
 #pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) real[r] = fetch_row(x, j + r * plan.columns);
+        for (int r = 0; r < R; ++r) real[r] = load(x + j + r * plan.columns);
         twisted_dft(z, real, plan.twist.data());
 #pragma GCC unroll 16
         for (int k = 0; k < R; ++k, w += 2 * R) {
@@ -186,21 +117,14 @@ void leave_segments(const fft_plan<T>& plan, const cvec<T>* x, const Sink& sink)
         dft<+1>(z);
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) {
-            const int64_t first = j + r * plan.columns;
-            const vec<T> real = untwist_re(z[r], &plan.twist[2 * r]);
-            if constexpr (Sink::whole) {
-                T* at = sink.sum + first;
-                store(at, load(at) + real);
-                at += plan.length;
-                store(at, load(at) + untwist_im(z[r], &plan.twist[2 * r]));
-            } else {
-                put_row(sink.y, first, real);
-            }
+            const int64_t step = j + r * plan.columns;
+            sink.put(step, untwist_re(z[r], &plan.twist[2 * r]));
+            if (Sink::whole) sink.put(step + plan.length, untwist_im(z[r], &plan.twist[2 * r]));
         }
     }
 }
 
-template <class T> void enter(const fft_plan<T>& plan, const panel<const T>& x, cvec<T>* out) {
+template <class T> void enter(const fft_plan<T>& plan, const T* x, cvec<T>* out) {
     plan.lanes_are == layout::channels ? enter_channels(plan, x, out)
                                        : enter_segments(plan, x, out);
 }
@@ -210,10 +134,101 @@ void leave(const fft_plan<T>& plan, const cvec<T>* x, const Sink& sink) {
                                        : leave_segments(plan, x, sink);
 }
 
+// ---- copies ------------------------------------------------------------------------------------
+
+/// A panel whose whole tiles are vectors one stride apart: of a step each, or of a row each.
+template <class S> bool by_step(const panel<S>& x) {
+    return x.lane_stride == 1 && x.lanes == vec<std::remove_const_t<S>>::lanes;
+}
+template <class S> bool by_row(const panel<S>& x) {
+    return x.time_stride == 1 && x.lanes == vec<std::remove_const_t<S>>::lanes;
+}
+
+template <bool Transposed, class T>
+REFGSS_INLINE void copy_tile(const T* from, int64_t apart, T* to, int64_t to_apart, bool streamed) {
+    constexpr int lanes = vec<T>::lanes;
+    vec<T> tile[lanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i) tile[i] = load(from + i * apart);
+    if constexpr (Transposed) transpose(tile);
+    if (streamed)
+#pragma GCC unroll 16
+        for (int i = 0; i < lanes; ++i) stream(to + i * to_apart, tile[i]);
+    else
+#pragma GCC unroll 16
+        for (int i = 0; i < lanes; ++i) store(to + i * to_apart, tile[i]);
+}
+
+/// The next tile.  Of rows in time one begins on a cache line, or each line would be needed twice.
+template <class T> void copy_next(errand<T>& e) {
+    constexpr int lanes = vec<T>::lanes, ahead = 128;  // steps: what second-level prefetching needs
+    const panel<const T>& from = e.from;
+    const panel<T>& to = e.to;
+    const bool steps_in = by_step(from), steps_out = by_step(to);
+    const bool tiled = (steps_in || by_row(from)) && (steps_out || by_row(to));
+    const T* source = from.data + e.done * from.time_stride;
+    int count = lanes;
+    if (tiled && !steps_in)
+        count -= static_cast<int>(reinterpret_cast<uintptr_t>(source) / sizeof(T) % lanes);
+    const int64_t end = e.done + count;
+    if (tiled && count == lanes && end <= from.length && end <= to.length) {
+        T* target = to.data + e.done * to.time_stride;
+        const int64_t apart = steps_in ? from.time_stride : from.lane_stride;
+        const int64_t to_apart = steps_out ? to.time_stride : to.lane_stride;
+        const T* later = source + ahead * from.time_stride;
+        for (int i = 0; i < lanes; ++i) {
+            __builtin_prefetch(later + i * apart, 0, 2);
+            __builtin_prefetch(later + i * apart + (lanes - 1), 0, 2);
+        }
+        if (!to.large)
+            for (int i = 0; i < lanes; ++i)
+                __builtin_prefetch(target + ahead * to.time_stride + i * to_apart, 1, 2);
+        if (steps_in == steps_out)
+            copy_tile<false>(source, apart, target, to_apart, to.large);
+        else
+            copy_tile<true>(source, apart, target, to_apart, to.large);
+    } else {
+        vec<T> rows[lanes];
+        fetch(from, e.done, count, rows);
+        put(to, e.done, count, rows);
+    }
+    e.done = end;
+}
+
+template <class T> void copy(errand<T>& rest) {
+    while (rest.done < rest.to.length) copy_next(rest);
+    if (rest.to.large) after_streaming();
+}
+
+/// Leaves with errands in between.
+template <class T, class Leaves> struct and_errands {
+    Leaves leaves;
+    errands<T> list;
+    mutable int points = 0;  // since the last tile
+
+    template <int R> REFGSS_INLINE void run(cvec<T>* x) const {
+        leaves.template run<R>(x);
+        points += R;
+        if (points < vec<T>::lanes) return;
+        points -= vec<T>::lanes;
+        for (errand<T>* e : {list.in, list.out})
+            if (e != nullptr && e->done < e->to.length) copy_next(*e);
+    }
+};
+
+// ---- the transform -----------------------------------------------------------------------------
+
 /// Neighbouring sub-transforms; in segments there is one in each lane.
 template <bool Forward, bool Back, class T, class Leaves>
-void subtransforms(const fft_plan<T>& plan, cvec<T>* x, const Leaves& leaves) {
-    transform<Forward, Back>(plan.passes.data(), x, plan.points / plan.columns, leaves);
+void subtransforms(const fft_plan<T>& plan, cvec<T>* x, const Leaves& leaves,
+                   errands<T> meanwhile = {}) {
+    const int64_t blocks = plan.points / plan.columns;
+    if (meanwhile.in == nullptr && meanwhile.out == nullptr)
+        transform<Forward, Back>(plan.passes.data(), x, blocks, leaves);
+    else
+        transform<Forward, Back>(plan.passes.data(), x, blocks,
+                                 and_errands<T, Leaves>{leaves, meanwhile});
+    if (meanwhile.out != nullptr) copy(*meanwhile.out);
 }
 
 template <class T> cvec<T>* points(T* memory) { return reinterpret_cast<cvec<T>*>(memory); }
@@ -223,58 +238,51 @@ template <class T> const cvec<T>* points(const T* memory) {
 
 // ---- the table ---------------------------------------------------------------------------------
 
-template <class T> void forward(const fft_plan<T>& plan, panel<const T> x, T scale, T* spectrum) {
+template <class T>
+void forward(const fft_plan<T>& plan, const T* x, T scale, T* spectrum, errands<T> meanwhile) {
     enter(plan, x, points(spectrum));
-    subtransforms<true, false>(plan, points(spectrum), scale_leaves<T>{scale});
+    subtransforms<true, false>(plan, points(spectrum), scale_leaves<T>{scale}, meanwhile);
 }
 
 template <class T, class Sink>
-void convolve_to(const fft_plan<T>& plan, const panel<const T>& u, const T* spectrum,
-                 const Sink& sink, cvec<T>* work) {
-    enter(plan, u, work);
-    subtransforms<true, true>(plan, work, multiply_leaves<T>{work, points(spectrum)});
-    leave(plan, work, sink);
-}
-
-template <class T>
-void convolve(const fft_plan<T>& plan, panel<const T> u, const T* spectrum, panel<T> y, T* work) {
-    convolve_to(plan, u, spectrum, to_panel<T>{y}, points(work));
-}
-
-template <class T>
-void convolve_block(const fft_plan<T>& plan, panel<const T> u, const T* spectrum, T* sum,
-                    panel<T> y, T* work) {
-    constexpr int lanes = vec<T>::lanes;
-    convolve_to(plan, u, spectrum, to_sum<T>{sum}, points(work));
-    const int64_t width = plan.lanes_are == layout::channels ? lanes : 1;
-    for (int64_t l = 0; l < y.length; l += lanes) {
-        const int count = y.length - l < lanes ? static_cast<int>(y.length - l) : lanes;
-        vec<T> rows[lanes];
-        if (width == 1) {
-            put_row(y, l, load_some(sum + l, count));
-            continue;
-        }
-        for (int i = 0; i < count; ++i) rows[i] = load(sum + (l + i) * lanes);
-        put(y, l, count, rows);
-    }
-    const int64_t kept = 2 * plan.length - y.length;
-    std::memmove(sum, sum + y.length * width, kept * width * sizeof(T));
-    std::memset(sum + kept * width, 0, y.length * width * sizeof(T));
-}
-
-template <class T>
-void convolve_gradient(const fft_plan<T>& plan, panel<const T> dy, const T* spectrum,
-                       const T* u_spectrum, T* sum, panel<T> du, T* work) {
+void convolve_to(const Sink& sink, const fft_plan<T>& plan, const T* u, const T* spectrum, T* work,
+                 errands<T> meanwhile) {
     cvec<T>* x = points(work);
-    enter(plan, dy, x);
-    subtransforms<true, true>(
-        plan, x, gradient_leaves<T>{x, points(spectrum), points(u_spectrum), points(sum)});
-    leave(plan, x, to_panel<T>{du});
+    enter(plan, u, x);
+    subtransforms<true, true>(plan, x, multiply_leaves<T>{x, points(spectrum)}, meanwhile);
+    leave(plan, x, sink);
 }
 
-template <class T> void inverse(const fft_plan<T>& plan, T* spectrum, panel<T> y) {
+template <class T>
+void convolve(const fft_plan<T>& plan, const T* u, const T* spectrum, T* y, T* work,
+              errands<T> meanwhile) {
+    convolve_to(to_signal<T>{y}, plan, u, spectrum, work, meanwhile);
+}
+
+template <class T>
+void convolve_block(const fft_plan<T>& plan, const T* u, int64_t steps, const T* spectrum, T* sum,
+                    T* y, T* work, errands<T> meanwhile) {
+    convolve_to(to_sum<T>{sum}, plan, u, spectrum, work, meanwhile);
+    const int64_t width = plan.lanes_are == layout::channels ? vec<T>::lanes : 1;
+    const int64_t out = steps * width, kept = 2 * plan.length * width - out;
+    std::memcpy(y, sum, out * sizeof(T));
+    std::memmove(sum, sum + out, kept * sizeof(T));
+    std::memset(sum + kept, 0, out * sizeof(T));
+}
+
+template <class T>
+void convolve_gradient(const fft_plan<T>& plan, const T* u, const T* spectrum, const T* other,
+                       T* sum, T* y, T* work, errands<T> meanwhile) {
+    cvec<T>* x = points(work);
+    enter(plan, u, x);
+    subtransforms<true, true>(
+        plan, x, gradient_leaves<T>{x, points(spectrum), points(other), points(sum)}, meanwhile);
+    leave(plan, x, to_signal<T>{y});
+}
+
+template <class T> void inverse(const fft_plan<T>& plan, T* spectrum, T* x) {
     subtransforms<false, true>(plan, points(spectrum), return_leaves<T>{});
-    leave(plan, points(spectrum), to_panel<T>{y});
+    leave(plan, points(spectrum), to_signal<T>{x});
 }
 
 template <class T> void taps(panel<const T> k, int64_t count, T* taps) {
@@ -309,22 +317,6 @@ template <class T> void direct(panel<const T> u, const T* taps, int64_t count, p
         }
         for (int i = 0; i < block; i += lanes) put(y, first + i, lanes, rows + i);
         for (int64_t i = 0; i < count; ++i) window[i] = window[block + i];
-    }
-}
-
-template <class T> void copy(panel<const T> from, panel<T> to) {
-    constexpr int lanes = vec<T>::lanes;
-    for (int first = 0; first < from.lanes; first += lanes) {
-        panel<const T> in = from;
-        panel<T> out = to;
-        in.data += first * in.lane_stride;
-        out.data += first * out.lane_stride;
-        in.lanes = out.lanes = from.lanes - first < lanes ? from.lanes - first : lanes;
-        for (int64_t l = 0; l < from.length; l += lanes) {
-            vec<T> rows[lanes];
-            fetch(in, l, lanes, rows);
-            put(out, l, lanes, rows);
-        }
     }
 }
 

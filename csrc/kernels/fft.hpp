@@ -203,7 +203,9 @@ void transform(const fft_pass<T>* level, cvec<T>* x, int64_t blocks, const Leave
     const int radix = level->radix;
     const int64_t columns = level->columns;
     if (columns == 1) {
-        if (radix == 8)
+        if (radix == 16)
+            for (; blocks > 0; --blocks, x += 16) leaves.template run<16>(x);
+        else if (radix == 8)
             for (; blocks > 0; --blocks, x += 8) leaves.template run<8>(x);
         else
             for (; blocks > 0; --blocks, x += 4) leaves.template run<4>(x);

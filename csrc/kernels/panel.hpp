@@ -78,31 +78,4 @@ REFGSS_INLINE void put(const panel<T>& y, int64_t first, int count, const vec<T>
     }
 }
 
-/// Asks for part i of the `lanes` steps from `first` on, ahead of their use: neighbours in time, or in
-/// channels, lie far apart, and no hardware foresees them.
-template <class T> REFGSS_INLINE void expect(const panel<const T>& x, int64_t first, int i) {
-    const int64_t step = x.lane_stride == 1 ? first + i : first;
-    if (step >= x.length) return;
-    const T* p = x.data + step * x.time_stride;
-    if (x.lane_stride != 1) return __builtin_prefetch(p + (i < x.lanes ? i : 0) * x.lane_stride);
-    __builtin_prefetch(p);
-    __builtin_prefetch(p + x.lanes - 1);  // of another cache line, where rows start within one
-}
-
-/// Steps first .. first+lanes-1 of the panel's only row, one step a lane.
-template <class T> REFGSS_INLINE vec<T> fetch_row(const panel<const T>& x, int64_t first) {
-    constexpr int lanes = vec<T>::lanes;
-    const int64_t rest = x.length - first;
-    if (x.time_stride == 1 && rest >= lanes) return load(x.data + first);
-    T row[lanes] = {};
-    for (int i = 0; i < lanes && i < rest; ++i) row[i] = x.data[(first + i) * x.time_stride];
-    return load(row);
-}
-template <class T> REFGSS_INLINE void put_row(const panel<T>& y, int64_t first, vec<T> in) {
-    constexpr int lanes = vec<T>::lanes;
-    const int64_t rest = y.length - first;
-    if (y.time_stride == 1 && rest >= lanes) return store(y.data + first, in);
-    for (int i = 0; i < lanes && i < rest; ++i) y.data[(first + i) * y.time_stride] = in[i];
-}
-
 }  // namespace refgss::REFGSS_ISA
