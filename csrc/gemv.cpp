@@ -148,14 +148,14 @@ void weight_matrix::multiply(int64_t M, const float* x, int64_t x_stride, float*
     auto& product = kernels<matmul_kernels<float>>();
     auto unpack = kernels<gemv_kernels>().unpack[static_cast<int>(format_)];
     const int64_t height = product.panel_rows, panels = (M + height - 1) / height;
-    const int64_t depth = std::min(rows_, matmul_depth);
+    const int64_t depth = std::min(rows_, matmul_depth<float>);
     const int64_t blocks = (M + rows_together - 1) / rows_together, items = tiles() * blocks;
     const bool in_place = format_ == weight_format::f32;  // a tile is what the product reads
     const int slots = slots_for(items);
     scratch<float> rows(sized(panels * height, depth));
     scratch<float> unpacked(in_place ? 0 : sized(slots, depth * gemv_width));
-    for (int64_t k0 = 0; k0 < rows_; k0 += matmul_depth) {
-        const int64_t k = std::min(matmul_depth, rows_ - k0);
+    for (int64_t k0 = 0; k0 < rows_; k0 += matmul_depth<float>) {
+        const int64_t k = std::min(matmul_depth<float>, rows_ - k0);
         const view<const float, 2> from{x + k0, {M, k}, {x_stride, 1}};
         parallel_for(panels, slots_for(panels), [&](int64_t p, int) {
             product.pack_rows(from, p * height, k, rows.data() + p * height * k);

@@ -21,11 +21,11 @@ template <class T> void matmul(view<const T, 2> a, view<const T, 2> b, view<T, 2
     const int64_t blocks = (M + matmul_height - 1) / matmul_height;
     // A few rows read b once: in place where its rows are contiguous, and panels are whole.
     const bool in_place = M <= 4 && b.stride[1] == 1 && N % width == 0;
-    const int64_t depth = std::min(K, matmul_depth);
+    const int64_t depth = std::min(K, matmul_depth<T>);
     scratch<T> packed_b(in_place ? 0 : sized(panels * width, depth));
     scratch<T> packed_a(sized(rows * height, depth));
-    for (int64_t k0 = 0; k0 < K; k0 += matmul_depth) {
-        const int64_t k = std::min(matmul_depth, K - k0);
+    for (int64_t k0 = 0; k0 < K; k0 += matmul_depth<T>) {
+        const int64_t k = std::min(matmul_depth<T>, K - k0);
         const auto a_block = slice(a, 1, k0, k), b_block = slice(b, 0, k0, k);
         const int64_t packs = rows + (in_place ? 0 : panels);
         parallel_for(packs, slots_for(packs), [&](int64_t p, int) {

@@ -8,7 +8,8 @@
 
 namespace refgss {
 
-constexpr int64_t matmul_depth = 512;   // terms in a block: panels stay in the second-level cache
+// terms in a block: the panels of an item stay in the second-level cache
+template <class T> constexpr int64_t matmul_depth = 4096 / sizeof(T);
 constexpr int64_t matmul_height = 192;  // rows in an item: whole panels of every instruction set
 constexpr int64_t matmul_panels = 16;   // panels of columns in an item
 

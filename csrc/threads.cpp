@@ -36,31 +36,50 @@ void pause_briefly() {
 std::atomic<interrupt_check> check_for_interrupt{nullptr};
 thread_local bool inside_item = false;
 
-/// One loop in progress, shared by the threads that work on it.
-struct loop {
-    int64_t items;
-    int slots;
-    loop_body body;
-    std::atomic<int64_t> next{0};
-    std::atomic<bool> stopped{false};
+/// One loop in progress, shared by the threads that work on it.  Each begins with a range of its own,
+/// the same one in every loop of this size, for what it has in cache may be needed again; then it
+/// helps the others.
+class loop {
+public:
+    loop(int64_t items, int slots, loop_body body)
+        : slots(slots), body_(body), ranges_(new range[slots]) {
+        for (int64_t i = 0; i < slots; ++i) {
+            ranges_[i].next = i * items / slots;
+            ranges_[i].end = (i + 1) * items / slots;
+        }
+    }
 
     void work(int slot, bool asks) {
         flush_subnormals flushed;
         bool nested = inside_item;
         inside_item = true;
         auto asked = std::chrono::steady_clock::now();
-        for (int64_t item; !stopped.load(std::memory_order_relaxed) &&
-                           (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) {
-            body.run(body.context, item, slot);
-            interrupt_check check = asks ? check_for_interrupt.load() : nullptr;
-            if (check == nullptr) continue;
-            auto now = std::chrono::steady_clock::now();
-            if (now - asked < std::chrono::milliseconds(20)) continue;
-            asked = now;
-            if (check() != 0) stopped = true;
+        for (int other = 0; other < slots; ++other) {
+            range& r = ranges_[(slot + other) % slots];
+            for (int64_t item; !stopped.load(std::memory_order_relaxed) &&
+                               (item = r.next.fetch_add(1, std::memory_order_relaxed)) < r.end;) {
+                body_.run(body_.context, item, slot);
+                interrupt_check check = asks ? check_for_interrupt.load() : nullptr;
+                if (check == nullptr) continue;
+                auto now = std::chrono::steady_clock::now();
+                if (now - asked < std::chrono::milliseconds(20)) continue;
+                asked = now;
+                if (check() != 0) stopped = true;
+            }
         }
         inside_item = nested;
     }
+
+    const int slots;
+    std::atomic<bool> stopped{false};
+
+private:
+    struct alignas(64) range {
+        std::atomic<int64_t> next;
+        int64_t end;
+    };
+    loop_body body_;
+    std::unique_ptr<range[]> ranges_;
 };
 
 /// Workers that sleep until a loop is published.  One loop at a time: its caller owns the pool.
@@ -179,9 +198,9 @@ int slots_for(int64_t items) {
 }
 
 void run_loop(int64_t items, int slots, loop_body body) {
-    loop job{items, slots, body};
     process_state& state = *current();
     bool alone = items < 2 || slots < 2 || inside_item;
+    loop job(items, alone ? 1 : slots, body);
     std::unique_lock<std::mutex> owner(state.owner, std::defer_lock);
     if (alone || !owner.try_lock()) {
         job.work(0, !inside_item);

@@ -61,12 +61,20 @@ template <class T> void pack_rows(view<const T, 2> a, int64_t first, int64_t k, 
             panel[j * tile_rows + i] = from[i * a.stride[0] + j * a.stride[1]];
 }
 
-/// sum (Rows, 2 registers) = (0 or sum) + Σ_k a[k][:] b[k][:], rows of b `stride` apart, in runs.
+/// sum (Rows, 2 registers) = (0 or sum) + Σ_k a[k][:] b[k][:], rows of b `stride` apart, in runs.  They
+/// meet beside the sum, whose rows may lie a power of two apart: then a cache holds few of them.
 template <class T, int Rows>
 void packed_product(int64_t terms, const T* a, const T* b, int64_t stride, T* sum, int64_t columns,
                     bool add) {
     constexpr int lanes = vec<T>::lanes;
-    for (int64_t first = 0; first < terms; first += run_length, add = true) {
+    vec<T> total[Rows][2];
+#pragma GCC unroll 12
+    for (int i = 0; i < Rows; ++i) {
+        T* to = sum + i * columns;
+        total[i][0] = add ? load(to) : vec<T>(T(0));
+        total[i][1] = add ? load(to + lanes) : vec<T>(T(0));
+    }
+    for (int64_t first = 0; first < terms; first += run_length) {
         const int64_t end = terms - first < run_length ? terms : first + run_length;
         vec<T> s[Rows][2];
 #pragma GCC unroll 12
@@ -82,10 +90,15 @@ void packed_product(int64_t terms, const T* a, const T* b, int64_t stride, T* su
         }
 #pragma GCC unroll 12
         for (int i = 0; i < Rows; ++i) {
-            T* to = sum + i * columns;
-            store(to, add ? load(to) + s[i][0] : s[i][0]);
-            store(to + lanes, add ? load(to + lanes) + s[i][1] : s[i][1]);
+            total[i][0] = total[i][0] + s[i][0];
+            total[i][1] = total[i][1] + s[i][1];
         }
+    }
+#pragma GCC unroll 12
+    for (int i = 0; i < Rows; ++i) {
+        T* to = sum + i * columns;
+        store(to, total[i][0]);
+        store(to + lanes, total[i][1]);
     }
 }
 
