@@ -13,7 +13,7 @@
 
 namespace refgss {
 
-constexpr int64_t tile_height = 1024;  // rows that are worked on from norm to projection
+constexpr int64_t tile_height = 1152;  // rows that are worked on from norm to projection
 
 template <class T> using matrix = view<T, 2>;
 template <class T> matrix<T> packed(T* data, int64_t rows, int64_t columns) {

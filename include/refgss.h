@@ -266,7 +266,7 @@ typedef struct refgss_dss_layer_params {
 
 /* x (B,L,E), state (B,H,N,2) or NULL -> y (B,L,E), state_out or NULL.  `ssm` is the layer's map,
  * prepared; or NULL, and a, b and c are used.
- * Workspace: 2 H scalars a row of x, and 1024 rows of 2 E + 2 F. */
+ * Workspace: 2 H scalars a row of x, and 1152 rows of 2 E + 2 F. */
 REFGSS_API int32_t refgss_gss_layer(const refgss_gss_layer_params *params, const refgss_ssm *ssm,
                                     const refgss_array *x, const refgss_array *state,
                                     const refgss_array *y, const refgss_array *state_out);
@@ -291,7 +291,7 @@ REFGSS_API int32_t refgss_gss_layer_keeping(const refgss_gss_layer_params *param
 /* dy (B,L,E), dstate (B,H,N,2) or NULL, which means zeros -> dx (B,L,E), dstate0 or NULL, and the
  * arrays of `dparams`: outputs of the parameters' shapes (its eps and imag_is_exp are not read).
  * `kept` is what the forward pass wrote, or NULL: then it is computed anew.
- * Workspace: 2 E + 5 H scalars a row of x, and 1024 rows of E + 3 F; without `kept` 2 (F + H) more
+ * Workspace: 2 E + 5 H scalars a row of x, and 1152 rows of E + 3 F; without `kept` 2 (F + H) more
  * scalars a row. */
 REFGSS_API int32_t refgss_gss_layer_vjp(const refgss_gss_layer_params *params,
                                         const refgss_array *x, const refgss_array *state,
