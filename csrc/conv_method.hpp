@@ -20,7 +20,7 @@ namespace refgss {
 
 enum class purpose { whole, stream, gradient };
 
-constexpr int64_t cached = int64_t(1) << 23;  // bytes: what may stay in a last-level cache
+constexpr int64_t cached = int64_t(1) << 22;  // bytes: what may stay in a last-level cache
 
 /// Neighbouring channels that are treated alike.
 struct channel_range {
