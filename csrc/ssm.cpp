@@ -255,7 +255,7 @@ void ssm<T>::step(view<const T, 3> u, const view<const T, 4>* state, view<T, 3> 
     const bool dense_in = dense(state), dense_out = dense(state_out);
     constexpr int64_t together = 16;
     const int64_t items = (rows + together - 1) / together;
-    parallel_for(items, slots_for(items), [&](int64_t item, int slot) {
+    const auto steps = [&](int64_t item, int slot) {
         T *in = buffer.data() + slot * 4 * N, *out = in + 2 * N;
         for (int64_t r = item * together; r < std::min(rows, (item + 1) * together); ++r) {
             int64_t b = r / H, h = r % H, g = discrete_.groups == 1 ? 0 : h;
@@ -272,7 +272,8 @@ void ssm<T>::step(view<const T, 3> u, const view<const T, 4>* state, view<T, 3> 
             if (!dense_out && state_out != nullptr)
                 for (int64_t n = 0; n < 2 * N; ++n) *state_out->at(b, h, n / 2, n % 2) = to[n];
         }
-    });
+    };
+    parallel_for(items, slots_for(items), steps, true);
 }
 
 template class ssm<float>;

@@ -25,6 +25,12 @@ namespace {
 
 constexpr int spins_before_sleep = 4000;  // some tens of microseconds: shorter than a wake-up
 
+using steady = std::chrono::steady_clock;
+constexpr auto wake_up = std::chrono::microseconds(150);   // what calling sleepers may cost
+constexpr auto trial = std::chrono::microseconds(15);      // by then the length of a loop is known
+constexpr auto seldom = std::chrono::milliseconds(1);      // between loops
+constexpr int alone_at_most = 4;                           // loops in a row that are not seldom
+
 void pause_briefly() {
 #if defined(__x86_64__)
     _mm_pause();
@@ -42,26 +48,42 @@ thread_local bool inside_item = false;
 class loop {
 public:
     loop(int64_t items, int slots, loop_body body)
-        : slots(slots), body_(body), ranges_(new range[slots]) {
+        : slots(slots), items_(items), body_(body), ranges_(new range[slots]) {
         for (int64_t i = 0; i < slots; ++i) {
             ranges_[i].next = i * items / slots;
             ranges_[i].end = (i + 1) * items / slots;
         }
     }
+    bool finished() const {
+        for (int i = 0; i < slots; ++i)
+            if (ranges_[i].next < ranges_[i].end) return stopped;
+        return true;
+    }
 
-    void work(int slot, bool asks) {
+    /// Takes items until there are none.  On trial: or until others, once awake, would be of help.
+    void work(int slot, bool asks, bool on_trial = false) {
         flush_subnormals flushed;
         bool nested = inside_item;
         inside_item = true;
-        auto asked = std::chrono::steady_clock::now();
+        const auto started = steady::now();
+        auto asked = started;
+        int64_t done = 0;
         for (int other = 0; other < slots; ++other) {
             range& r = ranges_[(slot + other) % slots];
             for (int64_t item; !stopped.load(std::memory_order_relaxed) &&
                                (item = r.next.fetch_add(1, std::memory_order_relaxed)) < r.end;) {
                 body_.run(body_.context, item, slot);
+                ++done;
+                if (on_trial) {
+                    const auto spent = steady::now() - started;
+                    if (spent > trial && spent * (items_ - done) > wake_up * done) {
+                        inside_item = nested;
+                        return;
+                    }
+                }
                 interrupt_check check = asks ? check_for_interrupt.load() : nullptr;
                 if (check == nullptr) continue;
-                auto now = std::chrono::steady_clock::now();
+                auto now = steady::now();
                 if (now - asked < std::chrono::milliseconds(20)) continue;
                 asked = now;
                 if (check() != 0) stopped = true;
@@ -78,6 +100,7 @@ private:
         std::atomic<int64_t> next;
         int64_t end;
     };
+    int64_t items_;
     loop_body body_;
     std::unique_ptr<range[]> ranges_;
 };
@@ -95,7 +118,16 @@ public:
         for (auto& w : workers_) w.join();
     }
 
-    void run(loop& job) {
+    /// Sleepers are not called for a loop that proves short, unless loops follow one another.
+    void run(loop& job, bool brief) {
+        if (steady::now() - last_ > seldom) alone_ = 0;
+        if (brief && awake_ == 0 && alone_++ < alone_at_most) job.work(0, true, true);
+        if (!job.finished()) share(job);
+        last_ = steady::now();
+    }
+
+private:
+    void share(loop& job) {
         publish(&job);
         job.work(0, true);
         for (int spin = 0; spin < spins_before_sleep && busy_.load() > 0; ++spin) pause_briefly();
@@ -104,7 +136,6 @@ public:
         finished_.wait(lock, [this] { return busy_ == 0; });
     }
 
-private:
     void publish(loop* job) {
         {
             std::lock_guard<std::mutex> lock(mutex_);
@@ -118,8 +149,10 @@ private:
         std::unique_lock<std::mutex> lock(mutex_);
         for (uint64_t seen = 0; !closing_;) {
             lock.unlock();
+            ++awake_;
             for (int spin = 0; spin < spins_before_sleep && round_.load() == seen; ++spin)
                 pause_briefly();
+            --awake_;
             lock.lock();
             published_.wait(lock, [&] { return round_.load() != seen; });
             seen = round_.load();
@@ -138,7 +171,9 @@ private:
     std::atomic<uint64_t> round_{0};
     std::atomic<bool> closing_{false};
     loop* job_ = nullptr;
-    std::atomic<int> busy_{0};
+    std::atomic<int> busy_{0}, awake_{0};  // at work; waiting without sleep
+    steady::time_point last_;              // when a loop ended
+    int alone_ = 0;
     std::vector<std::thread> workers_;
 };
 
@@ -197,7 +232,7 @@ int slots_for(int64_t items) {
     return static_cast<int>(std::min<int64_t>(items, thread_count()));
 }
 
-void run_loop(int64_t items, int slots, loop_body body) {
+void run_loop(int64_t items, int slots, loop_body body, bool brief) {
     process_state& state = *current();
     bool alone = items < 2 || slots < 2 || inside_item;
     loop job(items, alone ? 1 : slots, body);
@@ -206,7 +241,7 @@ void run_loop(int64_t items, int slots, loop_body body) {
         job.work(0, !inside_item);
     } else {
         if (!state.workers) state.workers = std::make_unique<pool>(thread_count());
-        state.workers->run(job);
+        state.workers->run(job, brief);
     }
     if (job.stopped) throw error{REFGSS_ERROR_INTERRUPTED, "interrupted"};
 }

@@ -21,19 +21,22 @@ struct loop_body {
     void (*run)(const void* context, int64_t item, int slot);
     const void* context;
 };
-void run_loop(int64_t items, int slots, loop_body body);
+void run_loop(int64_t items, int slots, loop_body body, bool brief);
 
 /// How many threads a loop of so many items is worth; the driver allocates scratch for as many.
 int slots_for(int64_t items);
 
 /// body(item, slot) for each item in [0, items): slot < slots tells concurrent calls apart, for
 /// scratch memory.  body must not throw.  Throws `error` with REFGSS_ERROR_INTERRUPTED.
-/// Called inside an item, or while another thread uses the pool, it runs on the calling thread.
-template <class Body> void parallel_for(int64_t items, int slots, const Body& body) {
+/// Called inside an item, or while another thread uses the pool, it runs on the calling thread; so it
+/// does where it is `brief`, and may end before sleeping threads wake.
+template <class Body>
+void parallel_for(int64_t items, int slots, const Body& body, bool brief = false) {
     run_loop(items, slots, {[](const void* context, int64_t item, int slot) {
                          (*static_cast<const Body*>(context))(item, slot);
                      },
-                     &body});
+                     &body},
+             brief);
 }
 
 /// Flushes subnormals on this thread for the life of the object.
