@@ -170,7 +170,8 @@ void gradients_of_rows(const method<T>& how, const view<T, 3>& u, const view<con
     const int64_t batch = u.shape[0], length = u.shape[1], size = how.spectrum_size;
     rows_area<T> area(how, length), cotangent(how, length);
     const int slots = slots_for(area.at_once);
-    scratch<T> memory(sized(slots, 2 * size)), kept(sized(area.at_once, 2 * size));
+    const bool wait = batch > 1;  // a row's kernel and sum, for its next signal
+    scratch<T> memory(sized(slots, 2 * size)), kept(sized(wait ? area.at_once : slots, 2 * size));
     for (int64_t first = 0; first < how.strips; first += area.at_once) {
         const int64_t count = std::min(area.at_once, how.strips - first);
         for (int64_t b = 0; b < batch; ++b) {
@@ -178,7 +179,7 @@ void gradients_of_rows(const method<T>& how, const view<T, 3>& u, const view<con
             cotangent.gather(dy, b, first, count);
             parallel_for(count, slots, [&](int64_t i, int slot) {
                 T *other = memory.data() + slot * 2 * size, *work = other + size,
-                  *kernel = kept.data() + i * 2 * size, *sum = kernel + size;
+                  *kernel = kept.data() + (wait ? i : slot) * 2 * size, *sum = kernel + size;
                 if (b == 0) {
                     how.prepare(first + i, k, kernel, work, nullptr);
                     std::fill_n(sum, size, T(0));

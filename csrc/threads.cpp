@@ -173,7 +173,7 @@ private:
     loop* job_ = nullptr;
     std::atomic<int> busy_{0}, awake_{0};  // at work; waiting without sleep
     steady::time_point last_;              // when a loop ended
-    int alone_ = 0;
+    int alone_ = 0;                        // loops in a row that began without the workers
     std::vector<std::thread> workers_;
 };
 
