@@ -60,8 +60,6 @@ def gelu(message):
         return print('{"type": "done", "case": NaN}', flush=True)
     if manner == "colours its words":
         return say(type="error", case=case, message="\x1b[31mno\x1b[0m\nnot at all")
-    if manner == "answers twice":
-        say(type="done", case=case)
     if manner == "answers out of order":
         return say(type="done", case=case + 1)
     if manner == "sends an unknown message":
@@ -95,6 +93,8 @@ def gelu(message):
             file.write(json.dumps([message, list(load_file(message["inputs"]))]) + "\n")
     save_file({"y": x}, message["outputs"])
     say(type="done", case=case)
+    if manner == "answers twice":
+        say(type="done", case=case)
 
 
 for line in sys.stdin:
