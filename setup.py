@@ -1,7 +1,7 @@
 """The C++ backend: librefgss (the C ABI of include/refgss.h) and refgss.native._core on top of it.
 
-Every file of csrc/kernels is compiled once per instruction set and chosen at run time; the rest is
-compiled once.  Without a C++17 compiler the installation succeeds without the backend.
+Every file of csrc/kernels is compiled once per instruction set and chosen at run time, those of
+csrc/kernels/amx for AMX alone; the rest is compiled once.  Without a C++17 compiler the installation succeeds without the backend.
 
     REFGSS_REQUIRE_NATIVE=1   a failure to build the backend is an error
     REFGSS_SANITIZE=NAMES     builds with -fsanitize=NAMES (address,undefined or thread)
@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pybind11
+from pybind11.setup_helpers import has_flag
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
@@ -32,6 +33,8 @@ if platform.machine().lower() in ("x86_64", "amd64"):
     INSTRUCTION_SETS["avx2"] = ["-mavx2", "-mfma"]
     INSTRUCTION_SETS["avx512"] = ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma"]
     INSTRUCTION_SETS["avx512"] += ["-mprefer-vector-width=512"]
+    INSTRUCTION_SETS["amx"] = [*INSTRUCTION_SETS["avx512"], "-mavx512bf16", "-mamx-tile"]
+    INSTRUCTION_SETS["amx"] += ["-mamx-bf16"]
 
 
 def sanitizers() -> list[str]:
@@ -48,7 +51,10 @@ class BuildNative(build_ext):
         flags = COMMON + sanitizers()
         jobs = [(path, "once", []) for path in sorted(HERE.glob("csrc/*.cpp"))]
         for isa, isa_flags in INSTRUCTION_SETS.items():
-            kernels = sorted(HERE.glob("csrc/kernels/*.cpp"))
+            if isa == "amx" and not has_flag(self.compiler, "-mamx-bf16"):  # before gcc 11, clang 12
+                continue
+            flags += [f"-DREFGSS_{isa.upper()}"]
+            kernels = sorted((HERE / "csrc/kernels").glob("amx/*.cpp" if isa == "amx" else "*.cpp"))
             jobs += [(path, isa, [*isa_flags, f"-DREFGSS_ISA={isa}"]) for path in kernels]
 
         def compile_one(job: tuple[Path, str, list[str]]) -> str:

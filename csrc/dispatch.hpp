@@ -14,7 +14,7 @@
 
 namespace refgss {
 
-enum class isa { baseline, avx2, avx512 };
+enum class isa { baseline, avx2, avx512, amx };
 
 /// The widest instruction set of this processor, or the one that REFGSS_SIMD names.  Throws where
 /// that is unknown or not supported here.
@@ -22,10 +22,15 @@ isa active_isa();
 const char* isa_name(isa set);
 
 template <class Table, isa I> const Table& table();
+/// Whether a table has functions for AMX; the others have those of AVX-512 there.
+template <class Table> constexpr bool has_amx = false;
 
 template <class Table> const Table& kernels() {
 #if defined(__x86_64__)
     switch (active_isa()) {
+        case isa::amx:
+            if constexpr (has_amx<Table>) return table<Table, isa::amx>();
+            return table<Table, isa::avx512>();
         case isa::avx512: return table<Table, isa::avx512>();
         case isa::avx2: return table<Table, isa::avx2>();
         case isa::baseline: break;

@@ -145,27 +145,41 @@ void weight_matrix::column(int64_t o, float* to) const {
 
 void weight_matrix::multiply(int64_t M, const float* x, int64_t x_stride, float* y,
                              int64_t y_stride) const {
-    auto& product = kernels<matmul_kernels<float>>();
+    auto& product = matmul_kernels_for<float>(M, rows_);
     auto unpack = kernels<gemv_kernels>().unpack[static_cast<int>(format_)];
+    if (!product.plain) {  // numbers, which are packed once more
+        const int64_t most = std::min(tiles(), matmul_panels), width = most * gemv_width;
+        scratch<float> numbers(sized(rows_, width));
+        for (int64_t t = 0; t < tiles(); t += most) {
+            const int64_t some = std::min(most, tiles() - t), columns = some * gemv_width;
+            parallel_for(some, slots_for(some), [&](int64_t i, int) {
+                unpack(tile(t + i), 0, rows_, numbers.data() + i * gemv_width, width);
+            });
+            matmul<float>({x, {M, rows_}, {x_stride, 1}}, {numbers.data(), {rows_, columns}, {width, 1}},
+                          {y + t * gemv_width, {M, columns}, {y_stride, 1}}, false);
+        }
+        return;
+    }
     const int64_t height = product.panel_rows, panels = (M + height - 1) / height;
-    const int64_t depth = std::min(rows_, matmul_depth<float>);
+    const int64_t depth = std::min(rows_, product.depth);
     const int64_t blocks = (M + rows_together - 1) / rows_together, items = tiles() * blocks;
     const bool in_place = format_ == weight_format::f32;  // a tile is what the product reads
     const int slots = slots_for(items);
     scratch<float> rows(sized(panels * height, depth));
     scratch<float> unpacked(in_place ? 0 : sized(slots, depth * gemv_width));
-    for (int64_t k0 = 0; k0 < rows_; k0 += matmul_depth<float>) {
-        const int64_t k = std::min(matmul_depth<float>, rows_ - k0);
+    for (int64_t k0 = 0; k0 < rows_; k0 += product.depth) {
+        const int64_t k = std::min(product.depth, rows_ - k0);
         const view<const float, 2> from{x + k0, {M, k}, {x_stride, 1}};
         parallel_for(panels, slots_for(panels), [&](int64_t p, int) {
-            product.pack_rows(from, p * height, k, rows.data() + p * height * k);
+            product.pack_rows(slice(from, 0, p * height, std::min(height, M - p * height)),
+                              rows.data() + p * height * k, 0, nullptr);
         });
         parallel_for(items, slots, [&](int64_t item, int slot) {
             const int64_t t = item / blocks, first = item % blocks * rows_together;
             const float* panel = reinterpret_cast<const float*>(tile(t)) + k0 * gemv_width;
             if (!in_place) {
                 float* to = unpacked.data() + slot * depth * gemv_width;
-                unpack(tile(t), k0, k, to);
+                unpack(tile(t), k0, k, to, gemv_width);
                 panel = to;
             }
             const int64_t end = std::min(M, first + rows_together);

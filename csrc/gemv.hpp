@@ -33,8 +33,9 @@ struct gemv_kernels {
     /// to[r][0..32) = Σ_i x[r][i] W[i][·] of one tile; by format.
     void (*product[3])(const unsigned char* tile, int64_t depth, int64_t rows, const float* x,
                        int64_t x_stride, float* to, int64_t to_stride);
-    /// W[first .. first+count-1][·] of one tile, 32 floats a row; first is a multiple of 32.
-    void (*unpack[3])(const unsigned char* tile, int64_t first, int64_t count, float* to);
+    /// W[first .. first+count-1][·] of one tile, rows of 32 floats `stride` apart; first is a multiple of 32.
+    void (*unpack[3])(const unsigned char* tile, int64_t first, int64_t count, float* to,
+                      int64_t stride);
     /// to[0..32) = start + d u_last + Σ_{j<=last} taps_j u_{last-j}: rows of taps and u `stride` apart.
     void (*recent)(int64_t last, int64_t stride, const float* taps, const float* u,
                    const float* start, const float* d, float* to);

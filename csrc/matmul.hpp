@@ -1,29 +1,51 @@
 // matmul.hpp: c = a b, or c += a b, for views with any strides.
 //
-// Each element is a sum over k in a fixed order, blocked by `matmul_depth`: the result depends
-// neither on the number of threads nor on which rows are multiplied together.
+// Each element is a sum over k in a fixed order, in blocks: the result depends neither on
+// the number of threads nor on which rows are multiplied together, few (`least_rows`) or many apart.
 #pragma once
 
 #include "array.hpp"
+#include "dispatch.hpp"
 
 namespace refgss {
 
-// terms in a block: the panels of an item stay in the second-level cache
-template <class T> constexpr int64_t matmul_depth = 4096 / sizeof(T);
 constexpr int64_t matmul_height = 192;  // rows in an item: whole panels of every instruction set
 constexpr int64_t matmul_panels = 16;   // panels of columns in an item
+constexpr int64_t matmul_few = 4;       // rows that are not worth a copy of b
 
 template <class T> struct matmul_kernels {
     int panel_rows, panel_columns;
-    /// A panel of a (rows, k) as k columns of panel_rows, and of b (k, columns) as k rows of
-    /// panel_columns; both padded by zeros.
-    void (*pack_rows)(view<const T, 2> a, int64_t first, int64_t k, T* panel);
-    void (*pack_columns)(view<const T, 2> b, int64_t first, int64_t k, T* panel);
+    int64_t depth;    // terms in a block: the panels of an item stay in the second-level cache
+    int slab, bytes;  // terms in a panel are padded to whole slabs; bytes of a number there
+    bool plain;       // a panel of b is rows of numbers as they are, and may be read in place
+    /// Rows of a (M, k) as panels of k columns of panel_rows, and columns of b (k, N) as panels of k
+    /// rows of panel_columns, padded by zeros; panels are `panel_bytes` apart.  A row or column that
+    /// these kernels cannot multiply is marked by a 1, several threads at a time.
+    void (*pack_rows)(view<const T, 2> a, void* panels, int64_t panel_bytes, char* marks);
+    void (*pack_columns)(view<const T, 2> b, void* panels, int64_t panel_bytes, char* marks);
     /// c of one item: panels of a one after another; those of b have rows `stride` apart, and are
-    /// `panel_step` apart.  k > 0.
-    void (*multiply)(int64_t k, const T* a, const T* b, int64_t stride, int64_t panel_step,
+    /// `panel_step` apart, in numbers.  k > 0.
+    void (*multiply)(int64_t k, const void* a, const void* b, int64_t stride, int64_t panel_step,
                      view<T, 2> c, bool add);
+    /// Takes products of fewer rows or terms, and marked rows and columns; or null.
+    const matmul_kernels* otherwise;
+    int64_t least_rows, least_terms;
+
+    /// Of a row of a or a column of b in its panel.
+    int64_t line_bytes(int64_t k) const { return (k + slab - 1) / slab * slab * bytes; }
 };
+
+#if defined(REFGSS_AMX)
+template <> constexpr bool has_amx<matmul_kernels<float>> = true;
+#endif
+
+/// The kernels for products of M rows and K terms.
+template <class T> const matmul_kernels<T>& matmul_kernels_for(int64_t M, int64_t K) {
+    auto& kernel = kernels<matmul_kernels<T>>();
+    const bool small = M < kernel.least_rows || K < kernel.least_terms;
+    return small && kernel.otherwise ? *kernel.otherwise : kernel;
+}
+
 
 /// a (M,K), b (K,N), c (M,N); c's memory meets neither's.
 template <class T> void matmul(view<const T, 2> a, view<const T, 2> b, view<T, 2> c, bool add);

@@ -78,7 +78,7 @@ REFGSS_API const char *refgss_last_error(void);
 REFGSS_API int32_t refgss_get_num_threads(void);
 REFGSS_API int32_t refgss_set_num_threads(int32_t threads);
 
-/* "baseline", "avx2" or "avx512": REFGSS_SIMD, or the widest this processor has.  NULL where
+/* "baseline", "avx2", "avx512" or "amx": REFGSS_SIMD, or the widest this processor has.  NULL where
  * REFGSS_SIMD is unknown or not supported; refgss_last_error says which. */
 REFGSS_API const char *refgss_simd(void);
 

@@ -8,14 +8,13 @@ namespace refgss {
 namespace REFGSS_ISA {
 namespace {
 
-template <class T> void pack_columns(view<const T, 2> b, int64_t first, int64_t k, T* panel) {
+template <class T> void pack_panel_of_columns(view<const T, 2> b, T* panel) {
     constexpr int width = tile_columns<T>, lanes = vec<T>::lanes;
-    const int64_t columns = b.shape[1] - first < width ? b.shape[1] - first : width;
-    const T* from = b.data + first * b.stride[1];
+    const int64_t k = b.shape[0], columns = b.shape[1] < width ? b.shape[1] : width;
     if (columns < width) std::memset(panel, 0, k * width * sizeof(T));
     if (b.stride[1] == 1) {
         for (int64_t i = 0; i < k; ++i)
-            std::memcpy(panel + i * width, from + i * b.stride[0], columns * sizeof(T));
+            std::memcpy(panel + i * width, b.data + i * b.stride[0], columns * sizeof(T));
         return;
     }
     int64_t i = 0;
@@ -24,33 +23,32 @@ template <class T> void pack_columns(view<const T, 2> b, int64_t first, int64_t 
             for (int half = 0; half < width; half += lanes) {
                 vec<T> square[lanes];
 #pragma GCC unroll 16
-                for (int j = 0; j < lanes; ++j) square[j] = load(from + (half + j) * b.stride[1] + i);
+                for (int j = 0; j < lanes; ++j) square[j] = load(b.data + (half + j) * b.stride[1] + i);
                 transpose(square);
 #pragma GCC unroll 16
                 for (int j = 0; j < lanes; ++j) store(panel + (i + j) * width + half, square[j]);
             }
     for (; i < k; ++i)
         for (int64_t j = 0; j < columns; ++j)
-            panel[i * width + j] = from[i * b.stride[0] + j * b.stride[1]];
+            panel[i * width + j] = b.data[i * b.stride[0] + j * b.stride[1]];
 }
 
 /// Where lanes exceed rows, a store of a whole register runs into the next row, which comes later.
-template <class T> void pack_rows(view<const T, 2> a, int64_t first, int64_t k, T* panel) {
+template <class T> void pack_panel_of_rows(view<const T, 2> a, T* panel) {
     constexpr int lanes = vec<T>::lanes;
-    const int64_t rows = a.shape[0] - first < tile_rows ? a.shape[0] - first : tile_rows;
-    const T* from = a.data + first * a.stride[0];
+    const int64_t k = a.shape[1], rows = a.shape[0] < tile_rows ? a.shape[0] : tile_rows;
     if (rows < tile_rows) std::memset(panel, 0, k * tile_rows * sizeof(T));
     int64_t j = 0;
     if (rows == tile_rows && a.stride[0] == 1) {
         for (; j < k; ++j)
-            std::memcpy(panel + j * tile_rows, from + j * a.stride[1], tile_rows * sizeof(T));
+            std::memcpy(panel + j * tile_rows, a.data + j * a.stride[1], tile_rows * sizeof(T));
     } else if constexpr (lanes >= tile_rows) {
         if (rows == tile_rows && a.stride[1] == 1)
             for (; j + 2 * lanes <= k; j += lanes) {
                 vec<T> square[lanes];
 #pragma GCC unroll 16
                 for (int i = 0; i < lanes; ++i)
-                    square[i] = i < tile_rows ? load(from + i * a.stride[0] + j) : vec<T>(T(0));
+                    square[i] = i < tile_rows ? load(a.data + i * a.stride[0] + j) : vec<T>(T(0));
                 transpose(square);
 #pragma GCC unroll 16
                 for (int i = 0; i < lanes; ++i) store(panel + (j + i) * tile_rows, square[i]);
@@ -58,7 +56,22 @@ template <class T> void pack_rows(view<const T, 2> a, int64_t first, int64_t k, 
     }
     for (; j < k; ++j)
         for (int64_t i = 0; i < rows; ++i)
-            panel[j * tile_rows + i] = from[i * a.stride[0] + j * a.stride[1]];
+            panel[j * tile_rows + i] = a.data[i * a.stride[0] + j * a.stride[1]];
+}
+
+template <class T>
+void pack_columns(view<const T, 2> b, void* to, int64_t panel_bytes, char*) {
+    for (int64_t j = 0; j < b.shape[1]; j += tile_columns<T>) {
+        pack_panel_of_columns(slice(b, 1, j, b.shape[1] - j), static_cast<T*>(to));
+        to = static_cast<char*>(to) + panel_bytes;
+    }
+}
+template <class T>
+void pack_rows(view<const T, 2> a, void* to, int64_t panel_bytes, char*) {
+    for (int64_t i = 0; i < a.shape[0]; i += tile_rows) {
+        pack_panel_of_rows(slice(a, 0, i, a.shape[0] - i), static_cast<T*>(to));
+        to = static_cast<char*>(to) + panel_bytes;
+    }
 }
 
 /// sum (Rows, 2 registers) = (0 or sum) + Σ_k a[k][:] b[k][:], rows of b `stride` apart, in runs.  They
@@ -103,9 +116,10 @@ void packed_product(int64_t terms, const T* a, const T* b, int64_t stride, T* su
 }
 
 template <class T>
-void multiply(int64_t k, const T* a, const T* b, int64_t stride, int64_t panel_step, view<T, 2> c,
-              bool add) {
+void multiply(int64_t k, const void* packed_a, const void* packed_b, int64_t stride,
+              int64_t panel_step, view<T, 2> c, bool add) {
     constexpr int width = tile_columns<T>;
+    const T *a = static_cast<const T*>(packed_a), *b = static_cast<const T*>(packed_b);
     const int64_t rows = c.shape[0], columns = c.shape[1];
     for (int64_t j = 0; j < columns; j += width, b += panel_step) {
         const int64_t room = columns - j < width ? columns - j : width;
@@ -138,9 +152,12 @@ void multiply(int64_t k, const T* a, const T* b, int64_t stride, int64_t panel_s
 }  // namespace REFGSS_ISA
 
 using namespace REFGSS_ISA;
+template <class T> constexpr int64_t depth = 4096 / sizeof(T);
 REFGSS_TABLE(matmul_kernels<float>,
-             {tile_rows, tile_columns<float>, pack_rows<float>, pack_columns<float>, multiply<float>})
-REFGSS_TABLE(matmul_kernels<double>, {tile_rows, tile_columns<double>, pack_rows<double>,
-                                      pack_columns<double>, multiply<double>})
+             {tile_rows, tile_columns<float>, depth<float>, 1, sizeof(float), true, pack_rows<float>,
+              pack_columns<float>, multiply<float>, nullptr, 0, 0})
+REFGSS_TABLE(matmul_kernels<double>,
+             {tile_rows, tile_columns<double>, depth<double>, 1, sizeof(double), true, pack_rows<double>,
+              pack_columns<double>, multiply<double>, nullptr, 0, 0})
 
 }  // namespace refgss

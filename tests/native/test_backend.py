@@ -15,11 +15,11 @@ from refgss.conformance import cases
 native = pytest.importorskip("refgss.native")
 from refgss.native import abi  # noqa: E402
 
-WIDER = {"baseline": ["baseline"], "avx2": ["baseline", "avx2"]}
+LEVELS = ["baseline", "avx2", "avx512", "amx"]
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("level", WIDER.get(native.simd(), ["baseline", "avx2", "avx512"]))
+@pytest.mark.parametrize("level", LEVELS[: LEVELS.index(native.simd()) + 1])
 def test_every_instruction_set_conforms(level, threads):
     done = subprocess.run(
         [sys.executable, "-m", "refgss", "check", "--candidate", "native", "--fresh", "0"],

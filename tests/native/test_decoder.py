@@ -182,7 +182,7 @@ np.save(sys.argv[1], np.stack(found[:half]))
 
 
 def test_instruction_sets_agree_and_threads_change_nothing(tmp_path):
-    levels = ["baseline", "avx2", "avx512"]
+    levels = ["baseline", "avx2", "avx512", "amx"]
     levels = levels[: levels.index(native.simd()) + 1]
     found = []
     for level in levels:

@@ -85,6 +85,37 @@ def test_rows_do_not_meet(dtype):
         assert np.isnan(y[17, 5]) and (name == "gelu" or np.isnan(y[17]).all())
 
 
+@pytest.mark.parametrize("shape", [(30, 70, 40), (200, 600, 33)])
+def test_products_of_all_magnitudes(shape):
+    """Numbers of any size keep their digits, and meet those of their own row and column only."""
+    rows, terms, columns = shape
+    rng = np.random.default_rng(0)
+    x, w = (rng.standard_normal(s).astype(np.float32) for s in ((rows, terms), (terms, columns)))
+    clean = native.dense(x, w)
+    x[3] *= np.float32(2.0**-105)
+    x[4] *= np.float32(2.0**60)
+    x[5, 7], x[6, 8], x[7, 9] = np.inf, -np.inf, 3e37
+    x[8] = 0
+    x[8, 11] = 1.7
+    w[:, 2] *= np.float32(2.0**-20)
+    w[:, 3] *= np.float32(2.0**40)
+    w[12, 4], w[13, 5] = np.inf, np.nan
+    y = native.dense(x, w)
+    with np.errstate(all="ignore"):
+        a, b = x.astype(float), w.astype(float)
+        want, size = a @ b, np.abs(a) @ np.abs(b)
+        want[np.abs(want) > np.finfo(np.float32).max] *= np.inf
+    finite = np.isfinite(want)
+    np.testing.assert_array_equal(np.isnan(y), np.isnan(want))
+    np.testing.assert_array_equal(y[~finite], want[~finite])
+    granted = 6 * terms**0.5 * unit(np.float32) * size + terms * np.finfo(np.float32).tiny
+    assert np.all(np.abs(y[finite] - want[finite]) <= granted[finite])
+    alone = 1.02 * unit(np.float32) * np.abs(want[8])  # a product that is the whole sum
+    assert np.all(np.abs(y[8] - want[8])[finite[8]] <= alone[finite[8]])
+    same = np.ix_(np.r_[0:3, 9:rows], np.r_[0:2, 6:columns])
+    np.testing.assert_array_equal(y[same], clean[same])
+
+
 @pytest.mark.parametrize("precision", ["f32", "f64"])
 @pytest.mark.parametrize("shape", [(3, 1), (2, 3, 5), (2, 33), (3, 260)])
 def test_norms_of_any_width_are_within_their_budgets(precision, shape):

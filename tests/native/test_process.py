@@ -150,7 +150,7 @@ def tiny_after_a_call(u, k):
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("REFGSS_SIMD", "sse9", "use baseline, avx2 or avx512"),
+        ("REFGSS_SIMD", "sse9", "use baseline, avx2, avx512 or amx"),
         ("REFGSS_NUM_THREADS", "many", "use 1 to 1024"),
         ("REFGSS_NUM_THREADS", "0", "use 1 to 1024"),
     ],
