@@ -1,7 +1,9 @@
 #include "gemv.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "dispatch.hpp"
 #include "matmul.hpp"
@@ -120,6 +122,11 @@ weight_matrix::weight_matrix(const matrix_source& from)
         std::memset(to, 0, tile_bytes_);
         pack(from, t * gemv_width, to);
     });
+    std::vector<float> numbers(from.rows * gemv_width);
+    for (int64_t t = 0; t < tiles(); ++t) {
+        kernels<gemv_kernels>().unpack[static_cast<int>(format_)](tile(t), 0, rows_, numbers.data());
+        for (float w : numbers) largest_ = std::max(largest_, std::abs(w));  // NaN is not larger
+    }
 }
 
 void weight_matrix::column(int64_t o, float* to) const {
@@ -145,50 +152,68 @@ void weight_matrix::column(int64_t o, float* to) const {
 
 void weight_matrix::multiply(int64_t M, const float* x, int64_t x_stride, float* y,
                              int64_t y_stride) const {
-    auto& product = matmul_kernels_for<float>(M, rows_);
-    auto unpack = kernels<gemv_kernels>().unpack[static_cast<int>(format_)];
-    if (!product.plain) {  // numbers, which are packed once more
-        const int64_t most = std::min(tiles(), matmul_panels), width = most * gemv_width;
-        scratch<float> numbers(sized(rows_, width));
-        for (int64_t t = 0; t < tiles(); t += most) {
-            const int64_t some = std::min(most, tiles() - t), columns = some * gemv_width;
-            parallel_for(some, slots_for(some), [&](int64_t i, int) {
-                unpack(tile(t + i), 0, rows_, numbers.data() + i * gemv_width, width);
-            });
-            matmul<float>({x, {M, rows_}, {x_stride, 1}}, {numbers.data(), {rows_, columns}, {width, 1}},
-                          {y + t * gemv_width, {M, columns}, {y_stride, 1}}, false);
-        }
-        return;
+    auto* kernel = &matmul_kernels_for<float>(M, rows_);
+    if (largest_ >= kernel->limit) kernel = kernel->otherwise;
+    std::vector<char> odd(M);
+    multiply_by(*kernel, M, x, x_stride, y, y_stride, odd.data());
+    for (int64_t i = 0; i < M; ++i) {  // runs of marked rows, as if they were alone
+        int64_t end = i;
+        while (end < M && odd[end]) ++end;
+        if (end == i) continue;
+        multiply_by(*kernel->otherwise, end - i, x + i * x_stride, x_stride, y + i * y_stride, y_stride,
+                    odd.data());
+        i = end;
     }
+}
+
+void weight_matrix::multiply_by(const matmul_kernels<float>& product, int64_t M, const float* x,
+                                int64_t x_stride, float* y, int64_t y_stride, char* marks) const {
+    auto unpack = kernels<gemv_kernels>().unpack[static_cast<int>(format_)];
     const int64_t height = product.panel_rows, panels = (M + height - 1) / height;
-    const int64_t depth = std::min(rows_, product.depth);
-    const int64_t blocks = (M + rows_together - 1) / rows_together, items = tiles() * blocks;
-    const bool in_place = format_ == weight_format::f32;  // a tile is what the product reads
+    const int64_t depth = std::min(rows_, product.depth), most = product.line_bytes(depth);
+    const bool numbers_in_place = format_ == weight_format::f32;
+    // panels that are made and then used by all rows, together while the rows are in cache
+    const int64_t group = product.plain ? 1 : std::min<int64_t>(8, tiles());
+    const int64_t blocks = (M + rows_together - 1) / rows_together;
+    const int64_t items = (tiles() + group - 1) / group * blocks;
     const int slots = slots_for(items);
-    scratch<float> rows(sized(panels * height, depth));
-    scratch<float> unpacked(in_place ? 0 : sized(slots, depth * gemv_width));
+    scratch<char> rows(sized(panels * height, most));
+    scratch<float> numbers(numbers_in_place ? 0 : sized(slots, depth * gemv_width));
+    scratch<char> packed(product.plain ? 0 : sized(slots, group * most * gemv_width));
     for (int64_t k0 = 0; k0 < rows_; k0 += product.depth) {
-        const int64_t k = std::min(product.depth, rows_ - k0);
+        const int64_t k = std::min(product.depth, rows_ - k0), line = product.line_bytes(k);
         const view<const float, 2> from{x + k0, {M, k}, {x_stride, 1}};
         parallel_for(panels, slots_for(panels), [&](int64_t p, int) {
             product.pack_rows(slice(from, 0, p * height, std::min(height, M - p * height)),
-                              rows.data() + p * height * k, 0, nullptr);
+                              rows.data() + p * height * line, 0, marks + p * height);
         });
         parallel_for(items, slots, [&](int64_t item, int slot) {
-            const int64_t t = item / blocks, first = item % blocks * rows_together;
-            const float* panel = reinterpret_cast<const float*>(tile(t)) + k0 * gemv_width;
-            if (!in_place) {
-                float* to = unpacked.data() + slot * depth * gemv_width;
-                unpack(tile(t), k0, k, to, gemv_width);
-                panel = to;
+            const int64_t first = item % blocks * rows_together, end = std::min(M, first + rows_together);
+            const int64_t t0 = item / blocks * group, t1 = std::min(tiles(), t0 + group);
+            const void* panel[8];
+            int parts[8] = {};
+            for (int64_t t = t0; t < t1; ++t) {
+                const float* weights = reinterpret_cast<const float*>(tile(t)) + k0 * gemv_width;
+                if (!numbers_in_place) {
+                    float* to = numbers.data() + slot * depth * gemv_width;
+                    unpack(tile(t), k0, k, to);
+                    weights = to;
+                }
+                panel[t - t0] = weights;
+                if (product.plain) continue;
+                char unmarked[gemv_width];
+                char* to = packed.data() + (slot * group + t - t0) * most * gemv_width;
+                parts[t - t0] = product.pack_columns({weights, {k, gemv_width}, {gemv_width, 1}}, to, 0,
+                                                     unmarked);
+                panel[t - t0] = to;
             }
-            const int64_t end = std::min(M, first + rows_together);
-            for (int64_t i = first; i < end; i += matmul_height) {
-                view<float, 2> to{y + i * y_stride + t * gemv_width,
-                                  {std::min(matmul_height, end - i), gemv_width}, {y_stride, 1}};
-                product.multiply(k, rows.data() + i * k, panel, gemv_width, product.panel_columns, to,
-                                 k0 > 0);
-            }
+            for (int64_t i = first; i < end; i += matmul_height)
+                for (int64_t t = t0; t < t1; ++t) {
+                    view<float, 2> to{y + i * y_stride + t * gemv_width,
+                                      {std::min(matmul_height, end - i), gemv_width}, {y_stride, 1}};
+                    product.multiply(k, rows.data() + i * line, panel[t - t0], gemv_width,
+                                     product.panel_columns, parts[t - t0], to, k0 > 0);
+                }
         });
     }
 }

@@ -18,6 +18,7 @@
 #include <string>
 
 #include "array.hpp"
+#include "matmul.hpp"
 #include "scratch.hpp"
 
 namespace refgss {
@@ -33,9 +34,8 @@ struct gemv_kernels {
     /// to[r][0..32) = Σ_i x[r][i] W[i][·] of one tile; by format.
     void (*product[3])(const unsigned char* tile, int64_t depth, int64_t rows, const float* x,
                        int64_t x_stride, float* to, int64_t to_stride);
-    /// W[first .. first+count-1][·] of one tile, rows of 32 floats `stride` apart; first is a multiple of 32.
-    void (*unpack[3])(const unsigned char* tile, int64_t first, int64_t count, float* to,
-                      int64_t stride);
+    /// W[first .. first+count-1][·] of one tile, 32 floats a row; first is a multiple of 32.
+    void (*unpack[3])(const unsigned char* tile, int64_t first, int64_t count, float* to);
     /// to[0..32) = start + d u_last + Σ_{j<=last} taps_j u_{last-j}: rows of taps and u `stride` apart.
     void (*recent)(int64_t last, int64_t stride, const float* taps, const float* u,
                    const float* start, const float* d, float* to);
@@ -71,8 +71,12 @@ public:
     void multiply(int64_t rows, const float* x, int64_t x_stride, float* y, int64_t y_stride) const;
 
 private:
+    void multiply_by(const matmul_kernels<float>& product, int64_t rows, const float* x,
+                     int64_t x_stride, float* y, int64_t y_stride, char* marks) const;
+
     weight_format format_;
     int64_t rows_, columns_, tile_bytes_;
+    float largest_ = 0;  // magnitude of a weight
     scratch<unsigned char> data_;
 };
 

@@ -1,6 +1,7 @@
 #include "matmul.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <vector>
 
 #include "dispatch.hpp"
@@ -56,17 +57,18 @@ void multiply_block(const matmul_kernels<T>& kernel, view<const T, 2> a, view<co
     const chunks of_a(M, k, height, a.stride[1] == 1), of_b(N, k, width, b.stride[1] != 1);
     std::vector<char> odd_rows(kernel.plain ? 0 : M), odd_columns(kernel.plain ? 0 : N);
     const int64_t packs = of_a.count() + (in_place ? 0 : of_b.count());
+    std::atomic<int> parts{1};
     parallel_for(packs, slots_for(packs), [&](int64_t item, int) {
         const bool is_a = item < of_a.count();
         const auto [first, lines, k0, terms] = is_a ? of_a[item] : of_b[item - of_a.count()];
         if (is_a)
-            kernel.pack_rows(slice(slice(a, 0, first, lines), 1, k0, terms),
-                             packed_a.data() + first * line + k0 * height * kernel.bytes,
-                             height * line, odd_rows.data() + first);
-        else
-            kernel.pack_columns(slice(slice(b, 0, k0, terms), 1, first, lines),
-                                packed_b.data() + first * line + k0 * width * kernel.bytes,
-                                width * line, odd_columns.data() + first);
+            return kernel.pack_rows(slice(slice(a, 0, first, lines), 1, k0, terms),
+                                    packed_a.data() + first * line + k0 * height * kernel.bytes,
+                                    height * line, odd_rows.data() + first);
+        const int found = kernel.pack_columns(slice(slice(b, 0, k0, terms), 1, first, lines),
+                                              packed_b.data() + first * line + k0 * width * kernel.bytes,
+                                              width * line, odd_columns.data() + first);
+        for (int seen = parts; seen < found && !parts.compare_exchange_weak(seen, found);) {}
     });
     // rows and columns that these kernels cannot take: by the others, on a copy
     auto some = [](const std::vector<char>& marks) {
@@ -84,10 +86,11 @@ void multiply_block(const matmul_kernels<T>& kernel, view<const T, 2> a, view<co
         const int64_t columns = std::min(matmul_panels * width, N - p * width);
         auto to = slice(slice(c, 0, i, std::min(matmul_height, M - i)), 1, p * width, columns);
         if (in_place)
-            kernel.multiply(k, packed_a.data() + i * line, b.data + p * width, b.stride[0], width, to, add);
+            kernel.multiply(k, packed_a.data() + i * line, b.data + p * width, b.stride[0], width, 1, to,
+                            add);
         else
             kernel.multiply(k, packed_a.data() + i * line, packed_b.data() + p * width * line, width,
-                            k * width, to, add);
+                            k * width, parts, to, add);
     });
     if (odd)
         copy_where(as_const(other), c, [&](int64_t i, int64_t j) { return odd_rows[i] || odd_columns[j]; });

@@ -19,17 +19,19 @@ template <class T> struct matmul_kernels {
     int slab, bytes;  // terms in a panel are padded to whole slabs; bytes of a number there
     bool plain;       // a panel of b is rows of numbers as they are, and may be read in place
     /// Rows of a (M, k) as panels of k columns of panel_rows, and columns of b (k, N) as panels of k
-    /// rows of panel_columns, padded by zeros; panels are `panel_bytes` apart.  A row or column that
-    /// these kernels cannot multiply is marked by a 1, several threads at a time.
+    /// rows of panel_columns, padded by zeros; panels are `panel_bytes` apart.  A row or column with
+    /// a magnitude of `limit` or more is marked by a 1, several threads at a time.  Numbers of b may
+    /// be kept in parts: how many are not zero throughout.
     void (*pack_rows)(view<const T, 2> a, void* panels, int64_t panel_bytes, char* marks);
-    void (*pack_columns)(view<const T, 2> b, void* panels, int64_t panel_bytes, char* marks);
+    int (*pack_columns)(view<const T, 2> b, void* panels, int64_t panel_bytes, char* marks);
     /// c of one item: panels of a one after another; those of b have rows `stride` apart, and are
-    /// `panel_step` apart, in numbers.  k > 0.
+    /// `panel_step` apart, in numbers, and have so many parts.  k > 0.
     void (*multiply)(int64_t k, const void* a, const void* b, int64_t stride, int64_t panel_step,
-                     view<T, 2> c, bool add);
+                     int parts, view<T, 2> c, bool add);
     /// Takes products of fewer rows or terms, and marked rows and columns; or null.
     const matmul_kernels* otherwise;
     int64_t least_rows, least_terms;
+    T limit;
 
     /// Of a row of a or a column of b in its panel.
     int64_t line_bytes(int64_t k) const { return (k + slab - 1) / slab * slab * bytes; }

@@ -153,10 +153,10 @@ void product(const unsigned char* tile, int64_t depth, int64_t rows, const float
 }
 
 template <weight_format Format>
-void unpack(const unsigned char* tile, int64_t first, int64_t count, float* to, int64_t stride) {
+void unpack(const unsigned char* tile, int64_t first, int64_t count, float* to) {
     using format = tile_format<Format>;
     constexpr int64_t run_bytes = format::head + format::run * format::row_bytes;
-    for (int64_t i = first; i < first + count; ++i, to += stride) {
+    for (int64_t i = first; i < first + count; ++i, to += gemv_width) {
         const unsigned char* block = tile + i / format::run * run_bytes;
         for (int k = 0; k < registers; ++k) {
             F w = format::get(block + format::head, i % format::run, k);

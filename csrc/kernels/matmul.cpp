@@ -1,6 +1,8 @@
 // The matrix product: panels of a and b, tiles of c.
 #include "matmul.hpp"
 
+#include <limits>
+
 #include "dispatch.hpp"
 #include "tile.hpp"
 
@@ -60,11 +62,12 @@ template <class T> void pack_panel_of_rows(view<const T, 2> a, T* panel) {
 }
 
 template <class T>
-void pack_columns(view<const T, 2> b, void* to, int64_t panel_bytes, char*) {
+int pack_columns(view<const T, 2> b, void* to, int64_t panel_bytes, char*) {
     for (int64_t j = 0; j < b.shape[1]; j += tile_columns<T>) {
         pack_panel_of_columns(slice(b, 1, j, b.shape[1] - j), static_cast<T*>(to));
         to = static_cast<char*>(to) + panel_bytes;
     }
+    return 1;
 }
 template <class T>
 void pack_rows(view<const T, 2> a, void* to, int64_t panel_bytes, char*) {
@@ -117,7 +120,7 @@ void packed_product(int64_t terms, const T* a, const T* b, int64_t stride, T* su
 
 template <class T>
 void multiply(int64_t k, const void* packed_a, const void* packed_b, int64_t stride,
-              int64_t panel_step, view<T, 2> c, bool add) {
+              int64_t panel_step, int, view<T, 2> c, bool add) {
     constexpr int width = tile_columns<T>;
     const T *a = static_cast<const T*>(packed_a), *b = static_cast<const T*>(packed_b);
     const int64_t rows = c.shape[0], columns = c.shape[1];
@@ -153,11 +156,13 @@ void multiply(int64_t k, const void* packed_a, const void* packed_b, int64_t str
 
 using namespace REFGSS_ISA;
 template <class T> constexpr int64_t depth = 4096 / sizeof(T);
+template <class T> constexpr T unlimited = std::numeric_limits<T>::quiet_NaN();  // no x >= NaN
 REFGSS_TABLE(matmul_kernels<float>,
              {tile_rows, tile_columns<float>, depth<float>, 1, sizeof(float), true, pack_rows<float>,
-              pack_columns<float>, multiply<float>, nullptr, 0, 0})
+              pack_columns<float>, multiply<float>, nullptr, 0, 0, unlimited<float>})
 REFGSS_TABLE(matmul_kernels<double>,
              {tile_rows, tile_columns<double>, depth<double>, 1, sizeof(double), true, pack_rows<double>,
-              pack_columns<double>, multiply<double>, nullptr, 0, 0})
+              pack_columns<double>, multiply<double>, nullptr, 0, 0,
+              unlimited<double>})
 
 }  // namespace refgss

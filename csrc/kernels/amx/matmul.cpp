@@ -20,6 +20,8 @@ constexpr int tile_size = side * slab;  // a tile in numbers of bfloat16
 constexpr int panel = 2 * side;         // rows of a and columns of b that meet in registers
 constexpr int64_t depth = 512;          // terms in a block
 
+constexpr float limit = 0x1p19f;        // sums of products of scaled numbers do not overflow
+
 using part = uint16_t;
 
 /// Where rows .. x columns .. of a matrix are contiguous rows: in place if they are, else in `copy`,
@@ -54,9 +56,9 @@ struct block {
     vec<float> operator()(int row, int column) const { return load(data + row * stride + column); }
 };
 
-/// Where |x| is at least 2¹⁹; not where x is NaN, which passes through products as it should.
+/// Where |x| is at least the limit; not where x is NaN, which passes through products as it should.
 REFGSS_INLINE __mmask16 too_large(vec<float> x) {
-    return _mm512_cmp_ps_mask(_mm512_abs_ps((__m512)x.v), _mm512_set1_ps(0x1p19f), _CMP_GE_OQ);
+    return _mm512_cmp_ps_mask(_mm512_abs_ps((__m512)x.v), _mm512_set1_ps(limit), _CMP_GE_OQ);
 }
 REFGSS_INLINE void mark(char* at) { __atomic_store_n(at, 1, __ATOMIC_RELAXED); }
 
@@ -101,12 +103,14 @@ void pack_rows(view<const float, 2> a, void* to, int64_t panel_bytes, char* mark
         }
 }
 
-/// The same for columns of b: a row of a tile has two terms of each column side by side.
-void pack_columns(view<const float, 2> b, void* to, int64_t panel_bytes, char* marks) {
+/// The same for columns of b: a row of a tile has two terms of each column side by side.  Numbers that
+/// were of bfloat16 have one part.
+int pack_columns(view<const float, 2> b, void* to, int64_t panel_bytes, char* marks) {
     alignas(64) uint16_t zip[2 * side];
     for (uint16_t i = 0; i < side; ++i) zip[2 * i] = i, zip[2 * i + 1] = i + side;
     const __m512i order = _mm512_load_si512(zip);
     alignas(64) float copy[slab][side];
+    __m512i second = _mm512_setzero_si512(), third = second;
     for (int64_t s = 0; s < b.shape[0]; s += slab)
         for (int64_t first = 0; first < b.shape[1]; first += panel) {
             part* out = tiles_at(to, first / panel * panel_bytes, s);
@@ -118,6 +122,7 @@ void pack_columns(view<const float, 2> b, void* to, int64_t panel_bytes, char* m
                     const vec<float> low = from(2 * i, 0), high = from(2 * i + 1, 0);
                     split(low, high, pair);
                     large |= too_large(low) | too_large(high);
+                    second = _mm512_or_si512(second, pair[1]), third = _mm512_or_si512(third, pair[2]);
                     for (int p = 0; p < parts; ++p)
                         _mm512_store_si512(out + (2 * p + half) * tile_size + i * slab,
                                            _mm512_maskz_permutexvar_epi16(~0u, order, pair[p]));
@@ -126,6 +131,7 @@ void pack_columns(view<const float, 2> b, void* to, int64_t panel_bytes, char* m
                     if (large & 1) mark(marks + first + half * side + j);
             }
         }
+    return _mm512_test_epi32_mask(third, third) ? 3 : _mm512_test_epi32_mask(second, second) ? 2 : 1;
 }
 
 struct tile_configuration {
@@ -155,8 +161,9 @@ struct errand {
     }
 };
 
-/// sum (2, 2, side, side) of a panel of a and one of b: small products first.
-void panel_product(int64_t k, const part* a, const part* b, float* sum, errand fetch) {
+/// sum (2, 2, side, side) of a panel of a and one of b, of which the first parts are not zero: small
+/// products first.
+template <int Parts> void panel_product(int64_t k, const part* a, const part* b, float* sum, errand fetch) {
     // tiles 0 to 3 are the sums, 4 and 5 a part of a, 6 and 7 one of b
     auto load_a = [&](int p) {
         _tile_loadd(4, a + (2 * p) * tile_size, 2 * slab);
@@ -177,15 +184,17 @@ void panel_product(int64_t k, const part* a, const part* b, float* sum, errand f
     _tile_zero(2);
     _tile_zero(3);
     for (int64_t s = 0; s < k; s += slab, a += 2 * parts * tile_size, b += 2 * parts * tile_size) {
-        load_a(2), load_b(1), multiply();
         fetch.run();
+        load_a(2);
+        if constexpr (Parts > 1) load_b(1), multiply();
         load_b(0), multiply();
         load_a(1), multiply();
-        load_b(1), multiply();
-        load_b(2), multiply();
-        load_a(0), multiply();
-        load_b(1), multiply();
-        load_b(0), multiply();
+        if constexpr (Parts > 1) load_b(1), multiply();
+        if constexpr (Parts > 2) load_b(2), multiply();
+        load_a(0);
+        if constexpr (Parts > 2) multiply(), load_b(1);
+        if constexpr (Parts > 1) multiply(), load_b(0);
+        multiply();
     }
     _tile_stored(0, sum, 4 * side);
     _tile_stored(1, sum + side * side, 4 * side);
@@ -199,8 +208,9 @@ REFGSS_INLINE void put(float* to, int64_t stride, int count, vec<float> x, bool 
     for (int i = 0; i < count; ++i) to[i * stride] = add ? to[i * stride] + x[i] : x[i];
 }
 
-void multiply(int64_t k, const void* packed_a, const void* packed_b, int64_t, int64_t,
+void multiply(int64_t k, const void* packed_a, const void* packed_b, int64_t, int64_t, int used,
               view<float, 2> c, bool add) {
+    const auto product = used == 1 ? panel_product<1> : used == 2 ? panel_product<2> : panel_product<3>;
     const tile_configuration configuration;
     _tile_loadconfig(&configuration);
     const int64_t size = (k + slab - 1) / slab * 2 * parts * tile_size;  // of a panel
@@ -212,9 +222,9 @@ void multiply(int64_t k, const void* packed_a, const void* packed_b, int64_t, in
             float* to = c.at(i, j);
             const part* next = b + size + i * size / matmul_height;
             alignas(64) float sum[2][2][side][side];
-            panel_product(k, a + i / panel * size, b, sum[0][0][0],
-                          {reinterpret_cast<const char*>(next), reinterpret_cast<const char*>(to),
-                           c.stride[0] * 4, rows});
+            product(k, a + i / panel * size, b, sum[0][0][0],
+                    {reinterpret_cast<const char*>(next), reinterpret_cast<const char*>(to),
+                     c.stride[0] * 4, rows});
             for (int r = 0; r < rows; ++r, to += c.stride[0])
                 for (int half = 0; half < 2; ++half) {
                     const int64_t left = c.shape[1] - j - half * side;
@@ -233,6 +243,6 @@ using namespace REFGSS_ISA;
 template <> const matmul_kernels<float>& table<matmul_kernels<float>, isa::avx512>();
 REFGSS_TABLE(matmul_kernels<float>,
              {panel, panel, depth, slab, parts * sizeof(part), false, pack_rows, pack_columns, multiply,
-              &table<matmul_kernels<float>, isa::avx512>(), 12, slab + 1})
+              &table<matmul_kernels<float>, isa::avx512>(), 12, slab + 1, limit})
 
 }  // namespace refgss
