@@ -140,9 +140,9 @@ def prefill(d: Data) -> dict[str, tuple[Callable, int]]:
         decoder = native.Decoder(params, d["config"], batch=len(tokens))
         start = decoder.state
 
-        def run(decoder: native.Decoder = decoder, start: np.ndarray = start) -> None:
+        def run(decoder: native.Decoder = decoder, start: np.ndarray = start) -> np.ndarray:
             decoder.restore(start)
-            decoder.prefill(tokens)
+            return decoder.prefill(tokens)
 
         found[label(weights)] = run, 1
     return found

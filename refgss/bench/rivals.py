@@ -131,9 +131,9 @@ class Torch:
     def prefill(self, d: Data) -> Callable:
         model, tokens = self.language_model(d), self.torch.from_numpy(d["tokens"])
 
-        def run() -> None:
+        def run() -> np.ndarray:
             with self.torch.inference_mode():
-                model.prefill(tokens)
+                return model.prefill(tokens).numpy()
 
         return run
 

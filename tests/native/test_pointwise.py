@@ -85,7 +85,7 @@ def test_rows_do_not_meet(dtype):
         assert np.isnan(y[17, 5]) and (name == "gelu" or np.isnan(y[17]).all())
 
 
-@pytest.mark.parametrize("shape", [(30, 70, 40), (200, 600, 33)])
+@pytest.mark.parametrize("shape", [(40, 70, 40), (200, 600, 33)])
 def test_products_of_all_magnitudes(shape):
     """Numbers of any size keep their digits, and meet those of their own row and column only."""
     rows, terms, columns = shape

@@ -243,6 +243,6 @@ using namespace REFGSS_ISA;
 template <> const matmul_kernels<float>& table<matmul_kernels<float>, isa::avx512>();
 REFGSS_TABLE(matmul_kernels<float>,
              {panel, panel, depth, slab, parts * sizeof(part), false, pack_rows, pack_columns, multiply,
-              &table<matmul_kernels<float>, isa::avx512>(), 12, slab + 1, limit})
+              &table<matmul_kernels<float>, isa::avx512>(), panel, slab + 1, limit})
 
 }  // namespace refgss
