@@ -1,7 +1,8 @@
 """The C++ backend: librefgss (the C ABI of include/refgss.h) and refgss.native._core on top of it.
 
 Every file of csrc/kernels is compiled once per instruction set and chosen at run time, those of
-csrc/kernels/amx for AMX alone; the rest is compiled once.  Without a C++17 compiler the installation succeeds without the backend.
+csrc/kernels/amx for AMX alone; the rest is compiled once.  Without a C++17 compiler the
+installation succeeds without the backend.
 
     REFGSS_REQUIRE_NATIVE=1   a failure to build the backend is an error
     REFGSS_SANITIZE=NAMES     builds with -fsanitize=NAMES (address,undefined or thread)
@@ -51,8 +52,8 @@ class BuildNative(build_ext):
         flags = COMMON + sanitizers()
         jobs = [(path, "once", []) for path in sorted(HERE.glob("csrc/*.cpp"))]
         for isa, isa_flags in INSTRUCTION_SETS.items():
-            if isa == "amx" and not has_flag(self.compiler, "-mamx-bf16"):  # before gcc 11, clang 12
-                continue
+            if isa == "amx" and not has_flag(self.compiler, "-mamx-bf16"):
+                continue  # a compiler before gcc 11 or clang 12
             flags += [f"-DREFGSS_{isa.upper()}"]
             kernels = sorted((HERE / "csrc/kernels").glob("amx/*.cpp" if isa == "amx" else "*.cpp"))
             jobs += [(path, isa, [*isa_flags, f"-DREFGSS_ISA={isa}"]) for path in kernels]

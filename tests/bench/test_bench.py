@@ -20,7 +20,8 @@ SMALL = {
     "train": {"B": 1, "L": 50, "H": 3, "N": 4, "modes": "random"},
     "decode": bench.model_sizes("bundled", "decode")
     | {"E": 40, "F": 50, "H": 9, "N": 4, "depth": 2},
-    "prefill": bench.model_sizes("bundled", "prefill", ["int8"]) | {"E": 40, "F": 50, "depth": 2},
+    "prefill": bench.model_sizes("bundled", "prefill", ["f32", "bf16"])
+    | {"E": 40, "F": 50, "depth": 2},
 }
 
 
