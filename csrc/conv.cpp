@@ -124,7 +124,7 @@ void gradient_of_taps(const method<T>& how, int64_t strip, T* sum, T* signal, in
     const int64_t first = how.first(strip), taps = how.taps;
     errand<T> e{steps_of(as_input(how.signal(signal)), length - taps, taps),
                 {dk.at(first, taps - 1), taps, -dk.stride[1], dk.stride[0], how.count(strip),
-                 false},
+                 place::anywhere},
                 0};
     how.table.copy(e);
 }

@@ -52,15 +52,19 @@ int64_t good_length(layout lanes_are, int lanes, int64_t length);
 template <class T>
 std::shared_ptr<const fft_plan<T>> plan_for(layout lanes_are, int lanes, int64_t length);
 
+/// Where rows lie: in the cache of whoever works on them, anywhere, or in an array that no cache
+/// holds, and which is therefore written past the cache.
+enum class place { near, anywhere, far };
+
 /// Rows side by side, each a sequence of `length` steps.
 template <class T> struct panel {
     T* data;
     int64_t length, time_stride, lane_stride;
     int lanes;
-    bool large;  // to be written past the cache, being part of an array that none holds
+    place where;
 };
 template <class T> panel<const T> as_input(const panel<T>& x) {
-    return {x.data, x.length, x.time_stride, x.lane_stride, x.lanes, x.large};
+    return {x.data, x.length, x.time_stride, x.lane_stride, x.lanes, x.where};
 }
 
 /// A copy that is done tile by tile: to = from, of as many rows (at most `lanes`); zero where

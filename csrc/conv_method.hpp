@@ -32,7 +32,7 @@ struct channel_range {
 template <class S, class T>
 panel<S> rows_of(const view<T, 3>& u, int64_t b, int64_t first, int count) {
     return {u.at(b, 0, first), u.shape[1], u.stride[1], u.stride[2], count,
-            u.size() > cached / static_cast<int64_t>(sizeof(T))};
+            u.size() > cached / static_cast<int64_t>(sizeof(T)) ? place::far : place::anywhere};
 }
 /// The steps first .. first+length-1 of rows.
 template <class T> panel<T> steps_of(panel<T> rows, int64_t first, int64_t length) {
@@ -108,13 +108,13 @@ public:
     }
     /// A strip's signal as rows, of which those that no channel has are zero.
     template <class S> panel<S> signal(S* data) const {
-        return {data, steps(), width, 1, static_cast<int>(width), false};
+        return {data, steps(), width, 1, static_cast<int>(width), place::near};
     }
 
     void prepare(int64_t strip, const view<const T, 2>& k, T* spectrum, T* work,
                  errand<T>* meanwhile) const {
         const panel<const T> taps_in{k.at(first(strip), 0), taps,         k.stride[1],
-                                     k.stride[0],           count(strip), false};
+                                     k.stride[0],           count(strip), place::anywhere};
         if (direct) return table.taps(taps_in, taps, spectrum);
         errand<T> copy{taps_in, signal(work), 0};
         table.copy(copy);
@@ -208,7 +208,7 @@ public:
           pitch_(row_pitch(steps_)) {
         const int64_t groups = most / sized(sized(pitch_, sizeof(T)), how.lanes);
         at_once = std::min(std::max<int64_t>(groups, 1) * how.lanes, how.strips);
-        large_ = at_once * pitch_ > cached / static_cast<int64_t>(sizeof(T));
+        if (at_once * pitch_ > cached / static_cast<int64_t>(sizeof(T))) where_ = place::far;
         memory_ = std::make_unique<scratch<T>>(sized(at_once, pitch_));
     }
     int64_t at_once;  // rows
@@ -238,7 +238,7 @@ private:
         constexpr int64_t line = 64 / sizeof(T);
         return ((steps + line - 1) / line | 1) * line;
     }
-    panel<T> rows(int64_t i, int count) { return {row(i), steps_, 1, pitch_, count, large_}; }
+    panel<T> rows(int64_t i, int count) { return {row(i), steps_, 1, pitch_, count, where_}; }
     template <class Copy> void in_tiles(int64_t count, int64_t length, const Copy& copy) {
         constexpr int64_t block = 256;
         const int64_t items = (length + block - 1) / block;
@@ -251,7 +251,7 @@ private:
 
     const method<T>& how_;
     int64_t steps_, pitch_;
-    bool large_;
+    place where_ = place::anywhere;
     std::unique_ptr<scratch<T>> memory_;
 };
 

@@ -205,7 +205,7 @@ void sum_slow(const mode_set& modes, int64_t slow, const double* weights, view<T
         for (int64_t s = 0; s < B * strips; ++s) {
             const int64_t b = s / strips, h0 = s % strips * lanes;
             const panel<T> y{signal.at(b, J * j, h0), std::min(J, L - J * j), signal.stride[1],
-                             signal.stride[2], static_cast<int>(std::min(lanes, H - h0)), false};
+                             signal.stride[2], static_cast<int>(std::min(lanes, H - h0)), place::anywhere};
             kernel.samples(plan, start, shares, lane_weights.data() + s * slow * 2 * lanes, y, add,
                            memory.data() + slot * work);
         }

@@ -175,18 +175,21 @@ template <class T> void copy_next(errand<T>& e) {
         T* target = to.data + e.done * to.time_stride;
         const int64_t apart = steps_in ? from.time_stride : from.lane_stride;
         const int64_t to_apart = steps_out ? to.time_stride : to.lane_stride;
-        const T* later = source + ahead * from.time_stride;
-        for (int i = 0; i < lanes; ++i) {
-            __builtin_prefetch(later + i * apart, 0, 2);
-            __builtin_prefetch(later + i * apart + (lanes - 1), 0, 2);
+        if (from.where != place::near) {
+            const T* later = source + ahead * from.time_stride;
+            for (int i = 0; i < lanes; ++i) __builtin_prefetch(later + i * apart, 0, 2);
+            if ((reinterpret_cast<uintptr_t>(source) | apart * sizeof(T)) % 64 != 0)  // two lines each
+                for (int i = 0; i < lanes; ++i)
+                    __builtin_prefetch(later + i * apart + (lanes - 1), 0, 2);
         }
-        if (!to.large)
+        if (to.where == place::anywhere)
             for (int i = 0; i < lanes; ++i)
                 __builtin_prefetch(target + ahead * to.time_stride + i * to_apart, 1, 2);
+        const bool streamed = to.where == place::far;
         if (steps_in == steps_out)
-            copy_tile<false>(source, apart, target, to_apart, to.large);
+            copy_tile<false>(source, apart, target, to_apart, streamed);
         else
-            copy_tile<true>(source, apart, target, to_apart, to.large);
+            copy_tile<true>(source, apart, target, to_apart, streamed);
     } else {
         vec<T> rows[lanes];
         fetch(from, e.done, count, rows);
@@ -197,7 +200,7 @@ template <class T> void copy_next(errand<T>& e) {
 
 template <class T> void copy(errand<T>& rest) {
     while (rest.done < rest.to.length) copy_next(rest);
-    if (rest.to.large) after_streaming();
+    if (rest.to.where == place::far) after_streaming();
 }
 
 /// Leaves with errands in between.
