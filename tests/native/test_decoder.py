@@ -95,6 +95,22 @@ def test_long_streams_in_any_pieces(config, weights):
     assert loss.shape == (2, 199) and abs(loss.mean() - wanted) <= 2e-6 * abs(wanted)
 
 
+@pytest.mark.parametrize("weights", FORMATS)
+def test_large_rows_and_large_weights(weights):
+    """Beyond what kernels that split their numbers take: those rows and matrices go another way."""
+    config = cfg.LMConfig(cfg.PAPER, depth=2, tied=True)
+    params = model(config)
+    params["layers.0.w_uc"] = params["layers.0.w_uc"] * np.float32(3e6)
+    params["layers.1.w_v"] = params["layers.1.w_v"].copy()
+    params["layers.1.w_v"][3, 5] = 1e6
+    stored = quantize(params, weights)
+    wide = {k: x.astype(np.result_type(x.dtype, float)) for k, x in dequantize(stored).items()}
+    t = tokens(200)
+    want, _ = reference.lm_logits(wide, t, config=config)
+    got = Decoder(stored, config, batch=2).logits(t)
+    assert np.abs(got - want).max() <= 2e-6 * np.abs(want).max()
+
+
 @pytest.mark.parametrize("config", MODELS[:4], ids=str)
 @pytest.mark.parametrize("steps", [0, 1, 63, 64, 65])
 def test_snapshots_and_forks_go_on_with_the_same_bits(config, steps):
