@@ -9,7 +9,6 @@
 #include "threads.hpp"
 
 namespace refgss {
-
 namespace {
 
 /// What is packed at a time of so many lines (rows of a, columns of b) of k terms: a panel where
@@ -40,60 +39,88 @@ template <class T, class F> void copy_where(view<const T, 2> from, view<T, 2> to
     });
 }
 
+/// The panels of a block of terms.
+template <class T> class packed_block {
+    int64_t line_;  // bytes
+
+public:
+    std::vector<char> odd_rows, odd_columns;  // 1: the kernels cannot take it
+    const bool in_place;                      // b
+    int parts;                                // of numbers of b
+
+    packed_block(const matmul_kernels<T>& kernel, view<const T, 2> a, view<const T, 2> b)
+        : line_(kernel.line_bytes(a.shape[1])), odd_rows(a.shape[0]), odd_columns(b.shape[1]),
+          // a few rows read b once: in place where its rows are contiguous, and panels are whole
+          in_place(kernel.plain && a.shape[0] <= matmul_few && b.stride[1] == 1 &&
+                   b.shape[1] % kernel.panel_columns == 0),
+          a_(sized(whole(a.shape[0], kernel.panel_rows), line_)),
+          b_(in_place ? 0 : sized(whole(b.shape[1], kernel.panel_columns), line_)) {
+        const int64_t k = a.shape[1], height = kernel.panel_rows, width = kernel.panel_columns;
+        const chunks of_a(a.shape[0], k, height, a.stride[1] == 1);
+        const chunks of_b(b.shape[1], k, width, b.stride[1] != 1);
+        const int64_t items = of_a.count() + (in_place ? 0 : of_b.count());
+        std::atomic<int> most{1};
+        parallel_for(items, slots_for(items), [&](int64_t item, int) {
+            if (item < of_a.count()) {
+                const auto [first, lines, k0, terms] = of_a[item];
+                kernel.pack_rows(slice(slice(a, 0, first, lines), 1, k0, terms),
+                                 a_.data() + first * line_ + k0 * height * kernel.bytes,
+                                 height * line_, odd_rows.data() + first);
+                return;
+            }
+            const auto [first, lines, k0, terms] = of_b[item - of_a.count()];
+            const int found = kernel.pack_columns(
+                slice(slice(b, 0, k0, terms), 1, first, lines),
+                b_.data() + first * line_ + k0 * width * kernel.bytes, width * line_,
+                odd_columns.data() + first);
+            for (int seen = most; seen < found && !most.compare_exchange_weak(seen, found);) {}
+        });
+        parts = most;
+    }
+    const char* row(int64_t i) const { return a_.data() + i * line_; }
+    const char* column(int64_t j) const { return b_.data() + j * line_; }
+    bool odd() const {
+        auto some = [](const std::vector<char>& marks) {
+            return std::find(marks.begin(), marks.end(), 1) != marks.end();
+        };
+        return some(odd_rows) || some(odd_columns);
+    }
+
+private:
+    static int64_t whole(int64_t lines, int64_t panel) { return (lines + panel - 1) / panel * panel; }
+
+    scratch<char> a_, b_;
+};
+
 /// A block of terms.
 template <class T>
 void multiply_block(const matmul_kernels<T>& kernel, view<const T, 2> a, view<const T, 2> b,
                     view<T, 2> c, bool add) {
     const int64_t M = c.shape[0], N = c.shape[1], k = a.shape[1];
-    const int64_t width = kernel.panel_columns, height = kernel.panel_rows;
-    const int64_t panels = (N + width - 1) / width, rows = (M + height - 1) / height;
-    const int64_t groups = (panels + matmul_panels - 1) / matmul_panels;
-    const int64_t blocks = (M + matmul_height - 1) / matmul_height;
-    // A few rows read b once: in place where its rows are contiguous, and panels are whole.
-    const bool in_place = kernel.plain && M <= matmul_few && b.stride[1] == 1 && N % width == 0;
-    const int64_t line = kernel.line_bytes(k);
-    scratch<char> packed_a(sized(rows * height, line));
-    scratch<char> packed_b(in_place ? 0 : sized(panels * width, line));
-    const chunks of_a(M, k, height, a.stride[1] == 1), of_b(N, k, width, b.stride[1] != 1);
-    std::vector<char> odd_rows(kernel.plain ? 0 : M), odd_columns(kernel.plain ? 0 : N);
-    const int64_t packs = of_a.count() + (in_place ? 0 : of_b.count());
-    std::atomic<int> parts{1};
-    parallel_for(packs, slots_for(packs), [&](int64_t item, int) {
-        const bool is_a = item < of_a.count();
-        const auto [first, lines, k0, terms] = is_a ? of_a[item] : of_b[item - of_a.count()];
-        if (is_a)
-            return kernel.pack_rows(slice(slice(a, 0, first, lines), 1, k0, terms),
-                                    packed_a.data() + first * line + k0 * height * kernel.bytes,
-                                    height * line, odd_rows.data() + first);
-        const int found = kernel.pack_columns(slice(slice(b, 0, k0, terms), 1, first, lines),
-                                              packed_b.data() + first * line + k0 * width * kernel.bytes,
-                                              width * line, odd_columns.data() + first);
-        for (int seen = parts; seen < found && !parts.compare_exchange_weak(seen, found);) {}
-    });
-    // rows and columns that these kernels cannot take: by the others, on a copy
-    auto some = [](const std::vector<char>& marks) {
-        return std::find(marks.begin(), marks.end(), 1) != marks.end();
-    };
-    const bool odd = some(odd_rows) || some(odd_columns);
+    const int64_t width = kernel.panel_columns, across = matmul_panels * width;
+    const packed_block<T> packed(kernel, a, b);
+    const bool odd = packed.odd();
     scratch<T> copy(odd ? sized(M, N) : 0);
     const view<T, 2> other{copy.data(), {M, N}, {N, 1}};
     if (odd) {
         if (add) copy_where(as_const(c), other, [](int64_t, int64_t) { return true; });
         multiply_block(*kernel.otherwise, a, b, other, add);
     }
-    parallel_for(groups * blocks, slots_for(groups * blocks), [&](int64_t item, int) {
-        const int64_t i = item / groups * matmul_height, p = item % groups * matmul_panels;
-        const int64_t columns = std::min(matmul_panels * width, N - p * width);
-        auto to = slice(slice(c, 0, i, std::min(matmul_height, M - i)), 1, p * width, columns);
-        if (in_place)
-            kernel.multiply(k, packed_a.data() + i * line, b.data + p * width, b.stride[0], width, 1, to,
-                            add);
+    const int64_t groups = (N + across - 1) / across;
+    const int64_t items = groups * ((M + matmul_height - 1) / matmul_height);
+    parallel_for(items, slots_for(items), [&](int64_t item, int) {
+        const int64_t i = item / groups * matmul_height, j = item % groups * across;
+        const int64_t rows = std::min(matmul_height, M - i), columns = std::min(across, N - j);
+        const auto to = slice(slice(c, 0, i, rows), 1, j, columns);
+        if (packed.in_place)
+            kernel.multiply(k, packed.row(i), b.data + j, b.stride[0], width, 1, to, add);
         else
-            kernel.multiply(k, packed_a.data() + i * line, packed_b.data() + p * width * line, width,
-                            k * width, parts, to, add);
+            kernel.multiply(k, packed.row(i), packed.column(j), width, k * width, packed.parts, to, add);
     });
     if (odd)
-        copy_where(as_const(other), c, [&](int64_t i, int64_t j) { return odd_rows[i] || odd_columns[j]; });
+        copy_where(as_const(other), c, [&](int64_t i, int64_t j) {
+            return packed.odd_rows[i] || packed.odd_columns[j];
+        });
 }
 
 }  // namespace

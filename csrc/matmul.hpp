@@ -1,7 +1,7 @@
 // matmul.hpp: c = a b, or c += a b, for views with any strides.
 //
-// Each element is a sum over k in a fixed order, in blocks: the result depends neither on
-// the number of threads nor on which rows are multiplied together, few (`least_rows`) or many apart.
+// Each element is a sum over k in a fixed order, in blocks: the result depends neither on the number
+// of threads nor on which rows are multiplied together, apart from few (`least_rows`) or many.
 #pragma once
 
 #include "array.hpp"
@@ -28,7 +28,7 @@ template <class T> struct matmul_kernels {
     /// `panel_step` apart, in numbers, and have so many parts.  k > 0.
     void (*multiply)(int64_t k, const void* a, const void* b, int64_t stride, int64_t panel_step,
                      int parts, view<T, 2> c, bool add);
-    /// Takes products of fewer rows or terms, and marked rows and columns; or null.
+    /// What takes products of fewer rows or terms, and marked rows and columns; or null.
     const matmul_kernels* otherwise;
     int64_t least_rows, least_terms;
     T limit;
@@ -47,7 +47,6 @@ template <class T> const matmul_kernels<T>& matmul_kernels_for(int64_t M, int64_
     const bool small = M < kernel.least_rows || K < kernel.least_terms;
     return small && kernel.otherwise ? *kernel.otherwise : kernel;
 }
-
 
 /// a (M,K), b (K,N), c (M,N); c's memory meets neither's.
 template <class T> void matmul(view<const T, 2> a, view<const T, 2> b, view<T, 2> c, bool add);
