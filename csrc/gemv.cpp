@@ -154,20 +154,20 @@ void weight_matrix::multiply(int64_t M, const float* x, int64_t x_stride, float*
                              int64_t y_stride) const {
     auto* kernel = &matmul_kernels_for<float>(M, rows_);
     if (largest_ >= kernel->limit) kernel = kernel->otherwise;
-    std::vector<char> odd(M);
-    multiply_by(*kernel, M, x, x_stride, y, y_stride, odd.data());
+    std::vector<line_mark> marks(M);
+    multiply_by(*kernel, M, x, x_stride, y, y_stride, marks.data());
     for (int64_t i = 0; i < M; ++i) {  // runs of marked rows, as if they were alone
         int64_t end = i;
-        while (end < M && odd[end]) ++end;
+        while (end < M && !kernel->takes(marks[end])) ++end;
         if (end == i) continue;
         multiply_by(*kernel->otherwise, end - i, x + i * x_stride, x_stride, y + i * y_stride, y_stride,
-                    odd.data());
+                    marks.data());
         i = end;
     }
 }
 
 void weight_matrix::multiply_by(const matmul_kernels<float>& product, int64_t M, const float* x,
-                                int64_t x_stride, float* y, int64_t y_stride, char* marks) const {
+                                int64_t x_stride, float* y, int64_t y_stride, line_mark* marks) const {
     auto unpack = kernels<gemv_kernels>().unpack[static_cast<int>(format_)];
     const int64_t height = product.panel_rows, panels = (M + height - 1) / height;
     const int64_t depth = std::min(rows_, product.depth), most = product.line_bytes(depth);
@@ -201,10 +201,10 @@ void weight_matrix::multiply_by(const matmul_kernels<float>& product, int64_t M,
                 }
                 panel[t - t0] = weights;
                 if (product.plain) continue;
-                char unmarked[gemv_width];
+                line_mark unused[gemv_width];
                 char* to = packed.data() + (slot * group + t - t0) * most * gemv_width;
                 parts[t - t0] = product.pack_columns({weights, {k, gemv_width}, {gemv_width, 1}}, to, 0,
-                                                     unmarked);
+                                                     unused);
                 panel[t - t0] = to;
             }
             for (int64_t i = first; i < end; i += matmul_height)

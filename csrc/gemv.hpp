@@ -72,7 +72,7 @@ public:
 
 private:
     void multiply_by(const matmul_kernels<float>& product, int64_t rows, const float* x,
-                     int64_t x_stride, float* y, int64_t y_stride, char* marks) const;
+                     int64_t x_stride, float* y, int64_t y_stride, line_mark* marks) const;
 
     weight_format format_;
     int64_t rows_, columns_, tile_bytes_;

@@ -41,15 +41,16 @@ template <class T, class F> void copy_where(view<const T, 2> from, view<T, 2> to
 
 /// The panels of a block of terms.
 template <class T> class packed_block {
+    const matmul_kernels<T>& kernel_;
     int64_t line_;  // bytes
+    std::vector<line_mark> rows_, columns_;
 
 public:
-    std::vector<char> odd_rows, odd_columns;  // 1: the kernels cannot take it
-    const bool in_place;                      // b
-    int parts;                                // of numbers of b
+    const bool in_place;  // b
+    int parts;            // of numbers of b
 
     packed_block(const matmul_kernels<T>& kernel, view<const T, 2> a, view<const T, 2> b)
-        : line_(kernel.line_bytes(a.shape[1])), odd_rows(a.shape[0]), odd_columns(b.shape[1]),
+        : kernel_(kernel), line_(kernel.line_bytes(a.shape[1])), rows_(a.shape[0]), columns_(b.shape[1]),
           // a few rows read b once: in place where its rows are contiguous, and panels are whole
           in_place(kernel.plain && a.shape[0] <= matmul_few && b.stride[1] == 1 &&
                    b.shape[1] % kernel.panel_columns == 0),
@@ -65,25 +66,29 @@ public:
                 const auto [first, lines, k0, terms] = of_a[item];
                 kernel.pack_rows(slice(slice(a, 0, first, lines), 1, k0, terms),
                                  a_.data() + first * line_ + k0 * height * kernel.bytes,
-                                 height * line_, odd_rows.data() + first);
+                                 height * line_, rows_.data() + first);
                 return;
             }
             const auto [first, lines, k0, terms] = of_b[item - of_a.count()];
             const int found = kernel.pack_columns(
                 slice(slice(b, 0, k0, terms), 1, first, lines),
                 b_.data() + first * line_ + k0 * width * kernel.bytes, width * line_,
-                odd_columns.data() + first);
+                columns_.data() + first);
             for (int seen = most; seen < found && !most.compare_exchange_weak(seen, found);) {}
         });
         parts = most;
     }
     const char* row(int64_t i) const { return a_.data() + i * line_; }
     const char* column(int64_t j) const { return b_.data() + j * line_; }
+    /// Rows and columns that the kernels cannot take.
+    bool odd_row(int64_t i) const { return !kernel_.takes(rows_[i]); }
+    bool odd_column(int64_t j) const { return columns_[j].odd; }
     bool odd() const {
-        auto some = [](const std::vector<char>& marks) {
-            return std::find(marks.begin(), marks.end(), 1) != marks.end();
-        };
-        return some(odd_rows) || some(odd_columns);
+        for (size_t i = 0; i < rows_.size(); ++i)
+            if (odd_row(i)) return true;
+        for (size_t j = 0; j < columns_.size(); ++j)
+            if (odd_column(j)) return true;
+        return false;
     }
 
 private:
@@ -119,7 +124,7 @@ void multiply_block(const matmul_kernels<T>& kernel, view<const T, 2> a, view<co
     });
     if (odd)
         copy_where(as_const(other), c, [&](int64_t i, int64_t j) {
-            return packed.odd_rows[i] || packed.odd_columns[j];
+            return packed.odd_row(i) || packed.odd_column(j);
         });
 }
 
@@ -127,14 +132,14 @@ void multiply_block(const matmul_kernels<T>& kernel, view<const T, 2> a, view<co
 
 template <class T> void matmul(view<const T, 2> a, view<const T, 2> b, view<T, 2> c, bool add) {
     const int64_t M = c.shape[0], N = c.shape[1], K = a.shape[1];
-    auto& kernel = matmul_kernels_for<T>(M, K);
+    const int64_t depth = matmul_kernels_for<T>(M, K).depth;
     if (M == 0 || N == 0) return;
     if (K == 0 && !add)
         for (int64_t i = 0; i < M; ++i)
             for (int64_t j = 0; j < N; ++j) *c.at(i, j) = T(0);
     for (int64_t k0 = 0, k = 0; k0 < K; k0 += k, add = true) {
-        k = std::min(kernel.depth, K - k0);
-        multiply_block(kernel, slice(a, 1, k0, k), slice(b, 0, k0, k), c, add);
+        k = std::min(depth, K - k0);
+        multiply_block(matmul_kernels_for<T>(M, k), slice(a, 1, k0, k), slice(b, 0, k0, k), c, add);
     }
 }
 

@@ -13,25 +13,37 @@ constexpr int64_t matmul_height = 192;  // rows in an item: whole panels of ever
 constexpr int64_t matmul_panels = 16;   // panels of columns in an item
 constexpr int64_t matmul_few = 4;       // rows that are not worth a copy of b
 
+/// What packing finds out about a row or a column: how many numbers are not zero (rows), and
+/// whether one is too large.
+struct line_mark {
+    int32_t numbers, odd;
+};
+
 template <class T> struct matmul_kernels {
     int panel_rows, panel_columns;
     int64_t depth;    // terms in a block: the panels of an item stay in the second-level cache
     int slab, bytes;  // terms in a panel are padded to whole slabs; bytes of a number there
     bool plain;       // a panel of b is rows of numbers as they are, and may be read in place
     /// Rows of a (M, k) as panels of k columns of panel_rows, and columns of b (k, N) as panels of k
-    /// rows of panel_columns, padded by zeros; panels are `panel_bytes` apart.  A row or column with
-    /// a magnitude of `limit` or more is marked by a 1, several threads at a time.  Numbers of b may
-    /// be kept in parts: how many are not zero throughout.
-    void (*pack_rows)(view<const T, 2> a, void* panels, int64_t panel_bytes, char* marks);
-    int (*pack_columns)(view<const T, 2> b, void* panels, int64_t panel_bytes, char* marks);
+    /// rows of panel_columns, padded by zeros; panels are `panel_bytes` apart.  Rows are counted, and
+    /// those with a magnitude of `limit` or more marked, several threads at a time.  Numbers of b may
+    /// be kept in parts: how `multiply` may treat them.
+    void (*pack_rows)(view<const T, 2> a, void* panels, int64_t panel_bytes, line_mark* marks);
+    int (*pack_columns)(view<const T, 2> b, void* panels, int64_t panel_bytes, line_mark* marks);
     /// c of one item: panels of a one after another; those of b have rows `stride` apart, and are
-    /// `panel_step` apart, in numbers, and have so many parts.  k > 0.
+    /// `panel_step` apart, in numbers; parts: the largest that they were packed with.  k > 0.
     void (*multiply)(int64_t k, const void* a, const void* b, int64_t stride, int64_t panel_step,
                      int parts, view<T, 2> c, bool add);
-    /// What takes products of fewer rows or terms, and marked rows and columns; or null.
+    /// What takes products of fewer rows or terms, marked rows and columns, and rows of fewer numbers
+    /// that are not zero; or null.
     const matmul_kernels* otherwise;
     int64_t least_rows, least_terms;
     T limit;
+    int least_numbers;
+
+    bool takes(const line_mark& row) const {
+        return !row.odd && (row.numbers == 0 || row.numbers >= least_numbers);
+    }
 
     /// Of a row of a or a column of b in its panel.
     int64_t line_bytes(int64_t k) const { return (k + slab - 1) / slab * slab * bytes; }

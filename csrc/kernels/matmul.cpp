@@ -62,7 +62,7 @@ template <class T> void pack_panel_of_rows(view<const T, 2> a, T* panel) {
 }
 
 template <class T>
-int pack_columns(view<const T, 2> b, void* to, int64_t panel_bytes, char*) {
+int pack_columns(view<const T, 2> b, void* to, int64_t panel_bytes, line_mark*) {
     for (int64_t j = 0; j < b.shape[1]; j += tile_columns<T>) {
         pack_panel_of_columns(slice(b, 1, j, b.shape[1] - j), static_cast<T*>(to));
         to = static_cast<char*>(to) + panel_bytes;
@@ -70,7 +70,7 @@ int pack_columns(view<const T, 2> b, void* to, int64_t panel_bytes, char*) {
     return 1;
 }
 template <class T>
-void pack_rows(view<const T, 2> a, void* to, int64_t panel_bytes, char*) {
+void pack_rows(view<const T, 2> a, void* to, int64_t panel_bytes, line_mark*) {
     for (int64_t i = 0; i < a.shape[0]; i += tile_rows) {
         pack_panel_of_rows(slice(a, 0, i, a.shape[0] - i), static_cast<T*>(to));
         to = static_cast<char*>(to) + panel_bytes;
@@ -159,10 +159,10 @@ template <class T> constexpr int64_t depth = 4096 / sizeof(T);
 template <class T> constexpr T unlimited = std::numeric_limits<T>::quiet_NaN();  // no x >= NaN
 REFGSS_TABLE(matmul_kernels<float>,
              {tile_rows, tile_columns<float>, depth<float>, 1, sizeof(float), true, pack_rows<float>,
-              pack_columns<float>, multiply<float>, nullptr, 0, 0, unlimited<float>})
+              pack_columns<float>, multiply<float>, nullptr, 0, 0, unlimited<float>, 0})
 REFGSS_TABLE(matmul_kernels<double>,
              {tile_rows, tile_columns<double>, depth<double>, 1, sizeof(double), true, pack_rows<double>,
               pack_columns<double>, multiply<double>, nullptr, 0, 0,
-              unlimited<double>})
+              unlimited<double>, 0})
 
 }  // namespace refgss

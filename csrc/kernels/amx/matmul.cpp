@@ -1,10 +1,14 @@
 // The matrix product of binary32 on AMX, whose tiles multiply bfloat16 and add up in binary32.
 //
 // A number x is the sum of three of bfloat16, x0 + x1 + x2, each the rounded rest: 24 bits, exactly.
-// Eight of the nine products of a and b are added up, a0 b0 last, so that it alone is rounded; a2 b2 is
-// below 2⁻³² |a b|.  bfloat16 has the exponents of binary32, but its subnormals are lost: all numbers
-// are scaled by 2⁴⁰, and the last bit of the smallest stays normal.  Those from 2¹⁹ on could overflow
-// then: their rows and columns are marked.
+// Of the nine products of a and b six are added up, a0 b0 last, so that it alone is rounded; what
+// a1 b2 and a2 b1 would add is below 2⁻²⁴ |a b|, as much as a rounding.  A sum of four products and
+// more is granted that many times over, but a product that is alone is not: rows with few numbers that are
+// not zero are marked, and where b has zeros these two are added up, too.  a2 b2 is below 2⁻³² |a b|.
+//
+// bfloat16 has the exponents of binary32, but its subnormals are lost: all numbers are scaled by 2⁴⁰,
+// and the last bit of the smallest stays normal.  Those from 2¹⁹ on could overflow then: their rows and
+// columns are marked.
 #include "dispatch.hpp"
 #include "matmul.hpp"
 #include "simd.hpp"
@@ -16,6 +20,7 @@ namespace {
 constexpr int side = 16;                // rows of a tile, and its columns of binary32
 constexpr int slab = 32;                // terms in a tile
 constexpr int parts = 3;                // numbers of bfloat16 in one of binary32
+constexpr int with_zeros = parts + 1;   // of b, among numbers of three parts
 constexpr int tile_size = side * slab;  // a tile in numbers of bfloat16
 constexpr int panel = 2 * side;         // rows of a and columns of b that meet in registers
 constexpr int64_t depth = 512;          // terms in a block
@@ -60,7 +65,14 @@ struct block {
 REFGSS_INLINE __mmask16 too_large(vec<float> x) {
     return _mm512_cmp_ps_mask(_mm512_abs_ps((__m512)x.v), _mm512_set1_ps(limit), _CMP_GE_OQ);
 }
-REFGSS_INLINE void mark(char* at) { __atomic_store_n(at, 1, __ATOMIC_RELAXED); }
+REFGSS_INLINE __mmask16 not_zero(vec<float> x) {
+    return _mm512_cmp_ps_mask((__m512)x.v, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+}
+/// Several threads count in a row, and mark it.
+REFGSS_INLINE void count(line_mark* at, int numbers) {
+    __atomic_fetch_add(&at->numbers, numbers, __ATOMIC_RELAXED);
+}
+REFGSS_INLINE void mark(line_mark* at) { __atomic_store_n(&at->odd, 1, __ATOMIC_RELAXED); }
 
 /// The parts of 2 x 16 numbers.  Forms with a mask, for the others read an undefined register.
 REFGSS_INLINE vec<float> widened(__m256i x) {
@@ -84,7 +96,7 @@ part* tiles_at(void* panels, int64_t offset, int64_t term) {
 }
 
 /// Tiles of panels: for each slab, each part, the two blocks of `side` rows.
-void pack_rows(view<const float, 2> a, void* to, int64_t panel_bytes, char* marks) {
+void pack_rows(view<const float, 2> a, void* to, int64_t panel_bytes, line_mark* marks) {
     alignas(64) float copy[side][slab];
     for (int64_t s = 0; s < a.shape[1]; s += slab)
         for (int64_t first = 0; first < a.shape[0]; first += panel) {
@@ -95,7 +107,10 @@ void pack_rows(view<const float, 2> a, void* to, int64_t panel_bytes, char* mark
                     __m512i row[parts];
                     const vec<float> low = from(i, 0), high = from(i, side);
                     split(low, high, row);
-                    if (too_large(low) | too_large(high)) mark(marks + first + half * side + i);
+                    line_mark* line = marks + first + half * side + i;
+                    const int numbers = __builtin_popcount(not_zero(low)) + __builtin_popcount(not_zero(high));
+                    if (numbers > 0) count(line, numbers);
+                    if (too_large(low) | too_large(high)) mark(line);
                     for (int p = 0; p < parts; ++p)
                         _mm512_store_si512(out + (2 * p + half) * tile_size + i * slab, row[p]);
                 }
@@ -105,23 +120,29 @@ void pack_rows(view<const float, 2> a, void* to, int64_t panel_bytes, char* mark
 
 /// The same for columns of b: a row of a tile has two terms of each column side by side.  Numbers that
 /// were of bfloat16 have one part.
-int pack_columns(view<const float, 2> b, void* to, int64_t panel_bytes, char* marks) {
+int pack_columns(view<const float, 2> b, void* to, int64_t panel_bytes, line_mark* marks) {
     alignas(64) uint16_t zip[2 * side];
     for (uint16_t i = 0; i < side; ++i) zip[2 * i] = i, zip[2 * i + 1] = i + side;
     const __m512i order = _mm512_load_si512(zip);
     alignas(64) float copy[slab][side];
     __m512i second = _mm512_setzero_si512(), third = second;
+    bool zeros = false;
     for (int64_t s = 0; s < b.shape[0]; s += slab)
         for (int64_t first = 0; first < b.shape[1]; first += panel) {
             part* out = tiles_at(to, first / panel * panel_bytes, s);
             for (int half = 0; half < 2; ++half) {
                 const block from(b, s, first + half * side, copy);
                 __mmask16 large = 0;
+                const int64_t columns = b.shape[1] - first - half * side;
+                const auto there = static_cast<__mmask16>(
+                    columns >= side ? 0xffff : columns > 0 ? (1 << columns) - 1 : 0);
                 for (int i = 0; i < side; ++i) {
                     __m512i pair[parts];
                     const vec<float> low = from(2 * i, 0), high = from(2 * i + 1, 0);
                     split(low, high, pair);
                     large |= too_large(low) | too_large(high);
+                    zeros |= s + 2 * i < b.shape[0] && (there & ~not_zero(low));
+                    zeros |= s + 2 * i + 1 < b.shape[0] && (there & ~not_zero(high));
                     second = _mm512_or_si512(second, pair[1]), third = _mm512_or_si512(third, pair[2]);
                     for (int p = 0; p < parts; ++p)
                         _mm512_store_si512(out + (2 * p + half) * tile_size + i * slab,
@@ -131,7 +152,8 @@ int pack_columns(view<const float, 2> b, void* to, int64_t panel_bytes, char* ma
                     if (large & 1) mark(marks + first + half * side + j);
             }
         }
-    return _mm512_test_epi32_mask(third, third) ? 3 : _mm512_test_epi32_mask(second, second) ? 2 : 1;
+    if (_mm512_test_epi32_mask(third, third)) return zeros ? with_zeros : parts;
+    return _mm512_test_epi32_mask(second, second) ? 2 : 1;
 }
 
 struct tile_configuration {
@@ -161,7 +183,7 @@ struct errand {
     }
 };
 
-/// sum (2, 2, side, side) of a panel of a and one of b, of which the first parts are not zero: small
+/// sum (2, 2, side, side) of a panel of a and one of b, whose numbers have so many parts: small
 /// products first.
 template <int Parts> void panel_product(int64_t k, const part* a, const part* b, float* sum, errand fetch) {
     // tiles 0 to 3 are the sums, 4 and 5 a part of a, 6 and 7 one of b
@@ -184,16 +206,20 @@ template <int Parts> void panel_product(int64_t k, const part* a, const part* b,
     _tile_zero(2);
     _tile_zero(3);
     for (int64_t s = 0; s < k; s += slab, a += 2 * parts * tile_size, b += 2 * parts * tile_size) {
+        constexpr bool two = Parts >= 2, three = Parts >= parts, all = Parts == with_zeros;
         fetch.run();
         load_a(2);
-        if constexpr (Parts > 1) load_b(1), multiply();
+        if constexpr (all || Parts == 2) load_b(1), multiply();
         load_b(0), multiply();
         load_a(1), multiply();
-        if constexpr (Parts > 1) load_b(1), multiply();
-        if constexpr (Parts > 2) load_b(2), multiply();
+        if constexpr (two) load_b(1), multiply();
+        if constexpr (all) load_b(2), multiply();
         load_a(0);
-        if constexpr (Parts > 2) multiply(), load_b(1);
-        if constexpr (Parts > 1) multiply(), load_b(0);
+        if constexpr (three && !all) multiply(), load_b(2);
+        if constexpr (three) multiply();
+        if constexpr (all) load_b(1), multiply();
+        if constexpr (Parts == 2) multiply();
+        if constexpr (two) load_b(0);
         multiply();
     }
     _tile_stored(0, sum, 4 * side);
@@ -210,7 +236,10 @@ REFGSS_INLINE void put(float* to, int64_t stride, int count, vec<float> x, bool 
 
 void multiply(int64_t k, const void* packed_a, const void* packed_b, int64_t, int64_t, int used,
               view<float, 2> c, bool add) {
-    const auto product = used == 1 ? panel_product<1> : used == 2 ? panel_product<2> : panel_product<3>;
+    const auto product = used == 1       ? panel_product<1>
+                         : used == 2     ? panel_product<2>
+                         : used == parts ? panel_product<parts>
+                                         : panel_product<with_zeros>;
     const tile_configuration configuration;
     _tile_loadconfig(&configuration);
     const int64_t size = (k + slab - 1) / slab * 2 * parts * tile_size;  // of a panel
@@ -243,6 +272,6 @@ using namespace REFGSS_ISA;
 template <> const matmul_kernels<float>& table<matmul_kernels<float>, isa::avx512>();
 REFGSS_TABLE(matmul_kernels<float>,
              {panel, panel, depth, slab, parts * sizeof(part), false, pack_rows, pack_columns, multiply,
-              &table<matmul_kernels<float>, isa::avx512>(), panel, slab + 1, limit})
+              &table<matmul_kernels<float>, isa::avx512>(), panel, slab + 1, limit, 4})
 
 }  // namespace refgss
