@@ -1,10 +1,11 @@
 // The matrix product of binary32 on AMX, whose tiles multiply bfloat16 and add up in binary32.
 //
 // A number x is the sum of three of bfloat16, x0 + x1 + x2, each the rounded rest: 24 bits, exactly.
-// Of the nine products of a and b six are added up, a0 b0 last, so that it alone is rounded; what
-// a1 b2 and a2 b1 would add is below 2⁻²⁴ |a b|, as much as a rounding.  A sum of four products and
-// more is granted that many times over, but a product that is alone is not: rows with few numbers that are
-// not zero are marked, and where b has zeros these two are added up, too.  a2 b2 is below 2⁻³² |a b|.
+// Of the nine products of a and b six are added up: first the five small ones of all terms, then all
+// a0 b0, so that no more is rounded at full size than in any other sum.  What a1 b2 and a2 b1 would add
+// is below 2⁻²⁴ |a b|, as much as a rounding.  A sum of four products has room for that, one that is
+// alone has not: rows with fewer numbers that are not zero are marked, and where b has zeros these
+// two are added up, too.  a2 b2 is below 2⁻³² |a b|.
 //
 // bfloat16 has the exponents of binary32, but its subnormals are lost: all numbers are scaled by 2⁴⁰,
 // and the last bit of the smallest stays normal.  Those from 2¹⁹ on could overflow then: their rows and
@@ -183,8 +184,7 @@ struct errand {
     }
 };
 
-/// sum (2, 2, side, side) of a panel of a and one of b, whose numbers have so many parts: small
-/// products first.
+/// sum (2, 2, side, side) of a panel of a and one of b, whose numbers have so many parts.
 template <int Parts> void panel_product(int64_t k, const part* a, const part* b, float* sum, errand fetch) {
     // tiles 0 to 3 are the sums, 4 and 5 a part of a, 6 and 7 one of b
     auto load_a = [&](int p) {
@@ -201,27 +201,26 @@ template <int Parts> void panel_product(int64_t k, const part* a, const part* b,
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
     };
+    const int64_t step = 2 * parts * tile_size, end = (k + slab - 1) / slab * step;
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    for (int64_t s = 0; s < k; s += slab, a += 2 * parts * tile_size, b += 2 * parts * tile_size) {
-        constexpr bool two = Parts >= 2, three = Parts >= parts, all = Parts == with_zeros;
+    for (int64_t s = 0; s < end; s += step, a += step, b += step) {  // one part changes at a time
         fetch.run();
         load_a(2);
-        if constexpr (all || Parts == 2) load_b(1), multiply();
+        if constexpr (Parts == 2 || Parts == with_zeros) load_b(1), multiply();
         load_b(0), multiply();
         load_a(1), multiply();
-        if constexpr (two) load_b(1), multiply();
-        if constexpr (all) load_b(2), multiply();
-        load_a(0);
-        if constexpr (three && !all) multiply(), load_b(2);
-        if constexpr (three) multiply();
-        if constexpr (all) load_b(1), multiply();
-        if constexpr (Parts == 2) multiply();
-        if constexpr (two) load_b(0);
-        multiply();
+        if constexpr (Parts >= 2) {
+            load_b(1), multiply();
+            load_a(0), multiply();
+        }
+        if constexpr (Parts >= parts) load_b(2), multiply();
+        if constexpr (Parts == with_zeros) load_a(1), multiply();
     }
+    a -= end, b -= end;
+    for (int64_t s = 0; s < end; s += step, a += step, b += step) load_a(0), load_b(0), multiply();
     _tile_stored(0, sum, 4 * side);
     _tile_stored(1, sum + side * side, 4 * side);
     _tile_stored(2, sum + 2 * side * side, 4 * side);
