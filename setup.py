@@ -54,7 +54,7 @@ class BuildNative(build_ext):
         for isa, isa_flags in INSTRUCTION_SETS.items():
             if isa == "amx" and not has_flag(self.compiler, "-mamx-bf16"):
                 continue  # a compiler before gcc 11 or clang 12
-            flags += [f"-DREFGSS_{isa.upper()}"]
+            flags += ["-DREFGSS_AMX"] if isa == "amx" else []
             kernels = sorted((HERE / "csrc/kernels").glob("amx/*.cpp" if isa == "amx" else "*.cpp"))
             jobs += [(path, isa, [*isa_flags, f"-DREFGSS_ISA={isa}"]) for path in kernels]
 

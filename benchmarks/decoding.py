@@ -65,7 +65,7 @@ options = parser.parse_args()
 if "decode" in options.parts:
     tables("decode", None, options.threads, options.seconds)
 if "prefill" in options.parts:
-    large = model_sizes("large", "prefill")
+    large = model_sizes("large", "prefill", ["f32", "bf16"])
     sizes = [large | {"L": length} for length in (512, 1024, 2048)]
     tables("prefill", [model_sizes("bundled", "prefill"), *sizes], options.threads, options.seconds)
 if "context" in options.parts:

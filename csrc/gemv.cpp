@@ -13,6 +13,7 @@ namespace refgss {
 namespace {
 
 constexpr int64_t rows_together = 4 * matmul_height;  // for which a panel is unpacked once
+constexpr int64_t tiles_together = 8;  // panels that are packed, then used by rows while these are in cache
 
 constexpr int64_t scales_bytes = gemv_width * 2, block_bytes = scales_bytes + scale_block * gemv_width;
 
@@ -117,16 +118,22 @@ weight_matrix::weight_matrix(const matrix_source& from)
     : format_(from.format), rows_(from.rows), columns_(from.columns),
       tile_bytes_(tile_size(from.format, from.rows)),
       data_(sized(whole_tiles(from.columns), tile_bytes_)) {
-    parallel_for(tiles(), slots_for(tiles()), [&](int64_t t, int) {
+    const bool limited = kernels<matmul_kernels<float>>().otherwise != nullptr;
+    const int64_t numbers = limited ? sized(rows_, gemv_width) : 0;
+    const int slots = slots_for(tiles());
+    scratch<float> unpacked(sized(slots, numbers));
+    std::vector<float> largest(slots, 0.0f);
+    parallel_for(tiles(), slots, [&](int64_t t, int slot) {
         unsigned char* to = data_.data() + t * tile_bytes_;
         std::memset(to, 0, tile_bytes_);
         pack(from, t * gemv_width, to);
+        if (!limited) return;
+        float* w = unpacked.data() + slot * numbers;
+        kernels<gemv_kernels>().unpack[static_cast<int>(format_)](to, 0, rows_, w);
+        for (int64_t i = 0; i < numbers; ++i)
+            largest[slot] = std::max(largest[slot], std::abs(w[i]));  // NaN is not larger
     });
-    std::vector<float> numbers(from.rows * gemv_width);
-    for (int64_t t = 0; t < tiles(); ++t) {
-        kernels<gemv_kernels>().unpack[static_cast<int>(format_)](tile(t), 0, rows_, numbers.data());
-        for (float w : numbers) largest_ = std::max(largest_, std::abs(w));  // NaN is not larger
-    }
+    for (float w : largest) largest_ = std::max(largest_, w);
 }
 
 void weight_matrix::column(int64_t o, float* to) const {
@@ -172,8 +179,7 @@ void weight_matrix::multiply_by(const matmul_kernels<float>& product, int64_t M,
     const int64_t height = product.panel_rows, panels = (M + height - 1) / height;
     const int64_t depth = std::min(rows_, product.depth), most = product.line_bytes(depth);
     const bool numbers_in_place = format_ == weight_format::f32;
-    // panels that are made and then used by all rows, together while the rows are in cache
-    const int64_t group = product.plain ? 1 : std::min<int64_t>(8, tiles());
+    const int64_t group = product.plain ? 1 : std::min(tiles_together, tiles());
     const int64_t blocks = (M + rows_together - 1) / rows_together;
     const int64_t items = (tiles() + group - 1) / group * blocks;
     const int slots = slots_for(items);
@@ -190,8 +196,8 @@ void weight_matrix::multiply_by(const matmul_kernels<float>& product, int64_t M,
         parallel_for(items, slots, [&](int64_t item, int slot) {
             const int64_t first = item % blocks * rows_together, end = std::min(M, first + rows_together);
             const int64_t t0 = item / blocks * group, t1 = std::min(tiles(), t0 + group);
-            const void* panel[8];
-            int parts[8] = {};
+            const void* panel[tiles_together];
+            int parts[tiles_together] = {};
             for (int64_t t = t0; t < t1; ++t) {
                 const float* weights = reinterpret_cast<const float*>(tile(t)) + k0 * gemv_width;
                 if (!numbers_in_place) {

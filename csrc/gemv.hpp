@@ -76,7 +76,7 @@ private:
 
     weight_format format_;
     int64_t rows_, columns_, tile_bytes_;
-    float largest_ = 0;  // magnitude of a weight
+    float largest_ = 0;  // magnitude of a weight, where products have a limit
     scratch<unsigned char> data_;
 };
 

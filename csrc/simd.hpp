@@ -1,7 +1,7 @@
 // simd.hpp: vec<T>, as many lanes of T as one register of the instruction set in use.
 //
 // A kernel is written once, as a template over vec<T>; the formula is the code.  The build compiles
-// each kernel file once per instruction set, with REFGSS_ISA naming it (baseline, avx2, avx512),
+// each kernel file once per instruction set, with REFGSS_ISA naming it (baseline, avx2, avx512, amx),
 // and everything in namespace refgss::REFGSS_ISA.  Rules for a kernel file:
 //
 //  - Nothing but code from such namespaces and plain arrays: a standard container instantiated here

@@ -113,18 +113,31 @@ def test_products_of_all_magnitudes(shape):
 
 
 @pytest.mark.parametrize("sparse", ["rows", "columns", "both"])
-def test_a_product_that_is_the_whole_sum_is_rounded_once(sparse):
+@pytest.mark.parametrize("terms", [1, 2])
+def test_sums_of_one_product_and_of_two(sparse, terms):
+    """A rounding for each product and each sum, wherever in long rows the terms are."""
     rng = np.random.default_rng(0)
-    x, w = rng.uniform(1, 2, (64, 100)), rng.uniform(1, 2, (100, 96))
+
+    def keep(rows):
+        reach = 20 if sparse == "both" else 100  # so that they meet
+        mask = np.zeros((rows, 100), bool)
+        mask[:, :: 100 // reach] = rng.permuted(
+            np.tile(np.arange(reach) < terms, (rows, 1)), axis=1
+        )
+        return mask
+
+    x, w = (rng.standard_normal(s).astype(np.float32) for s in ((64, 100), (100, 96)))
     if sparse != "columns":
-        x *= np.arange(100) == rng.integers(0, 100 if sparse == "rows" else 50, (64, 1))
+        x[~keep(64)] = 0
     if sparse != "rows":
-        w *= np.arange(100)[:, None] == rng.integers(0, 100 if sparse == "columns" else 50, 96)
-    x, w = x.astype(np.float32), w.astype(np.float32)
-    want = x.astype(float) @ w
-    assert np.count_nonzero(want) > 64
-    # 2⁻⁷: small parts that were added up before may have moved a tie
-    assert np.all(np.abs(native.dense(x, w) - want) <= (1 + 2**-7) * unit(np.float32) * want)
+        w[~keep(96).T] = 0
+    a, b = x.astype(float), w.astype(float)
+    want, size = a @ b, np.abs(a) @ np.abs(b)
+    sums = ((a != 0).astype(int) @ (b != 0)) > 1
+    assert np.count_nonzero(size) > 64 and sums.any() == (terms > 1)
+    # 2⁻⁵: where numbers are split, five small products, 2⁻⁷ together, are rounded before
+    granted = (1 + 2**-5) * unit(np.float32) * (size + sums * np.abs(want))
+    assert np.all(np.abs(native.dense(x, w) - want) <= granted)
 
 
 @pytest.mark.parametrize("precision", ["f32", "f64"])

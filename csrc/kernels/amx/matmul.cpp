@@ -25,7 +25,6 @@ constexpr int with_zeros = parts + 1;   // of b, among numbers of three parts
 constexpr int tile_size = side * slab;  // a tile in numbers of bfloat16
 constexpr int panel = 2 * side;         // rows of a and columns of b that meet in registers
 constexpr int64_t depth = 512;          // terms in a block
-
 constexpr float limit = 0x1p19f;        // sums of products of scaled numbers do not overflow
 
 using part = uint16_t;
@@ -69,10 +68,6 @@ REFGSS_INLINE __mmask16 too_large(vec<float> x) {
 REFGSS_INLINE __mmask16 not_zero(vec<float> x) {
     return _mm512_cmp_ps_mask((__m512)x.v, _mm512_setzero_ps(), _CMP_NEQ_UQ);
 }
-/// Several threads count in a row, and mark it.
-REFGSS_INLINE void count(line_mark* at, int numbers) {
-    __atomic_fetch_add(&at->numbers, numbers, __ATOMIC_RELAXED);
-}
 REFGSS_INLINE void mark(line_mark* at) { __atomic_store_n(&at->odd, 1, __ATOMIC_RELAXED); }
 
 /// The parts of 2 x 16 numbers.  Forms with a mask, for the others read an undefined register.
@@ -99,8 +94,9 @@ part* tiles_at(void* panels, int64_t offset, int64_t term) {
 /// Tiles of panels: for each slab, each part, the two blocks of `side` rows.
 void pack_rows(view<const float, 2> a, void* to, int64_t panel_bytes, line_mark* marks) {
     alignas(64) float copy[side][slab];
-    for (int64_t s = 0; s < a.shape[1]; s += slab)
-        for (int64_t first = 0; first < a.shape[0]; first += panel) {
+    for (int64_t first = 0; first < a.shape[0]; first += panel) {
+        int numbers[panel] = {};  // that are not zero
+        for (int64_t s = 0; s < a.shape[1]; s += slab) {
             part* out = tiles_at(to, first / panel * panel_bytes, s);
             for (int half = 0; half < 2; ++half) {
                 const block from(a, first + half * side, s, copy);
@@ -108,15 +104,17 @@ void pack_rows(view<const float, 2> a, void* to, int64_t panel_bytes, line_mark*
                     __m512i row[parts];
                     const vec<float> low = from(i, 0), high = from(i, side);
                     split(low, high, row);
-                    line_mark* line = marks + first + half * side + i;
-                    const int numbers = __builtin_popcount(not_zero(low)) + __builtin_popcount(not_zero(high));
-                    if (numbers > 0) count(line, numbers);
-                    if (too_large(low) | too_large(high)) mark(line);
+                    numbers[half * side + i] +=
+                        __builtin_popcount(not_zero(low)) + __builtin_popcount(not_zero(high));
+                    if (too_large(low) | too_large(high)) mark(marks + first + half * side + i);
                     for (int p = 0; p < parts; ++p)
                         _mm512_store_si512(out + (2 * p + half) * tile_size + i * slab, row[p]);
                 }
             }
         }
+        for (int i = 0; i < panel && first + i < a.shape[0]; ++i)  // others have other terms
+            __atomic_fetch_add(&marks[first + i].numbers, numbers[i], __ATOMIC_RELAXED);
+    }
 }
 
 /// The same for columns of b: a row of a tile has two terms of each column side by side.  Numbers that
