@@ -50,7 +50,11 @@ class BuildNative(build_ext):
         target = Path(self.get_ext_fullpath(ext.name)).parent
         target.mkdir(parents=True, exist_ok=True)
         flags = COMMON + sanitizers()
-        jobs = [(path, "once", []) for path in sorted(HERE.glob("csrc/*.cpp"))]
+        jobs = [
+            (path, "once", [])
+            for path in sorted(HERE.glob("csrc/*/*.cpp"))
+            if path.parent.name != "kernels"
+        ]
         for isa, isa_flags in INSTRUCTION_SETS.items():
             if isa == "amx" and not has_flag(self.compiler, "-mamx-bf16"):
                 continue  # a compiler before gcc 11 or clang 12
@@ -60,7 +64,7 @@ class BuildNative(build_ext):
 
         def compile_one(job: tuple[Path, str, list[str]]) -> str:
             path, isa, extra = job
-            python = ext.include_dirs if path.stem.startswith("bindings") else []
+            python = ext.include_dirs if path.parent.name == "bindings" else []
             (made,) = self.compiler.compile(
                 [str(path.relative_to(HERE))],
                 output_dir=str(Path(self.build_temp) / isa),
@@ -73,7 +77,7 @@ class BuildNative(build_ext):
 
         with ThreadPoolExecutor(os.cpu_count() or 1) as workers:
             objects = list(workers.map(compile_one, jobs))
-        bindings = [o for o in objects if Path(o).stem.startswith("bindings")]
+        bindings = [o for o in objects if Path(o).parent.name == "bindings"]
         library = [o for o in objects if o not in bindings]
         mac = sys.platform == "darwin"
         name = ["-install_name", f"@rpath/{LIBRARY}"] if mac else [f"-Wl,-soname,{LIBRARY}"]
@@ -121,7 +125,7 @@ setup(
     ext_modules=[
         Extension(
             "refgss.native._core",
-            sources=["csrc/bindings.cpp"],
+            sources=["csrc/bindings/module.cpp"],
             depends=["include/refgss.h"],
             include_dirs=[pybind11.get_include()],
             language="c++",

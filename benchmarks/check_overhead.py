@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 
 from refgss import native
-from refgss.conformance.report import Report, read
+from refgss.conformance.reports.report import Report, read
 
-WORKER = f"{sys.executable} -m refgss.conformance.worker python refgss.native"
+WORKER = f"{sys.executable} -m refgss.conformance.candidates.worker python refgss.native"
 
 
 def candidates() -> dict[str, str]:

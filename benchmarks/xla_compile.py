@@ -13,7 +13,7 @@ import optax
 
 from refgss import xla
 from refgss.config import PAPER, LMConfig
-from refgss.conformance.cases import Draw, model_params
+from refgss.conformance.vectors.cases import Draw, model_params
 
 
 def parameters(config, v, e, f, h, n):

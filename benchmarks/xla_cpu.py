@@ -16,7 +16,7 @@ import numpy as np
 
 from refgss import native, xla
 from refgss.config import PAPER
-from refgss.conformance.cases import Draw, layer_params
+from refgss.conformance.vectors.cases import Draw, layer_params
 
 SIZES = {
     "small": {"e": 256, "f": 1024, "h": 64, "n": 64, "length": 1024, "batch": 8},

@@ -1,11 +1,11 @@
 // The convolution's kernels: entry and exit of the right-angle transform, copies that are done
 // meanwhile, and the direct sum.
-#include "conv.hpp"
+#include "conv/conv.hpp"
 
-#include "dispatch.hpp"
-#include "fft.hpp"
-#include "panel.hpp"
-#include "simd.hpp"
+#include "core/dispatch.hpp"
+#include "core/simd.hpp"
+#include "kernels/fft.hpp"
+#include "kernels/panel.hpp"
 
 namespace refgss {
 namespace REFGSS_ISA {

@@ -1,8 +1,8 @@
 // fft.hpp: transforms of complex vectors, one transform in each lane, in place.
 #pragma once
 
-#include "conv.hpp"
-#include "simd.hpp"
+#include "conv/conv.hpp"
+#include "core/simd.hpp"
 
 namespace refgss::REFGSS_ISA {
 

@@ -1,8 +1,8 @@
 // Products of a few rows with tiles of weights: see gemv.hpp.
-#include "gemv.hpp"
+#include "dense/gemv.hpp"
 
-#include "dispatch.hpp"
-#include "elementary.hpp"
+#include "core/dispatch.hpp"
+#include "kernels/elementary.hpp"
 
 namespace refgss {
 namespace REFGSS_ISA {

@@ -1,10 +1,10 @@
 // The matrix product: panels of a and b, tiles of c.
-#include "matmul.hpp"
+#include "dense/matmul.hpp"
 
 #include <limits>
 
-#include "dispatch.hpp"
-#include "tile.hpp"
+#include "core/dispatch.hpp"
+#include "core/tile.hpp"
 
 namespace refgss {
 namespace REFGSS_ISA {

@@ -1,11 +1,11 @@
-#include "modes.hpp"
+#include "ssm/modes.hpp"
 
 #include <cmath>
 #include <limits>
 
-#include "dispatch.hpp"
-#include "elementary.hpp"
-#include "tile.hpp"
+#include "core/dispatch.hpp"
+#include "core/tile.hpp"
+#include "kernels/elementary.hpp"
 
 namespace refgss {
 namespace REFGSS_ISA {

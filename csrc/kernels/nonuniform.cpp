@@ -1,10 +1,10 @@
 // Spreading, the real transform and the window's division, a channel in each lane.
-#include "nonuniform.hpp"
+#include "conv/nonuniform.hpp"
 
-#include "dispatch.hpp"
-#include "fft.hpp"
-#include "panel.hpp"
-#include "simd.hpp"
+#include "core/dispatch.hpp"
+#include "core/simd.hpp"
+#include "kernels/fft.hpp"
+#include "kernels/panel.hpp"
 
 namespace refgss {
 namespace REFGSS_ISA {

@@ -1,11 +1,11 @@
 // normal.hpp: the normal distribution function Φ and density, lane by lane, in the precision of T.
 //
 // The tail Q(t) = 1 - Φ(t) is e^{-t²/2} P(q)/(1 + √2 t), q = (t - a)/(t + a), for t >= 0: P varies by less
-// than 2, so no digits cancel in either tail of Φ.  csrc/normal_tail.py derives the coefficients.  Φ is
+// than 2, so no digits cancel in either tail of Φ.  csrc/kernels/normal_tail.py derives the coefficients.  Φ is
 // within 2 units in the last place of 1, and its left tail within t² + 8 units of its own.
 #pragma once
 
-#include "elementary.hpp"
+#include "kernels/elementary.hpp"
 
 namespace refgss::REFGSS_ISA {
 

@@ -1,8 +1,8 @@
 // panel.hpp: rows of an array into vectors of one step each, and back, whatever the strides.
 #pragma once
 
-#include "conv.hpp"
-#include "simd.hpp"
+#include "conv/conv.hpp"
+#include "core/simd.hpp"
 
 namespace refgss::REFGSS_ISA {
 

@@ -1,9 +1,9 @@
-#include "pointwise.hpp"
+#include "layers/pointwise.hpp"
 
 #include <cmath>
 
-#include "dispatch.hpp"
-#include "normal.hpp"
+#include "core/dispatch.hpp"
+#include "kernels/normal.hpp"
 
 namespace refgss {
 namespace REFGSS_ISA {

@@ -1,7 +1,7 @@
 // One step of the recurrence: memory is read and written once, in order.
-#include "dispatch.hpp"
-#include "simd.hpp"
-#include "ssm.hpp"
+#include "core/dispatch.hpp"
+#include "core/simd.hpp"
+#include "ssm/ssm.hpp"
 
 namespace refgss {
 namespace REFGSS_ISA {

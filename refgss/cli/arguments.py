@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 
-from refgss.conformance import spec_folder
 from refgss.conformance.clauses import read_clauses
-from refgss.conformance.ops import OPS
+from refgss.ops import OPS
+from refgss.standard import spec_folder
 
 REPORT = click.Path(path_type=Path, dir_okay=False, exists=True)
 FOLDER = click.Path(path_type=Path, file_okay=False)

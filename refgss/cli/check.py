@@ -15,25 +15,22 @@ from refgss import files as whole
 from refgss.cli import terminal
 from refgss.cli.arguments import CLAUSE, FOLDER, OP, Amount, Target, nearest
 from refgss.cli.exits import OF_VERDICT, ExitError, StaleWaiverError, TooFewCasesError
-from refgss.conformance import PROFILES, fresh, page, runner, shrink, spec_folder, waivers
-from refgss.conformance import report as reports
-from refgss.conformance.badge import badge as badge_of
-from refgss.conformance.candidates import (
-    ALIASES,
-    Candidate,
-    CandidateError,
-    Capabilities,
-    claimed,
-    import_backend,
-    open_candidate,
-)
+from refgss.conformance import PROFILES
+from refgss.conformance.candidates.claims import Candidate, CandidateError, Capabilities, claimed
+from refgss.conformance.candidates.targets import ALIASES, import_backend, open_candidate
 from refgss.conformance.clauses import read_clauses
-from refgss.conformance.compare import NEUTRAL, Outcome
-from refgss.conformance.diagnosis import diagnose
-from refgss.conformance.diagnosis import published as signatures
-from refgss.conformance.junit import junit as junit_of
-from refgss.conformance.ops import OPS
-from refgss.conformance.vectors import VectorSet, read_vectors, write_vectors
+from refgss.conformance.judging import runner, shrink, waivers
+from refgss.conformance.judging.compare import NEUTRAL, Outcome
+from refgss.conformance.judging.diagnosis import diagnose
+from refgss.conformance.judging.diagnosis import published as signatures
+from refgss.conformance.reports import page
+from refgss.conformance.reports import report as reports
+from refgss.conformance.reports.badge import badge as badge_of
+from refgss.conformance.reports.junit import junit as junit_of
+from refgss.conformance.vectors import fresh
+from refgss.conformance.vectors.format import VectorSet, read_vectors, write_vectors
+from refgss.ops import OPS
+from refgss.standard import spec_folder
 
 EPILOG = """
 \b
@@ -317,7 +314,7 @@ def write_template(path: Path) -> None:
         raise click.UsageError(f"{path} exists: choose another name")
     if path.suffix != ".py":
         raise click.UsageError(f"{path} does not end in .py, as a Python file must")
-    whole.write(path, files("refgss.conformance").joinpath("template.py").read_bytes())
+    whole.write(path, files("refgss.conformance.candidates").joinpath("template.py").read_bytes())
     click.echo(f"wrote {path}; now run: refgss check --candidate python:{path}")
 
 

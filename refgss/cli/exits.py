@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from refgss.conformance.candidates import CandidateError
-from refgss.conformance.report import BROKE, CONFORMS, FAILS, DamagedReportError
-from refgss.conformance.vectors import DamagedVectorsError
+from refgss.conformance.candidates.claims import CandidateError
+from refgss.conformance.reports.report import BROKE, CONFORMS, FAILS, DamagedReportError
+from refgss.conformance.vectors.format import DamagedVectorsError
 from refgss.model.tensors import ModelError
 
 NOT_CONFORMING, USAGE, CANDIDATE, VECTORS, STALE_WAIVER, DEFECT = 1, 2, 3, 4, 5, 70

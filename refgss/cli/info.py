@@ -16,10 +16,11 @@ import click
 
 import refgss
 from refgss.config import GSSConfig
-from refgss.conformance import spec_folder
-from refgss.conformance.candidates import ALIASES, CandidateError, claimed, import_backend
-from refgss.conformance.vectors import SPEC_VERSION, DamagedVectorsError, read_vectors
+from refgss.conformance.candidates.claims import CandidateError, claimed
+from refgss.conformance.candidates.targets import ALIASES, import_backend
+from refgss.conformance.vectors.format import SPEC_VERSION, DamagedVectorsError, read_vectors
 from refgss.model import Checkpoint, load_checkpoint
+from refgss.standard import spec_folder
 
 # variables that choose a BLAS kernel or a number of threads, and so change every timing
 SLOWING = (

@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 import refgss
-from refgss.conformance.candidates import ALIASES, CandidateError, import_backend
+from refgss.conformance.candidates.claims import CandidateError
+from refgss.conformance.candidates.targets import ALIASES, import_backend
 from refgss.model import Checkpoint, load_checkpoint
 from refgss.model.session import default_backend
 

@@ -11,12 +11,13 @@ from refgss import files as whole
 from refgss.cli import terminal
 from refgss.cli.arguments import REPORT, Target
 from refgss.cli.exits import NOT_CONFORMING, OF_VERDICT, ExitError
-from refgss.conformance import page, spec_folder
 from refgss.conformance.clauses import read_clauses
-from refgss.conformance.compare import NEUTRAL
-from refgss.conformance.junit import junit as junit_of
-from refgss.conformance.report import DamagedReportError, Report, ratio_of, read
-from refgss.conformance.runner import Record
+from refgss.conformance.judging.compare import NEUTRAL
+from refgss.conformance.judging.runner import Record
+from refgss.conformance.reports import page
+from refgss.conformance.reports.junit import junit as junit_of
+from refgss.conformance.reports.report import DamagedReportError, Report, ratio_of, read
+from refgss.standard import spec_folder
 
 
 @click.command(short_help="Show reports together.")

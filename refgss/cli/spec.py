@@ -18,19 +18,19 @@ from refgss import reference
 from refgss.cli import terminal
 from refgss.cli.arguments import CLAUSE
 from refgss.cli.exits import NOT_CONFORMING, ExitError
-from refgss.conformance import spec_folder
 from refgss.conformance.clauses import Clause, citing_functions, read_clauses
-from refgss.conformance.ops import OPS
-from refgss.conformance.vectors import read_vectors
+from refgss.conformance.vectors.format import read_vectors
+from refgss.ops import OPS
+from refgss.standard import spec_folder
 
-TEXT = ("reference.", "contract.")  # a backend that names a clause is no definition of it
+TEXT = ("reference.", "checks.")  # a backend that names a clause is no definition of it
 
 
 @dataclass(frozen=True)
 class Coverage:
     """What stands behind each clause, by its id."""
 
-    functions: Mapping[str, list[str]]  # where vectors judge: of the reference and of contract.py
+    functions: Mapping[str, list[str]]  # where vectors judge: of the reference and of checks.py
     vectors: Mapping[str, list[str]]
     mutants: Mapping[str, list[str]]  # killed ones only
 

@@ -12,10 +12,11 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from refgss.conformance.candidates.protocol import printable
 from refgss.conformance.clauses import Clause
-from refgss.conformance.compare import NEUTRAL, Outcome
-from refgss.conformance.protocol import printable
-from refgss.conformance.report import (
+from refgss.conformance.judging.compare import NEUTRAL, Outcome
+from refgss.conformance.judging.runner import Record
+from refgss.conformance.reports.report import (
     CONFORMS,
     Report,
     Summary,
@@ -24,7 +25,6 @@ from refgss.conformance.report import (
     must_clauses,
     ratio_of,
 )
-from refgss.conformance.runner import Record
 
 WIDTH_OF_A_PIPE = 110
 COLOURS = {"passed": "green", "failed": "red", "waived": "yellow", "not claimed": "dim"}

@@ -13,10 +13,10 @@ import click
 from refgss.cli import terminal
 from refgss.cli.arguments import CLAUSE, FOLDER, OP
 from refgss.cli.exits import VECTORS, ExitError
-from refgss.conformance import spec_folder
 from refgss.conformance.clauses import read_clauses
-from refgss.conformance.vectors import lint as complaints
-from refgss.conformance.vectors import read_vectors, write_vectors
+from refgss.conformance.vectors.format import lint as complaints
+from refgss.conformance.vectors.format import read_vectors, write_vectors
+from refgss.standard import spec_folder
 
 folder_option = click.option("--vectors", "folder", type=FOLDER, help="Another folder of vectors.")
 
@@ -63,8 +63,8 @@ def lint(folder: Path | None) -> None:
 @folder_option
 def certify(write: bool, date: str | None, folder: Path | None) -> None:
     """Derive every vector again and compare the bytes with those published."""
-    from refgss.conformance.build import vector
-    from refgss.conformance.cases import all_cases
+    from refgss.conformance.vectors.build import vector
+    from refgss.conformance.vectors.cases import all_cases
 
     folder = folder or published()
     if not write:

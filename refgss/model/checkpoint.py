@@ -14,10 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from refgss import contract
+from refgss import checks, ops
 from refgss.config import GSSConfig, LMConfig
-from refgss.conformance import ops
-from refgss.conformance.schemas import complaint, parse
 from refgss.model.tensors import TensorFileError, read_tensors, write_tensors
 from refgss.model.tokenizer import tokenizer as tokenizer_of
 from refgss.model.weights import (
@@ -31,6 +29,7 @@ from refgss.model.weights import (
     is_matrix,
     weights_of,
 )
+from refgss.schemas import complaint, parse
 
 Params = Mapping[str, np.ndarray]
 
@@ -195,7 +194,7 @@ def check_shapes(params: Params, config: LMConfig) -> None:
     if config.depth > len(params):
         raise ValueError(f"its config has {config.depth} layers where it has {len(params)} tensors")
     tokens = np.zeros((0, 0), np.int32)
-    contract.check_language_model("a model", params, tokens, None, config)
+    checks.check_language_model("a model", params, tokens, None, config)
     x = np.zeros((0, 0, params["embedding.weight"].shape[1]), np.float32)
     if not min(params["embedding.weight"].shape):
         raise ValueError("embedding.weight is empty")
@@ -204,7 +203,7 @@ def check_shapes(params: Params, config: LMConfig) -> None:
         prefix = f"layers.{i}."
         layer = {k.removeprefix(prefix): v for k, v in params.items() if k.startswith(prefix)}
         try:
-            contract.check_layer(f"layer {i}", layer, x, None, config.layer)
+            checks.check_layer(f"layer {i}", layer, x, None, config.layer)
         except IndexError as e:
             raise ValueError(f"layer {i} has a tensor with too few axes") from e
         states.add(layer["ssm.c"].shape)

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from refgss import ops
 from refgss.config import GSS, DSSConfig, LMConfig
-from refgss.conformance import ops
-from refgss.conformance.schemas import complaint, parse
 from refgss.model.checkpoint import Checkpoint, compact
 from refgss.model.tensors import TensorFileError, read_tensors, write_tensors
 from refgss.reference import gss_lambda, ssm_scan
 from refgss.reference.language_model import of_layer
+from refgss.schemas import complaint, parse
 
 
 class StateError(TensorFileError):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from refgss import contract
+from refgss import checks
 from refgss.config import DSSConfig, LMConfig
 from refgss.native import _core
 from refgss.native.state_space import form_tuple
@@ -58,7 +58,7 @@ class Decoder:
 
     def step(self, tokens: np.ndarray) -> np.ndarray:
         """The next token of each sequence, (B,) int -> logits (B,V)."""
-        contract.check_rank("Decoder", "tokens", tokens, "B", "i")
+        checks.check_rank("Decoder", "tokens", tokens, "B", "i")
         return self._core.step(self._tokens("tokens", tokens[:, None])[:, 0])
 
     def prefill(self, tokens: np.ndarray) -> np.ndarray:
@@ -112,12 +112,12 @@ class Decoder:
         parameters, block and instruction set.  Without `pending`, `state` is that after all tokens.
         """
         depth, batch, channels, states = self._shape
-        contract.check_shape("Decoder", "state", state, self._shape, "c")
+        checks.check_shape("Decoder", "state", state, self._shape, "c")
         if pending is None:
             pending = np.empty((depth, batch, 0, channels), np.float32)
-        contract.check_rank("Decoder", "pending", pending, "depth,B,n,H", "f")
+        checks.check_rank("Decoder", "pending", pending, "depth,B,n,H", "f")
         shape = (depth, batch, pending.shape[2], channels)
-        contract.check_shape("Decoder", "pending", pending, shape, "f")
+        checks.check_shape("Decoder", "pending", pending, shape, "f")
         if pending.shape[2] >= self.block:
             raise ValueError(
                 f"Decoder: {pending.shape[2]} steps are pending where block is {self.block}: "
@@ -141,7 +141,7 @@ class Decoder:
 
     def _tokens(self, name: str, tokens: np.ndarray) -> np.ndarray:
         """(B,L) as int64."""
-        contract.check_rank("Decoder", name, tokens, "B,L", "i")
+        checks.check_rank("Decoder", name, tokens, "B,L", "i")
         if tokens.shape[0] != self.batch:
             raise ValueError(
                 f"Decoder: {name} are of {tokens.shape[0]} sequences where it has {self.batch}"
@@ -184,13 +184,13 @@ def in_float32(params: Mapping[str, np.ndarray]) -> dict[str, Any]:
 def check_parameters(params: Mapping[str, np.ndarray], config: LMConfig) -> None:
     """What `lm_logits` asks of them, in binary32."""
     seen = in_float32(params)
-    contract.check_language_model("Decoder", seen, np.zeros((0, 0), np.int64), None, config)
+    checks.check_language_model("Decoder", seen, np.zeros((0, 0), np.int64), None, config)
     E = seen["embedding.weight"].shape[1]
     for i in range(config.depth):
         prefix = f"layers.{i}."
         own = {k.removeprefix(prefix): v for k, v in seen.items() if k.startswith(prefix)}
         x = np.empty((0, 0, E), np.float32)
-        contract.check_layer(f"Decoder, layer {i}", own, x, None, config.layer)
+        checks.check_layer(f"Decoder, layer {i}", own, x, None, config.layer)
     for name, x in seen.items():
         if str(x.dtype) not in ("float32", "complex64"):
             raise TypeError(f"Decoder: {name} must be float32 or complex64, not {x.dtype}")

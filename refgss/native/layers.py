@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from refgss import contract
+from refgss import checks
 from refgss.config import GSS, DSSConfig, GSSConfig
 from refgss.native import _core
 from refgss.native.pointwise import dense, dense_vjp, layer_norm, layer_norm_vjp
@@ -27,7 +27,7 @@ def gss_layer(
     params: Params, x: np.ndarray, state: np.ndarray | None = None, *, config: GSSConfig
 ) -> tuple[np.ndarray, np.ndarray]:
     """x (B,L,E), state (B,H,N) or None -> (B,L,E), state.  Clauses: GSS-LAY-1..GSS-LAY-5."""
-    contract.check_layer("gss_layer", params, x, state, config)
+    checks.check_layer("gss_layer", params, x, state, config)
     return _core.gss_layer(dict(params), None, x, state, config.imag == "exp", config.eps)
 
 
@@ -35,7 +35,7 @@ def dss_layer(
     params: Params, x: np.ndarray, state: np.ndarray | None = None, *, config: DSSConfig
 ) -> tuple[np.ndarray, np.ndarray]:
     """x (B,L,E), state (B,E,N) or None -> (B,L,E), state.  Clauses: GSS-LAY-6."""
-    contract.check_layer("dss_layer", params, x, state, config)
+    checks.check_layer("dss_layer", params, x, state, config)
     form = form_tuple(config.form)
     return _core.dss_layer(dict(params), None, x, state, config.imag == "exp", config.eps, form)
 
@@ -50,8 +50,8 @@ def gss_layer_vjp(
     config: GSSConfig,
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     """dout (B,L,E), dstate (B,H,N) -> dparams, dx (B,L,E), dstate_0.  Clauses: GSS-GRD-10."""
-    contract.check_layer("gss_layer_vjp", params, x, state, config)
-    contract.check_layer_cotangents("gss_layer_vjp", params, x, dout, dstate)
+    checks.check_layer("gss_layer_vjp", params, x, state, config)
+    checks.check_layer_cotangents("gss_layer_vjp", params, x, dout, dstate)
     options = config.imag == "exp", config.eps
     return _core.gss_layer_vjp(dict(params), x, state, dout, dstate, *options)
 
@@ -66,8 +66,8 @@ def dss_layer_vjp(
     config: DSSConfig,
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     """dout (B,L,E), dstate (B,E,N) -> dparams, dx (B,L,E), dstate_0.  Clauses: GSS-GRD-10."""
-    contract.check_layer("dss_layer_vjp", params, x, state, config)
-    contract.check_layer_cotangents("dss_layer_vjp", params, x, dout, dstate)
+    checks.check_layer("dss_layer_vjp", params, x, state, config)
+    checks.check_layer_cotangents("dss_layer_vjp", params, x, dout, dstate)
     options = config.imag == "exp", config.eps, form_tuple(config.form)
     return _core.dss_layer_vjp(dict(params), x, state, dout, dstate, *options)
 
@@ -80,7 +80,7 @@ class PreparedLayer:
 
     def __init__(self, params: Params, length: int, *, config: GSSConfig | DSSConfig):
         empty = np.empty((0, 0, params["norm.weight"].shape[0]), params["norm.weight"].dtype)
-        contract.check_layer("PreparedLayer", params, empty, None, config)
+        checks.check_layer("PreparedLayer", params, empty, None, config)
         lam = gss_lambda(params["ssm.a"], params["ssm.b"], imag=config.imag)
         is_gss = isinstance(config, GSSConfig)
         delta: Any = 1.0 if is_gss else np.exp(params["ssm.log_delta"])
@@ -93,7 +93,7 @@ class PreparedLayer:
             self._options += (form_tuple(config.form),)
 
     def __call__(self, x: np.ndarray, state: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        contract.check_layer("PreparedLayer", self.params, x, state, self.config)
+        checks.check_layer("PreparedLayer", self.params, x, state, self.config)
         return self._layer(self.params, self._map._core, x, state, *self._options)
 
 

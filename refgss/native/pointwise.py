@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from refgss import contract
+from refgss import checks
 from refgss.native import _core
 
 
@@ -20,7 +20,7 @@ def rows(x: np.ndarray) -> np.ndarray:
 
 def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, *, eps: float) -> np.ndarray:
     """(x - mean)/√(var + ε)·weight + bias over the last axis.  Clauses: GSS-NRM-1, GSS-NRM-2."""
-    contract.check_layer_norm("layer_norm", x, weight, bias, eps)
+    checks.check_layer_norm("layer_norm", x, weight, bias, eps)
     return _core.layer_norm(rows(x), weight, bias, eps).reshape(x.shape)
 
 
@@ -28,28 +28,28 @@ def layer_norm_vjp(
     x: np.ndarray, weight: np.ndarray, bias: np.ndarray, dy: np.ndarray, *, eps: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """dy (...,E) -> dx (...,E), dweight (E,), dbias (E,).  Clauses: GSS-GRD-7."""
-    contract.check_layer_norm("layer_norm_vjp", x, weight, bias, eps)
-    contract.check_shape("layer_norm_vjp", "dy", dy, x.shape, "f")
+    checks.check_layer_norm("layer_norm_vjp", x, weight, bias, eps)
+    checks.check_shape("layer_norm_vjp", "dy", dy, x.shape, "f")
     dx, dweight, dbias = _core.layer_norm_vjp(rows(x), weight, rows(dy), eps)
     return dx.reshape(x.shape), dweight, dbias
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
     """x Φ(x), the exact form.  Any shape.  Clauses: GSS-NRM-3."""
-    contract.check_real("gelu", "x", x)
+    checks.check_real("gelu", "x", x)
     return _core.gelu(rows(x)).reshape(x.shape)
 
 
 def gelu_vjp(x: np.ndarray, dy: np.ndarray) -> np.ndarray:
     """dx = (Φ(x) + x e^{-x²/2}/√(2π)) dy.  Clauses: GSS-GRD-7."""
-    contract.check_real("gelu_vjp", "x", x)
-    contract.check_shape("gelu_vjp", "dy", dy, x.shape, "f")
+    checks.check_real("gelu_vjp", "x", x)
+    checks.check_shape("gelu_vjp", "dy", dy, x.shape, "f")
     return _core.gelu_vjp(rows(x), rows(dy)).reshape(x.shape)
 
 
 def dense(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
     """x (...,I) @ weight (I,O) [+ bias (O,)] -> (...,O).  Clauses: GSS-NRM-4."""
-    contract.check_dense("dense", x, weight, bias)
+    checks.check_dense("dense", x, weight, bias)
     return _core.dense(rows(x), weight, bias).reshape(*x.shape[:-1], weight.shape[1])
 
 
@@ -57,7 +57,7 @@ def dense_vjp(
     x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, dy: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """dy (...,O) -> dx (...,I), dweight (I,O), dbias (O,) or None.  Clauses: GSS-GRD-7."""
-    contract.check_dense("dense_vjp", x, weight, bias)
-    contract.check_shape("dense_vjp", "dy", dy, (*x.shape[:-1], weight.shape[1]), "f")
+    checks.check_dense("dense_vjp", x, weight, bias)
+    checks.check_shape("dense_vjp", "dy", dy, (*x.shape[:-1], weight.shape[1]), "f")
     dx, dweight, dbias = _core.dense_vjp(rows(x), weight, rows(dy))
     return dx.reshape(x.shape), dweight, None if bias is None else dbias

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from refgss import contract
+from refgss import checks
 from refgss.config import Imag, KernelForm
 from refgss.native import _core
 
@@ -18,7 +18,7 @@ def form_tuple(form: KernelForm) -> tuple[int, bool, float, int]:
 
 def gss_lambda(a: np.ndarray, b: np.ndarray, *, imag: Imag) -> np.ndarray:
     """a, b (N,) -> Λ = -e^a + i e^b, or -e^a + i b.  Clauses: GSS-PAR-1, GSS-PAR-2."""
-    contract.check_lambda_parameters(a, b, imag)
+    checks.check_lambda_parameters(a, b, imag)
     return _core.gss_lambda(a, b, imag == "exp")
 
 
@@ -26,8 +26,8 @@ def gss_lambda_vjp(
     a: np.ndarray, b: np.ndarray, dlam: np.ndarray, *, imag: Imag
 ) -> tuple[np.ndarray, np.ndarray]:
     """dΛ (N,) -> da, db (N,).  Clauses: GSS-GRD-2."""
-    contract.check_lambda_parameters(a, b, imag)
-    contract.check_shape("gss_lambda_vjp", "dlam", dlam, a.shape, "c")
+    checks.check_lambda_parameters(a, b, imag)
+    checks.check_shape("gss_lambda_vjp", "dlam", dlam, a.shape, "c")
     return _core.gss_lambda_vjp(a, b, dlam, imag == "exp")
 
 
@@ -35,7 +35,7 @@ def discretize(
     lam: np.ndarray, delta: np.ndarray, *, form: KernelForm
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ā, B̄ (N,), or (H,N) where Δ has channels.  Clauses: GSS-DIS-1..GSS-DIS-6."""
-    delta = contract.check_modes("discretize", lam, delta, form)
+    delta = checks.check_modes("discretize", lam, delta, form)
     return _core.discretize(lam, np.asarray(delta), form_tuple(form))
 
 
@@ -43,10 +43,10 @@ def discretize_vjp(
     lam: np.ndarray, delta: np.ndarray, dabar: np.ndarray, dbbar: np.ndarray, *, form: KernelForm
 ) -> tuple[np.ndarray, np.ndarray]:
     """dĀ, dB̄ -> dΛ (N,), dΔ of Δ's shape.  Clauses: GSS-GRD-3."""
-    delta = np.asarray(contract.check_modes("discretize_vjp", lam, delta, form))
+    delta = np.asarray(checks.check_modes("discretize_vjp", lam, delta, form))
     shape = (*delta.shape[:1], *lam.shape)
-    contract.check_shape("discretize_vjp", "dabar", dabar, shape, "c")
-    contract.check_shape("discretize_vjp", "dbbar", dbbar, shape, "c")
+    checks.check_shape("discretize_vjp", "dabar", dabar, shape, "c")
+    checks.check_shape("discretize_vjp", "dbbar", dbbar, shape, "c")
     return _core.discretize_vjp(lam, delta, dabar, dbbar, form_tuple(form))
 
 
@@ -54,7 +54,7 @@ def ssm_kernel(
     lam: np.ndarray, c: np.ndarray, length: int, *, delta: np.ndarray, form: KernelForm
 ) -> np.ndarray:
     """K (H, length).  lam (N,), c (H,N) complex.  Clauses: GSS-KER-1, GSS-KER-2, GSS-KER-3."""
-    delta = contract.check_kernel("ssm_kernel", lam, c, length, delta, form)
+    delta = checks.check_kernel("ssm_kernel", lam, c, length, delta, form)
     return _core.ssm_kernel(lam, c, int(length), np.asarray(delta), form_tuple(form))
 
 
@@ -68,8 +68,8 @@ def ssm_kernel_vjp(
     form: KernelForm,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """dK (H,length) -> dΛ (N,), dC (H,N), dΔ of Δ's shape.  Clauses: GSS-GRD-4."""
-    delta = contract.check_kernel("ssm_kernel_vjp", lam, c, length, delta, form)
-    contract.check_shape("ssm_kernel_vjp", "dk", dk, (c.shape[0], length), "f")
+    delta = checks.check_kernel("ssm_kernel_vjp", lam, c, length, delta, form)
+    checks.check_shape("ssm_kernel_vjp", "dk", dk, (c.shape[0], length), "f")
     return _core.ssm_kernel_vjp(lam, c, dk, np.asarray(delta), form_tuple(form))
 
 
@@ -86,7 +86,7 @@ def ssm_scan(
 
     Works on pieces of at most 2²³/H steps: memory beyond input and output does not grow with L.
     """
-    delta, _ = contract.check_scan("ssm_scan", u, lam, c, state, delta, form)
+    delta, _ = checks.check_scan("ssm_scan", u, lam, c, state, delta, form)
     return _core.ssm_scan(u, lam, c, state, np.asarray(delta), form_tuple(form))
 
 
@@ -102,9 +102,9 @@ def ssm_scan_vjp(
     form: KernelForm,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """dy (B,L,H), dx_L (B,H,N) -> du, dΛ, dC, dx_0, dΔ.  Clauses: GSS-GRD-6."""
-    delta, x = contract.check_scan("ssm_scan_vjp", u, lam, c, state, delta, form)
-    contract.check_shape("ssm_scan_vjp", "dy", dy, u.shape, "f")
-    contract.check_shape("ssm_scan_vjp", "dstate", dstate, x.shape, "c")
+    delta, x = checks.check_scan("ssm_scan_vjp", u, lam, c, state, delta, form)
+    checks.check_shape("ssm_scan_vjp", "dy", dy, u.shape, "f")
+    checks.check_shape("ssm_scan_vjp", "dstate", dstate, x.shape, "c")
     return _core.ssm_scan_vjp(u, lam, c, state, dy, dstate, np.asarray(delta), form_tuple(form))
 
 
@@ -121,7 +121,7 @@ def ssm_step(
 
     Discretises anew each time; for many tokens see `Prepared` and `Stepper`.
     """
-    delta, _ = contract.check_step("ssm_step", u, lam, c, state, delta, form)
+    delta, _ = checks.check_step("ssm_step", u, lam, c, state, delta, form)
     return _core.ssm_step(u, lam, c, state, np.asarray(delta), form_tuple(form))
 
 
@@ -137,7 +137,7 @@ def ssm_step_vjp(
     form: KernelForm,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """dy (B,H), dx' (B,H,N) -> du, dΛ, dC, dx, dΔ: the scan's, at L = 1.  Clauses: GSS-GRD-6."""
-    contract.check_step("ssm_step_vjp", u, lam, c, state, delta, form)
+    checks.check_step("ssm_step_vjp", u, lam, c, state, delta, form)
     du, dlam, dc, dstate0, ddelta = ssm_scan_vjp(
         u[:, None], lam, c, state, dy[:, None], dstate, delta=delta, form=form
     )
@@ -160,7 +160,7 @@ class Prepared:
         delta: np.ndarray,
         form: KernelForm,
     ):
-        delta = contract.check_kernel("Prepared", lam, c, length, delta, form)
+        delta = checks.check_kernel("Prepared", lam, c, length, delta, form)
         self.dtype, self.shape = c.dtype, c.shape
         self._core = _core.Prepared(lam, c, np.asarray(delta), form_tuple(form), length)
 
@@ -188,7 +188,7 @@ class Stepper:
     def __init__(
         self, prepared: Prepared, batch: int, state: np.ndarray | None = None, *, block: int = 128
     ):
-        contract.check_state("Stepper", state, np.empty(prepared.shape, prepared.dtype), batch)
+        checks.check_state("Stepper", state, np.empty(prepared.shape, prepared.dtype), batch)
         self._double = prepared.dtype == np.complex128
         self._core = _core.Stepper(prepared._core, batch, block, state)
 

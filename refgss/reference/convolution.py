@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from refgss import contract
+from refgss import checks
 from refgss.reference.elementary import Array, fft_allowance
 
 
@@ -27,14 +27,14 @@ def causal_conv(u: Array, k: Array) -> Array:
     Raises ValueError where the channels of u and k differ.
     Clauses: GSS-CNV-1..4, GSS-NFI-1, GSS-NFI-6, GSS-NFI-7, GSS-NFI-14.
     """
-    contract.check_convolution("causal_conv", u, k)
+    checks.check_convolution("causal_conv", u, k)
     return convolution_at(u, k, range(u.shape[1]))
 
 
 def causal_conv_vjp(u: Array, k: Array, dy: Array) -> tuple[Array, Array]:
     """dy (B,L,H) -> du (B,L,H), dk (H,Lk): two correlations.  Clauses: GSS-GRD-5."""
-    contract.check_convolution("causal_conv_vjp", u, k)
-    contract.check_shape("causal_conv_vjp", "dy", dy, u.shape, "f")
+    checks.check_convolution("causal_conv_vjp", u, k)
+    checks.check_shape("causal_conv_vjp", "dy", dy, u.shape, "f")
     backward = dy[:, ::-1]  # a correlation is a convolution in reversed time
     rows = range(u.shape[1])
     du = convolution_at(backward, k, rows)[:, ::-1]

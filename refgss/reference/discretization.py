@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from refgss import contract
+from refgss import checks
 from refgss.config import Imag, KernelForm
 from refgss.reference.elementary import (
     Array,
@@ -29,14 +29,14 @@ def gss_lambda(a: Array, b: Array, *, imag: Imag) -> Array:
 
     a, b (N,) real -> Λ (N,) complex, Re Λ < 0.
     """
-    contract.check_lambda_parameters(a, b, imag)
+    checks.check_lambda_parameters(a, b, imag)
     return to_complex(-np.exp(a), np.exp(b) if imag == "exp" else b)
 
 
 def gss_lambda_vjp(a: Array, b: Array, dlam: Array, *, imag: Imag) -> tuple[Array, Array]:
     """dΛ (N,) -> da, db (N,).  Clauses: GSS-GRD-1, GSS-GRD-2."""
-    contract.check_lambda_parameters(a, b, imag)
-    contract.check_shape("gss_lambda_vjp", "dlam", dlam, a.shape, "c")
+    checks.check_lambda_parameters(a, b, imag)
+    checks.check_shape("gss_lambda_vjp", "dlam", dlam, a.shape, "c")
     return -np.exp(a) * dlam.real, np.exp(b) * dlam.imag if imag == "exp" else dlam.imag
 
 
@@ -121,7 +121,7 @@ def discretize(lam: Array, delta: Array, *, form: KernelForm) -> tuple[Array, Ar
     lam (N,) complex, Re Λ <= 0; delta scalar, (H,) or (H,2) real, positive.
     Raises ValueError where Re Λ > 0, or Δ <= 0, or Λ = 0 under dss-softmax.
     """
-    delta = contract.check_modes("discretize", lam, delta, form)
+    delta = checks.check_modes("discretize", lam, delta, form)
     z = step_exponent(lam, delta)
     return powers(z, ONE, form, lam)[..., 0], input_weight(lam, delta, z, form)
 
@@ -130,10 +130,10 @@ def discretize_vjp(
     lam: Array, delta: Array, dabar: Array, dbbar: Array, *, form: KernelForm
 ) -> tuple[Array, Array]:
     """dĀ, dB̄ (·,N) -> dΛ (N,), dΔ of Δ's shape.  Clauses: GSS-GRD-1, GSS-GRD-3."""
-    delta = contract.check_modes("discretize_vjp", lam, delta, form)
+    delta = checks.check_modes("discretize_vjp", lam, delta, form)
     for name, cotangent in (("dabar", dabar), ("dbbar", dbbar)):
         shape = (*delta.shape[:1], *lam.shape)
-        contract.check_shape("discretize_vjp", name, cotangent, shape, "c")
+        checks.check_shape("discretize_vjp", name, cotangent, shape, "c")
     z = step_exponent(lam, delta)
     dz = np.conj(powers_derivative(z, ONE, form, lam, False)[..., 0]) * dabar
     return input_weight_vjp(lam, delta, z, dbbar, dz, form)

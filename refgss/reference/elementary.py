@@ -2,7 +2,8 @@
 
 The reference is plain NumPy.  An array type other than `ndarray` that answers to the same
 operators, and brings methods named as the functions below, gives the same text another reading:
-`refgss.conformance.enclosure` reads it in proven balls and derives the error budgets from it.
+`refgss.conformance.vectors.enclosure` reads it in proven balls and derives the error budgets
+from it.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from refgss import contract
+from refgss import checks
 from refgss.config import KernelForm
 from refgss.reference.discretization import (
     input_weight,
@@ -41,7 +41,7 @@ def ssm_kernel(lam: Array, c: Array, length: int, *, delta: Array, form: KernelF
     lam (N,), c (H,N) complex; delta scalar, (H,) or (H,2) real.  length >= 0.
     Raises ValueError where Re Λ > 0 (dss-softmax excepted), Δ <= 0 or length < 0.
     """
-    delta = contract.check_kernel("ssm_kernel", lam, c, length, delta, form)
+    delta = checks.check_kernel("ssm_kernel", lam, c, length, delta, form)
     return kernel_at(lam, c, np.arange(length), delta, form)
 
 
@@ -49,8 +49,8 @@ def ssm_kernel_vjp(
     lam: Array, c: Array, length: int, dk: Array, *, delta: Array, form: KernelForm
 ) -> tuple[Array, Array, Array]:
     """dK (H,length) -> dΛ (N,), dC (H,N), dΔ of Δ's shape.  Clauses: GSS-GRD-1, GSS-GRD-4."""
-    delta = contract.check_kernel("ssm_kernel_vjp", lam, c, length, delta, form)
-    contract.check_shape("ssm_kernel_vjp", "dk", dk, (c.shape[0], length), "f")
+    delta = checks.check_kernel("ssm_kernel_vjp", lam, c, length, delta, form)
+    checks.check_shape("ssm_kernel_vjp", "dk", dk, (c.shape[0], length), "f")
     z, l = step_exponent(lam, delta), np.arange(length)
     if form.method == "dss-softmax":
         l = l - softmax_shift(z, form)

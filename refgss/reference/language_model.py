@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from refgss import contract
+from refgss import checks
 from refgss.config import GSSConfig, LMConfig
 from refgss.reference.elementary import Array
 from refgss.reference.layers import dss_layer, dss_layer_vjp, gss_layer, gss_layer_vjp
@@ -54,7 +54,7 @@ def lm_logits(
 
     Clauses: GSS-LM-1..3, GSS-LM-6, GSS-LAY-8, GSS-STA-3..4.
     """
-    contract.check_language_model("lm_logits", params, tokens, state, config)
+    checks.check_language_model("lm_logits", params, tokens, state, config)
     xs, states = hidden_states(params, tokens, state, config)
     x = xs[-1]
     if config.final_norm:
@@ -72,13 +72,13 @@ def lm_logits_vjp(
     config: LMConfig,
 ) -> tuple[dict[str, Array], Array]:
     """dlogits (B,L,V), dstate (depth,B,H,N) -> dparams, dstate_0.  Clauses: GSS-GRD-11."""
-    contract.check_language_model("lm_logits_vjp", params, tokens, state, config)
+    checks.check_language_model("lm_logits_vjp", params, tokens, state, config)
     layer_vjp: Any = gss_layer_vjp if isinstance(config.layer, GSSConfig) else dss_layer_vjp
     xs, states = hidden_states(params, tokens, state, config)
     head = head_weight(params, config)
     shapes = (*tokens.shape, head.shape[1]), (config.depth, *states[0].shape)
-    contract.check_shape("lm_logits_vjp", "dlogits", dlogits, shapes[0], "f")
-    contract.check_shape("lm_logits_vjp", "dstate", dstate, shapes[1], "c")
+    checks.check_shape("lm_logits_vjp", "dlogits", dlogits, shapes[0], "f")
+    checks.check_shape("lm_logits_vjp", "dstate", dstate, shapes[1], "c")
     g: dict[str, Array] = {}
     x = xs[-1]
     if config.final_norm:
@@ -122,7 +122,7 @@ def lm_loss(
 
     Clauses: GSS-LM-4..6, GSS-NFI-4.
     """
-    contract.check_targets("lm_loss", params, tokens, targets)
+    checks.check_targets("lm_loss", params, tokens, targets)
     logp = log_softmax(lm_logits(params, tokens, state, config=config)[0])
     one_hot = np.eye(logp.shape[-1])[targets].astype(logp.dtype)  # (B,L,V)
     return -(one_hot * logp).sum() / targets.size
@@ -141,8 +141,8 @@ def lm_loss_vjp(
 
     Clauses: GSS-GRD-12.
     """
-    contract.check_targets("lm_loss_vjp", params, tokens, targets)
-    contract.check_shape("lm_loss_vjp", "dloss", dloss, (), "f")
+    checks.check_targets("lm_loss_vjp", params, tokens, targets)
+    checks.check_shape("lm_loss_vjp", "dloss", dloss, (), "f")
     logits, states = lm_logits(params, tokens, state, config=config)
     one_hot = np.eye(logits.shape[-1])[targets].astype(logits.dtype)
     dlogits = (np.exp(log_softmax(logits)) - one_hot) * (dloss / targets.size)

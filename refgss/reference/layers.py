@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from refgss import contract
+from refgss import checks
 from refgss.config import GSS, DSSConfig, GSSConfig
 from refgss.reference.discretization import gss_lambda, gss_lambda_vjp
 from refgss.reference.elementary import Array
@@ -29,7 +29,7 @@ def gss_layer(
 
     Clauses: GSS-LAY-1..5, GSS-LAY-7..8, GSS-STA-3..4, GSS-NFI-1, GSS-NFI-12.
     """
-    contract.check_layer("gss_layer", params, x, state, config)
+    checks.check_layer("gss_layer", params, x, state, config)
     p, eps = params, config.eps
     h = layer_norm(x, p["norm.weight"], p["norm.bias"], eps=eps)  # (B,L,E)
     v = gelu(dense(h, p["w_v"]))  # (B,L,F), the gate
@@ -53,8 +53,8 @@ def gss_layer_vjp(
     config: GSSConfig,
 ) -> tuple[dict[str, Array], Array, Array]:
     """dout (B,L,E), dstate (B,H,N) -> dparams, dx (B,L,E), dstate_0.  Clauses: GSS-GRD-10."""
-    contract.check_layer("gss_layer_vjp", params, x, state, config)
-    contract.check_layer_cotangents("gss_layer_vjp", params, x, dout, dstate)
+    checks.check_layer("gss_layer_vjp", params, x, state, config)
+    checks.check_layer_cotangents("gss_layer_vjp", params, x, dout, dstate)
     p, g, eps = params, {}, config.eps
     # forward, keeping what the gradient needs
     h = layer_norm(x, p["norm.weight"], p["norm.bias"], eps=eps)
@@ -97,7 +97,7 @@ def dss_layer(
 
     Clauses: GSS-LAY-6, GSS-STA-3..4, GSS-NFI-1, GSS-NFI-12.
     """
-    contract.check_layer("dss_layer", params, x, state, config)
+    checks.check_layer("dss_layer", params, x, state, config)
     p = params
     u = layer_norm(x, p["norm.weight"], p["norm.bias"], eps=config.eps)  # (B,L,E)
     lam = gss_lambda(p["ssm.a"], p["ssm.b"], imag=config.imag)  # (N,)
@@ -117,8 +117,8 @@ def dss_layer_vjp(
     config: DSSConfig,
 ) -> tuple[dict[str, Array], Array, Array]:
     """dout (B,L,E), dstate (B,E,N) -> dparams, dx (B,L,E), dstate_0.  Clauses: GSS-GRD-10."""
-    contract.check_layer("dss_layer_vjp", params, x, state, config)
-    contract.check_layer_cotangents("dss_layer_vjp", params, x, dout, dstate)
+    checks.check_layer("dss_layer_vjp", params, x, state, config)
+    checks.check_layer_cotangents("dss_layer_vjp", params, x, dout, dstate)
     p, g = params, {}
     u = layer_norm(x, p["norm.weight"], p["norm.bias"], eps=config.eps)
     lam = gss_lambda(p["ssm.a"], p["ssm.b"], imag=config.imag)

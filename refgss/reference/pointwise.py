@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from refgss import contract
+from refgss import checks
 from refgss.reference.elementary import Array, normal_cdf, normal_pdf
 
 
@@ -16,7 +16,7 @@ def layer_norm(x: Array, weight: Array, bias: Array, *, eps: float) -> Array:
     x (...,E), weight and bias (E,) -> (...,E).  The variance is the mean squared deviation.
     Clauses: GSS-NRM-1, GSS-NRM-2, GSS-NFI-1, GSS-NFI-11.
     """
-    contract.check_layer_norm("layer_norm", x, weight, bias, eps)
+    checks.check_layer_norm("layer_norm", x, weight, bias, eps)
     return normalize(x, eps)[0] * weight + bias
 
 
@@ -31,8 +31,8 @@ def layer_norm_vjp(
     x: Array, weight: Array, bias: Array, dy: Array, *, eps: float
 ) -> tuple[Array, Array, Array]:
     """dy (...,E) -> dx (...,E), dweight (E,), dbias (E,).  Clauses: GSS-GRD-7."""
-    contract.check_layer_norm("layer_norm_vjp", x, weight, bias, eps)
-    contract.check_shape("layer_norm_vjp", "dy", dy, x.shape, "f")
+    checks.check_layer_norm("layer_norm_vjp", x, weight, bias, eps)
+    checks.check_shape("layer_norm_vjp", "dy", dy, x.shape, "f")
     xhat, scale = normalize(x, eps)
     g = dy * weight
     along = (g * xhat).mean(-1, keepdims=True)
@@ -46,14 +46,14 @@ def gelu(x: Array) -> Array:
 
     Clauses: GSS-NRM-3, GSS-NFI-11.
     """
-    contract.check_real("gelu", "x", x)
+    checks.check_real("gelu", "x", x)
     return x * normal_cdf(x)
 
 
 def gelu_vjp(x: Array, dy: Array) -> Array:
     """dx = (Φ(x) + x e^{-x²/2}/√(2π)) dy.  Clauses: GSS-GRD-8."""
-    contract.check_real("gelu_vjp", "x", x)
-    contract.check_shape("gelu_vjp", "dy", dy, x.shape, "f")
+    checks.check_real("gelu_vjp", "x", x)
+    checks.check_shape("gelu_vjp", "dy", dy, x.shape, "f")
     return (normal_cdf(x) + x * normal_pdf(x)) * dy
 
 
@@ -62,7 +62,7 @@ def dense(x: Array, weight: Array, bias: Array | None = None) -> Array:
 
     Clauses: GSS-NRM-4, GSS-ACC-6, GSS-NFI-1, GSS-NFI-11.
     """
-    contract.check_dense("dense", x, weight, bias)
+    checks.check_dense("dense", x, weight, bias)
     y = x @ weight
     return y if bias is None else y + bias
 
@@ -71,8 +71,8 @@ def dense_vjp(
     x: Array, weight: Array, bias: Array | None, dy: Array
 ) -> tuple[Array, Array, Array | None]:
     """dy (...,O) -> dx (...,I), dweight (I,O), dbias (O,) or None.  Clauses: GSS-GRD-9."""
-    contract.check_dense("dense_vjp", x, weight, bias)
-    contract.check_shape("dense_vjp", "dy", dy, (*x.shape[:-1], weight.shape[1]), "f")
+    checks.check_dense("dense_vjp", x, weight, bias)
+    checks.check_shape("dense_vjp", "dy", dy, (*x.shape[:-1], weight.shape[1]), "f")
     rows = math.prod(x.shape[:-1])
     xs, dys = x.reshape(rows, x.shape[-1]), dy.reshape(rows, dy.shape[-1])
     return dy @ weight.T, xs.T @ dys, None if bias is None else dys.sum(0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from refgss import contract
+from refgss import checks
 from refgss.config import KernelForm
 from refgss.reference.convolution import causal_conv, causal_conv_vjp
 from refgss.reference.discretization import ONE, powers, powers_derivative, step_exponent
@@ -32,7 +32,7 @@ def ssm_scan(
     Raises ValueError as `ssm_kernel` does, and where shapes disagree.
     Clauses: GSS-REC-1..4, GSS-STA-1..2, GSS-ARR-2, GSS-NFI-1, GSS-NFI-9..10, GSS-NFI-14.
     """
-    delta, state = contract.check_scan("ssm_scan", u, lam, c, state, delta, form)
+    delta, state = checks.check_scan("ssm_scan", u, lam, c, state, delta, form)
     L = u.shape[1]
     z = step_exponent(lam, delta)
     weight = mode_weight(lam, c, delta, z, form)  # C̃ (H,N)
@@ -55,9 +55,9 @@ def ssm_scan_vjp(
     form: KernelForm,
 ) -> tuple[Array, Array, Array, Array, Array]:
     """dy (B,L,H), dx_L (B,H,N) -> du, dΛ, dC, dx_0, dΔ.  Clauses: GSS-GRD-1, GSS-GRD-6."""
-    delta, state = contract.check_scan("ssm_scan_vjp", u, lam, c, state, delta, form)
-    contract.check_shape("ssm_scan_vjp", "dy", dy, u.shape, "f")
-    contract.check_shape("ssm_scan_vjp", "dstate", dstate, state.shape, "c")
+    delta, state = checks.check_scan("ssm_scan_vjp", u, lam, c, state, delta, form)
+    checks.check_shape("ssm_scan_vjp", "dy", dy, u.shape, "f")
+    checks.check_shape("ssm_scan_vjp", "dstate", dstate, state.shape, "c")
     L = u.shape[1]
     z = step_exponent(lam, delta)
     weight = mode_weight(lam, c, delta, z, form)  # C̃ (H,N)
@@ -89,7 +89,7 @@ def ssm_step(
 
     Clauses: GSS-REC-1, GSS-REC-2, GSS-STA-1, GSS-STA-2, GSS-ARR-2, GSS-NFI-9.
     """
-    delta, state = contract.check_step("ssm_step", u, lam, c, state, delta, form)
+    delta, state = checks.check_step("ssm_step", u, lam, c, state, delta, form)
     z = step_exponent(lam, delta)
     abar = powers(z, ONE, form, c)[..., 0]  # (·,N)
     x = abar * state + u[..., None]  # (B,H,N)
@@ -108,8 +108,8 @@ def ssm_step_vjp(
     form: KernelForm,
 ) -> tuple[Array, Array, Array, Array, Array]:
     """dy (B,H), dx' (B,H,N) -> du, dΛ, dC, dx, dΔ: the scan's, at L = 1.  Clauses: GSS-GRD-6."""
-    delta, state = contract.check_step("ssm_step_vjp", u, lam, c, state, delta, form)
-    contract.check_shape("ssm_step_vjp", "dy", dy, u.shape, "f")
-    contract.check_shape("ssm_step_vjp", "dstate", dstate, state.shape, "c")
+    delta, state = checks.check_step("ssm_step_vjp", u, lam, c, state, delta, form)
+    checks.check_shape("ssm_step_vjp", "dy", dy, u.shape, "f")
+    checks.check_shape("ssm_step_vjp", "dstate", dstate, state.shape, "c")
     du, *rest = ssm_scan_vjp(u[:, None], lam, c, state, dy[:, None], dstate, delta=delta, form=form)
     return (du[:, 0], *rest)

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from scipy.fft import next_fast_len
 
-from refgss import contract
+from refgss import checks
 from refgss.xla import ffi
 from refgss.xla.inputs import arrays
 from refgss.xla.pairs import Array, Pair, einsum
@@ -25,7 +25,7 @@ def causal_conv(u: Array, k: Array, *, plan: Plan | None = None) -> Array:
     A value that is not finite spoils its own row (b,h), earlier positions included (GSS-NFI-8).
     Raises ValueError where the channels of u and k differ.
     """
-    contract.check_convolution("causal_conv", u, k)
+    checks.check_convolution("causal_conv", u, k)
     u, k = arrays("causal_conv", u, k)
     return convolve(u, k, resolve(plan))
 

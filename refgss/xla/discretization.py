@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from refgss import contract
+from refgss import checks
 from refgss.config import Imag, KernelForm
 from refgss.xla.inputs import arrays
 from refgss.xla.pairs import Array, Pair, choose, pair, unpair
@@ -47,7 +47,7 @@ def s4d_lambda(n: int, *, init: str) -> Array:
 
 def gss_lambda(a: Array, b: Array, *, imag: Imag) -> Array:
     """Λ = -e^a + i e^b, or -e^a + i b: (N,) -> (N,) complex.  Clauses: GSS-PAR-1, GSS-PAR-2."""
-    contract.check_lambda_parameters(a, b, imag)
+    checks.check_lambda_parameters(a, b, imag)
     a, b = arrays("gss_lambda", a, b)
     return lax.complex(-jnp.exp(a), jnp.exp(b) if imag == "exp" else b)
 
@@ -133,7 +133,7 @@ def discretize(lam: Array, delta: Array, *, form: KernelForm) -> tuple[Array, Ar
     Raises ValueError where concrete Re Λ > 0, Δ <= 0, or Λ = 0 under dss-softmax.
     Clauses: GSS-DIS-1..GSS-DIS-6.
     """
-    delta = contract.check_modes("discretize", lam, delta, form)
+    delta = checks.check_modes("discretize", lam, delta, form)
     return discretized(*arrays("discretize", lam, delta), form)
 
 

@@ -1,8 +1,8 @@
 """On CPUs: the kernels of refgss.native inside compiled programs, as custom calls with gradients.
 
-librefgss holds the handlers (csrc/xla.cpp) and was built without XLA's headers, so one build serves
-every JAX that speaks the same major version of XLA's foreign function interface.  Operands and
-results are XLA's own buffers: nothing is copied, and no Python runs while a program does.
+librefgss holds the handlers (csrc/abi/xla.cpp) and was built without XLA's headers, so one build
+serves every JAX that speaks the same major version of XLA's foreign function interface.  Operands
+and results are XLA's own buffers: nothing is copied, and no Python runs while a program does.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from refgss.config import DSSConfig, GSSConfig, KernelForm
 from refgss.xla.pairs import Array
 
-MAJOR = 0  # csrc/xla_ffi.hpp
+MAJOR = 0  # csrc/abi/xla_ffi.hpp
 TARGETS = (
     *("causal_conv", "causal_conv_vjp", "ssm_kernel", "ssm_kernel_vjp", "ssm_scan", "ssm_scan_vjp"),
     *("layer_norm", "layer_norm_vjp", "gelu", "gelu_vjp", "dense", "dense_vjp"),

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from refgss import contract
+from refgss import checks
 from refgss.config import DSSConfig, GSSConfig, Imag, KernelForm, LMConfig
 from refgss.xla import (
     convolution,
@@ -51,7 +51,7 @@ def pull_back(
     """
     out = jax.eval_shape(partial(f, **options), *primals, *fixed)
     for (name, d), y in zip(cotangents.items(), jax.tree.leaves(out), strict=True):
-        contract.check_shape(op, name, d, y.shape, "c" if jnp.iscomplexobj(y) else "f")
+        checks.check_shape(op, name, d, y.shape, "c" if jnp.iscomplexobj(y) else "f")
     given = tuple(arrays(op, *cotangents.values()))
     return transposed(f, primals, given, fixed, tuple(options.items()))
 
@@ -81,7 +81,7 @@ def loss_op(params: Params, state: Array, tokens: Array, targets: Array, **optio
 
 def gss_lambda_vjp(a: Array, b: Array, dlam: Array, *, imag: Imag) -> tuple[Array, Array]:
     """dΛ (N,) -> da, db (N,).  Clauses: GSS-GRD-1, GSS-GRD-2."""
-    contract.check_lambda_parameters(a, b, imag)
+    checks.check_lambda_parameters(a, b, imag)
     return pull_back(
         "gss_lambda_vjp",
         discretization.gss_lambda,
@@ -95,7 +95,7 @@ def discretize_vjp(
     lam: Array, delta: Array, dabar: Array, dbbar: Array, *, form: KernelForm
 ) -> tuple[Array, Array]:
     """dĀ, dB̄ (·,N) -> dΛ (N,), dΔ of Δ's shape.  Clauses: GSS-GRD-1, GSS-GRD-3."""
-    delta = contract.check_modes("discretize_vjp", lam, delta, form)
+    delta = checks.check_modes("discretize_vjp", lam, delta, form)
     return pull_back(
         "discretize_vjp",
         discretization.discretize,
@@ -116,7 +116,7 @@ def ssm_kernel_vjp(
     plan: Plan | None = None,
 ) -> tuple[Array, Array, Array]:
     """dK (H,length) -> dΛ (N,), dC (H,N), dΔ of Δ's shape.  Clauses: GSS-GRD-1, GSS-GRD-4."""
-    delta = contract.check_kernel("ssm_kernel_vjp", lam, c, length, delta, form)
+    delta = checks.check_kernel("ssm_kernel_vjp", lam, c, length, delta, form)
     return pull_back(
         "ssm_kernel_vjp",
         kernel_op,
@@ -132,7 +132,7 @@ def causal_conv_vjp(
     u: Array, k: Array, dy: Array, *, plan: Plan | None = None
 ) -> tuple[Array, Array]:
     """dy (B,L,H) -> du (B,L,H), dk (H,Lk).  Clauses: GSS-GRD-5."""
-    contract.check_convolution("causal_conv_vjp", u, k)
+    checks.check_convolution("causal_conv_vjp", u, k)
     return pull_back(
         "causal_conv_vjp",
         convolution.causal_conv,
@@ -155,7 +155,7 @@ def ssm_scan_vjp(
     plan: Plan | None = None,
 ) -> tuple[Array, Array, Array, Array, Array]:
     """dy (B,L,H), dx_L (B,H,N) -> du, dΛ, dC, dx_0, dΔ.  Clauses: GSS-GRD-1, GSS-GRD-6."""
-    delta, state = contract.check_scan("ssm_scan_vjp", u, lam, c, state, delta, form)
+    delta, state = checks.check_scan("ssm_scan_vjp", u, lam, c, state, delta, form)
     return pull_back(
         "ssm_scan_vjp",
         scan_op,
@@ -178,7 +178,7 @@ def ssm_step_vjp(
     form: KernelForm,
 ) -> tuple[Array, Array, Array, Array, Array]:
     """dy (B,H), dx' (B,H,N) -> du, dΛ, dC, dx, dΔ.  Clauses: GSS-GRD-6."""
-    delta, state = contract.check_step("ssm_step_vjp", u, lam, c, state, delta, form)
+    delta, state = checks.check_step("ssm_step_vjp", u, lam, c, state, delta, form)
     return pull_back(
         "ssm_step_vjp",
         step_op,
@@ -192,7 +192,7 @@ def layer_norm_vjp(
     x: Array, weight: Array, bias: Array, dy: Array, *, eps: float, plan: Plan | None = None
 ) -> tuple[Array, Array, Array]:
     """dy (...,E) -> dx (...,E), dweight (E,), dbias (E,).  Clauses: GSS-GRD-7."""
-    contract.check_layer_norm("layer_norm_vjp", x, weight, bias, eps)
+    checks.check_layer_norm("layer_norm_vjp", x, weight, bias, eps)
     return pull_back(
         "layer_norm_vjp",
         pointwise.layer_norm,
@@ -205,7 +205,7 @@ def layer_norm_vjp(
 
 def gelu_vjp(x: Array, dy: Array, *, plan: Plan | None = None) -> Array:
     """dx = (Φ(x) + x e^{-x²/2}/√(2π)) dy.  Clauses: GSS-GRD-7."""
-    contract.check_real("gelu_vjp", "x", x)
+    checks.check_real("gelu_vjp", "x", x)
     return pull_back(
         "gelu_vjp",
         pointwise.gelu,
@@ -219,7 +219,7 @@ def dense_vjp(
     x: Array, weight: Array, bias: Array | None, dy: Array, *, plan: Plan | None = None
 ) -> tuple[Array, Array, Array | None]:
     """dy (...,O) -> dx (...,I), dweight (I,O), dbias (O,) or None.  Clauses: GSS-GRD-7."""
-    contract.check_dense("dense_vjp", x, weight, bias)
+    checks.check_dense("dense_vjp", x, weight, bias)
     return pull_back(
         "dense_vjp",
         pointwise.dense,
@@ -240,8 +240,8 @@ def gss_layer_vjp(
     plan: Plan | None = None,
 ) -> tuple[dict[str, Array], Array, Array]:
     """dout (B,L,E), dstate (B,H,N) -> dparams, dx (B,L,E), dstate_0.  Clauses: GSS-GRD-8."""
-    contract.check_layer("gss_layer_vjp", params, x, state, config)
-    state = contract.check_state("gss_layer_vjp", state, params["ssm.c"], x.shape[0])
+    checks.check_layer("gss_layer_vjp", params, x, state, config)
+    state = checks.check_state("gss_layer_vjp", state, params["ssm.c"], x.shape[0])
     return pull_back(
         "gss_layer_vjp",
         layers.gss_layer,
@@ -263,8 +263,8 @@ def dss_layer_vjp(
     plan: Plan | None = None,
 ) -> tuple[dict[str, Array], Array, Array]:
     """dout (B,L,E), dstate (B,E,N) -> dparams, dx (B,L,E), dstate_0.  Clauses: GSS-GRD-8."""
-    contract.check_layer("dss_layer_vjp", params, x, state, config)
-    state = contract.check_state("dss_layer_vjp", state, params["ssm.c"], x.shape[0])
+    checks.check_layer("dss_layer_vjp", params, x, state, config)
+    state = checks.check_state("dss_layer_vjp", state, params["ssm.c"], x.shape[0])
     return pull_back(
         "dss_layer_vjp",
         layers.dss_layer,
@@ -291,7 +291,7 @@ def lm_logits_vjp(
     plan: Plan | None = None,
 ) -> tuple[dict[str, Array], Array]:
     """dlogits (B,L,V), dstate (depth,B,H,N) -> dparams, dstate_0.  Clauses: GSS-GRD-9."""
-    contract.check_language_model("lm_logits_vjp", params, tokens, state, config)
+    checks.check_language_model("lm_logits_vjp", params, tokens, state, config)
     state = zero_states(params, tokens, config) if state is None else state
     return pull_back(
         "lm_logits_vjp",
@@ -315,7 +315,7 @@ def lm_loss_vjp(
     plan: Plan | None = None,
 ) -> tuple[dict[str, Array], Array]:
     """dloss scalar -> dparams, dstate_0.  Clauses: GSS-GRD-9."""
-    contract.check_targets("lm_loss_vjp", params, tokens, targets)
+    checks.check_targets("lm_loss_vjp", params, tokens, targets)
     state = zero_states(params, tokens, config) if state is None else state
     return pull_back(
         "lm_loss_vjp",

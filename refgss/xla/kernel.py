@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from refgss import contract
+from refgss import checks
 from refgss.config import KernelForm
 from refgss.xla import ffi
 from refgss.xla.discretization import (
@@ -97,7 +97,7 @@ def ssm_kernel(
     `length` is static.  Raises ValueError where shapes disagree, concrete Re Λ > 0 (dss-softmax
     excepted) or Δ <= 0.  Clauses: GSS-KER-1..GSS-KER-4.
     """
-    delta = contract.check_kernel("ssm_kernel", lam, c, length, delta, form)
+    delta = checks.check_kernel("ssm_kernel", lam, c, length, delta, form)
     return kernel_of_modes(*arrays("ssm_kernel", lam, c, delta), length, form, resolve(plan))
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from refgss import contract
+from refgss import checks
 from refgss.config import GSSConfig, LMConfig
 from refgss.xla.inputs import arrays, parameters
 from refgss.xla.layers import dss_layer, gss_layer
@@ -52,7 +52,7 @@ def lm_logits(
 
     Clauses: GSS-LM-1, GSS-LM-2, GSS-LM-3, GSS-STA-3.
     """
-    contract.check_language_model("lm_logits", params, tokens, state, config)
+    checks.check_language_model("lm_logits", params, tokens, state, config)
     p, tensors = parameters("lm_logits", params), arrays("lm_logits", tokens, state)
     return logits_compiled(p, *tensors, config, resolve(plan))
 
@@ -78,7 +78,7 @@ def lm_loss(
     plan: Plan | None = None,
 ) -> Array:
     """Mean negative log-likelihood of targets (B,L) int, in nats: a scalar.  Clauses: GSS-LM-4."""
-    contract.check_targets("lm_loss", params, tokens, targets)
+    checks.check_targets("lm_loss", params, tokens, targets)
     logits, _ = lm_logits(params, tokens, state, config=config, plan=plan)
     (targets,) = arrays("lm_loss", targets)
     logp = jax.nn.log_softmax(logits)

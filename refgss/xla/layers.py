@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from refgss import contract
+from refgss import checks
 from refgss.config import GSS, DSSConfig, GSSConfig
 from refgss.xla import ffi
 from refgss.xla.discretization import gss_lambda
@@ -38,7 +38,7 @@ def gss_layer(
 
     Clauses: GSS-LAY-1..GSS-LAY-5, GSS-STA-3.
     """
-    contract.check_layer("gss_layer", params, x, state, config)
+    checks.check_layer("gss_layer", params, x, state, config)
     p, tensors = parameters("gss_layer", params), arrays("gss_layer", x, state)
     return gss_compiled(p, *tensors, config, resolve(plan))
 
@@ -101,7 +101,7 @@ def dss_layer(
 
     Clauses: GSS-LAY-6, GSS-STA-3.
     """
-    contract.check_layer("dss_layer", params, x, state, config)
+    checks.check_layer("dss_layer", params, x, state, config)
     p, tensors = parameters("dss_layer", params), arrays("dss_layer", x, state)
     return dss_compiled(p, *tensors, config, resolve(plan))
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from refgss import contract
+from refgss import checks
 from refgss.xla import ffi
 from refgss.xla.inputs import arrays
 from refgss.xla.pairs import Array, einsum
@@ -23,7 +23,7 @@ def layer_norm(
 
     x (...,E), weight and bias (E,) -> (...,E).  The variance is the mean squared deviation.
     """
-    contract.check_layer_norm("layer_norm", x, weight, bias, eps)
+    checks.check_layer_norm("layer_norm", x, weight, bias, eps)
     x, weight, bias = arrays("layer_norm", x, weight, bias)
     if resolve(plan).native:
         return ffi.layer_norm(x, weight, bias, eps)
@@ -45,7 +45,7 @@ def _normal_cdf_jvp(primals, tangents):
 
 def gelu(x: Array, *, plan: Plan | None = None) -> Array:
     """x Φ(x): the exact form.  Clauses: GSS-NRM-3.  Any shape."""
-    contract.check_real("gelu", "x", x)
+    checks.check_real("gelu", "x", x)
     (x,) = arrays("gelu", x)
     return ffi.gelu(x) if resolve(plan).native else x * normal_cdf(x)
 
@@ -79,7 +79,7 @@ def dense(x: Array, weight: Array, bias: Array | None = None, *, plan: Plan | No
     under Plan(weights="bf16") the weight is first rounded to bfloat16, and the gradient passes
     through the rounding.
     """
-    contract.check_dense("dense", x, weight, bias)
+    checks.check_dense("dense", x, weight, bias)
     x, weight, bias = arrays("dense", x, weight, bias)
     plan = resolve(plan)
     if plan.weights == "bf16":

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from refgss import contract
+from refgss import checks
 from refgss.config import KernelForm
 from refgss.xla import ffi
 from refgss.xla.convolution import convolve
@@ -41,7 +41,7 @@ def ssm_scan(
     disagree, concrete Re Λ > 0 or Δ <= 0.  A NaN in row (b,h) changes nothing before it.
     Clauses: GSS-REC-1..GSS-REC-4, GSS-STA-1, GSS-STA-2, GSS-ACC-4, GSS-NFI-9, GSS-NFI-10.
     """
-    delta, _ = contract.check_scan("ssm_scan", u, lam, c, state, delta, form)
+    delta, _ = checks.check_scan("ssm_scan", u, lam, c, state, delta, form)
     tensors = arrays("ssm_scan", u, lam, c, state, delta)
     return scan_modes(*tensors, form, resolve(plan))
 
@@ -183,7 +183,7 @@ def ssm_step(
 
     Clauses: GSS-REC-1, GSS-REC-2, GSS-NFI-9.
     """
-    delta, state = contract.check_step("ssm_step", u, lam, c, state, delta, form)
+    delta, state = checks.check_step("ssm_step", u, lam, c, state, delta, form)
     return step_modes(*arrays("ssm_step", u, lam, c, state, delta), form)
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from refgss.cli import commands, exits, run
-from refgss.conformance import spec_folder
-from refgss.conformance.candidates import ALIASES
-from refgss.conformance.compare import Outcome
-from refgss.conformance.report import read
-from refgss.conformance.vectors import Expected, Vector, read_vectors, write_vectors
+from refgss.conformance.candidates.targets import ALIASES
+from refgss.conformance.judging.compare import Outcome
+from refgss.conformance.reports.report import read
+from refgss.conformance.vectors.format import Expected, Vector, read_vectors, write_vectors
+from refgss.standard import spec_folder
 
 WRONG = Path(__file__).parents[1] / "conformance" / "wrong.py"
 RUDE = Path(__file__).parents[1] / "conformance" / "rude.py"

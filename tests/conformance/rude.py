@@ -9,7 +9,7 @@ import time
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from refgss.conformance.ops import OPS
+from refgss.ops import OPS
 
 manner = sys.argv[1]
 

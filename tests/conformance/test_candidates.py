@@ -12,16 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refgss.conformance import fresh, spec_folder
-from refgss.conformance.candidates import (
-    IN_A_ROW,
-    CandidateError,
-    ModuleCandidate,
-    open_candidate,
-)
-from refgss.conformance.compare import Failure, Outputs
-from refgss.conformance.runner import Question, run, select
-from refgss.conformance.vectors import read_vectors
+from refgss.conformance.candidates.calling import ModuleCandidate
+from refgss.conformance.candidates.claims import CandidateError
+from refgss.conformance.candidates.processes import IN_A_ROW
+from refgss.conformance.candidates.targets import open_candidate
+from refgss.conformance.judging.compare import Failure, Outputs
+from refgss.conformance.judging.runner import Question, run, select
+from refgss.conformance.vectors import fresh
+from refgss.conformance.vectors.format import read_vectors
+from refgss.standard import spec_folder
 
 HERE = Path(__file__).parent
 VECTORS = read_vectors(spec_folder() / "vectors").vectors
@@ -181,7 +180,7 @@ def test_a_file_may_import_what_is_beside_it(tmp_path):
 
 
 def test_a_mute_program_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr("refgss.conformance.candidates.START_SECONDS", 0.5)
+    monkeypatch.setattr("refgss.conformance.candidates.processes.START_SECONDS", 0.5)
     with pytest.raises(CandidateError, match="did not answer hello"):
         open_candidate(rude("mute"))
 
@@ -213,7 +212,7 @@ def test_limits_never_exceed_those_of_the_system():
 import resource, sys
 from contextlib import closing
 resource.setrlimit(resource.RLIMIT_DATA, (4 << 30, 4 << 30))
-from refgss.conformance.candidates import open_candidate
+from refgss.conformance.candidates.targets import open_candidate
 with closing(open_candidate({wrong("Gelu")!r}, memory=8 << 30)) as candidate:
     print(candidate.about.name)
 """
@@ -247,7 +246,8 @@ def test_here_in_a_child_and_in_another_process_the_verdicts_agree():
     with closing(ModuleCandidate(reference)) as candidate:
         here = run(candidate, questions, seed=0)
     child = outcomes("python:refgss.reference", questions)
-    command = f"cmd:{sys.executable} -m refgss.conformance.worker python refgss.reference"
+    worker = "refgss.conformance.candidates.worker"
+    command = f"cmd:{sys.executable} -m {worker} python refgss.reference"
     program = outcomes(command, questions)
     for a, b, c in zip(here, child, program, strict=True):
         assert {**a, "seconds": 0} == {**b, "seconds": 0} == {**c, "seconds": 0}

@@ -2,8 +2,8 @@
 
 import pytest
 
-from refgss.conformance import spec_folder
 from refgss.conformance.clauses import cited, citing_functions, read_clauses
+from refgss.standard import spec_folder
 
 
 def test_clauses_are_read_in_order(tmp_path):

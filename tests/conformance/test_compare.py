@@ -5,8 +5,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from refgss.conformance.compare import Failure, Outcome, Outputs, error_ratio, judge
-from refgss.conformance.vectors import Expected, Vector
+from refgss.conformance.judging.compare import Failure, Outcome, Outputs, error_ratio, judge
+from refgss.conformance.vectors.format import Expected, Vector
 
 finite = st.floats(-1e30, 1e30)
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from refgss.conformance import spec_folder
-from refgss.conformance.candidates import open_candidate
-from refgss.conformance.compare import NEUTRAL
-from refgss.conformance.diagnosis import diagnose, published
-from refgss.conformance.report import by_clause
-from refgss.conformance.runner import profiles_to_check, run, select
-from refgss.conformance.vectors import read_vectors
+from refgss.conformance.candidates.targets import open_candidate
+from refgss.conformance.judging.compare import NEUTRAL
+from refgss.conformance.judging.diagnosis import diagnose, published
+from refgss.conformance.judging.runner import profiles_to_check, run, select
+from refgss.conformance.reports.report import by_clause
+from refgss.conformance.vectors.format import read_vectors
+from refgss.standard import spec_folder
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "candidates"
 VECTORS = read_vectors(spec_folder() / "vectors").vectors
@@ -45,7 +45,7 @@ def passed_ops(records):
 
 
 def test_the_template_conforms():
-    records = check("python:refgss.conformance.template")
+    records = check("python:refgss.conformance.candidates.template")
     assert failures(records) == []
     assert passed_ops(records) == {"causal_conv", "ssm_kernel", "layer_norm"}
 

@@ -7,17 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from refgss.conformance import spec_folder
-from refgss.conformance.candidates import CandidateError, open_candidate
-from refgss.conformance.library import (
+from refgss.conformance.candidates.claims import CandidateError
+from refgss.conformance.candidates.library import (
     declarations,
     header_file,
     meaning,
     parameters,
 )
-from refgss.conformance.ops import OPS
-from refgss.conformance.runner import run, select
-from refgss.conformance.vectors import read_vectors
+from refgss.conformance.candidates.targets import open_candidate
+from refgss.conformance.judging.runner import run, select
+from refgss.conformance.vectors.format import read_vectors
+from refgss.ops import OPS
+from refgss.standard import spec_folder
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 

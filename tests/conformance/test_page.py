@@ -8,11 +8,12 @@ import subprocess
 
 import pytest
 
-from refgss.conformance import page, spec_folder
-from refgss.conformance.candidates import Capabilities
+from refgss.conformance.candidates.claims import Capabilities
 from refgss.conformance.clauses import read_clauses
-from refgss.conformance.report import close, header
-from refgss.conformance.vectors import VectorSet
+from refgss.conformance.reports import page
+from refgss.conformance.reports.report import close, header
+from refgss.conformance.vectors.format import VectorSet
+from refgss.standard import spec_folder
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium")

@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 
-from refgss.conformance import diagnosis, mutants, probes, spec_folder
-from refgss.conformance.candidates import ModuleCandidate, open_candidate
-from refgss.conformance.vectors import read_vectors
+from refgss.conformance.candidates.calling import ModuleCandidate
+from refgss.conformance.candidates.targets import open_candidate
+from refgss.conformance.judging import diagnosis, probes
+from refgss.conformance.selftest import mutants
+from refgss.conformance.vectors.format import read_vectors
+from refgss.standard import spec_folder
 
 VECTORS = {v.id: v for v in read_vectors(spec_folder() / "vectors").vectors}
 SMALL = "gss_layer/gss-pytorch-small"
@@ -64,7 +67,7 @@ def test_a_stage_that_is_left_out_is_taken_from_those_before():
 
 
 def test_stages_travel_through_the_protocol_and_decide_no_outcome():
-    spec = "python:refgss.conformance.mutants:skip_missing"
+    spec = "python:refgss.conformance.selftest.mutants:skip_missing"
     candidate = open_candidate(spec)
     try:
         assert candidate.about.probes == ("gss_layer", "dss_layer")

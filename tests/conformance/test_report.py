@@ -8,14 +8,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from refgss import schemas
 from refgss.cli import run, terminal
-from refgss.conformance import page, protocol, schemas, spec_folder, waivers
-from refgss.conformance.badge import badge
-from refgss.conformance.candidates import Capabilities
+from refgss.conformance.candidates import protocol
+from refgss.conformance.candidates.claims import Capabilities
 from refgss.conformance.clauses import read_clauses
-from refgss.conformance.compare import Outcome
-from refgss.conformance.junit import junit
-from refgss.conformance.report import (
+from refgss.conformance.judging import waivers
+from refgss.conformance.judging.compare import Outcome
+from refgss.conformance.reports import page
+from refgss.conformance.reports.badge import badge
+from refgss.conformance.reports.junit import junit
+from refgss.conformance.reports.report import (
     DamagedReportError,
     by_clause,
     close,
@@ -24,7 +27,8 @@ from refgss.conformance.report import (
     read,
     write,
 )
-from refgss.conformance.vectors import VectorSet
+from refgss.conformance.vectors.format import VectorSet
+from refgss.standard import spec_folder
 
 CLAUSES = read_clauses(spec_folder())
 ABOUT = Capabilities("my <gss> & co", "1.0", ("gelu",), ("f32",))

@@ -5,12 +5,12 @@ import pytest
 
 from refgss import reference
 from refgss.cli import run
-from refgss.conformance import spec_folder
-from refgss.conformance.candidates import ModuleCandidate
-from refgss.conformance.runner import Question, ask, select
-from refgss.conformance.runner import run as run_questions
-from refgss.conformance.shrink import can_shrink, counterexamples, rounded, shrink
-from refgss.conformance.vectors import lint, read_vectors
+from refgss.conformance.candidates.calling import ModuleCandidate
+from refgss.conformance.judging.runner import Question, ask, select
+from refgss.conformance.judging.runner import run as run_questions
+from refgss.conformance.judging.shrink import can_shrink, counterexamples, rounded, shrink
+from refgss.conformance.vectors.format import lint, read_vectors
+from refgss.standard import spec_folder
 
 pytest.importorskip("flint")
 VECTORS = read_vectors(spec_folder() / "vectors").vectors
@@ -88,7 +88,7 @@ def test_rounded_numbers_have_fewer_bits_and_no_negative_zero():
 
 
 def test_a_saved_counterexample_replays(tmp_path, capsys):
-    mutant = "python:refgss.conformance.mutants:gelu_tanh"
+    mutant = "python:refgss.conformance.selftest.mutants:gelu_tanh"
     check = ["check", "--fresh", "0", "--op", "gelu", "--candidate"]
     assert run([*check, mutant, "--shrink", str(tmp_path / "v")]) == 1
     assert "x = [" in capsys.readouterr().out

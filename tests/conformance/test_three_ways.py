@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from refgss.conformance import spec_folder
-from refgss.conformance.candidates import CandidateError, import_backend, open_candidate
-from refgss.conformance.runner import run, select
-from refgss.conformance.vectors import read_vectors
+from refgss.conformance.candidates.claims import CandidateError
+from refgss.conformance.candidates.targets import import_backend, open_candidate
+from refgss.conformance.judging.runner import run, select
+from refgss.conformance.vectors.format import read_vectors
+from refgss.standard import spec_folder
 
 try:
     NATIVE = import_backend("native")
@@ -38,7 +39,7 @@ def test_in_this_process_and_in_a_child_the_numbers_are_the_same():
 
 
 def test_a_program_that_speaks_the_protocol_gives_the_same_numbers():
-    program = f"cmd:{sys.executable} -m refgss.conformance.worker python refgss.native"
+    program = f"cmd:{sys.executable} -m refgss.conformance.candidates.worker python refgss.native"
     assert verdicts("native") == verdicts(program)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from refgss.conformance.vectors import (
+from refgss.conformance.vectors.format import (
     DamagedVectorsError,
     Expected,
     Vector,

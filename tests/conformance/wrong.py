@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 
 from refgss import reference
-from refgss.conformance import spec_folder
-from refgss.conformance.vectors import read_vectors
+from refgss.conformance.vectors.format import read_vectors
+from refgss.standard import spec_folder
 
 
 class Gelu:

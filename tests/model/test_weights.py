@@ -6,10 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from refgss import native, reference
-from refgss.conformance import ops
-from refgss.conformance.certify import certify
-from refgss.conformance.compare import error_ratio
+from refgss import native, ops, reference
+from refgss.conformance.judging.compare import error_ratio
+from refgss.conformance.vectors.certify import certify
 from refgss.model.tensors import ModelError
 from refgss.model.weights import dequantize, from_bf16, is_matrix, quantize, to_bf16
 

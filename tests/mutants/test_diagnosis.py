@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from refgss import reference
-from refgss.conformance import diagnosis, mutants, spec_folder
-from refgss.conformance.candidates import ModuleCandidate
-from refgss.conformance.runner import Question, ask
-from refgss.conformance.vectors import read_vectors
+from refgss.conformance.candidates.calling import ModuleCandidate
+from refgss.conformance.judging import diagnosis
+from refgss.conformance.judging.runner import Question, ask
+from refgss.conformance.selftest import mutants
+from refgss.conformance.vectors.format import read_vectors
+from refgss.standard import spec_folder
 
 VECTORS = read_vectors(spec_folder() / "vectors").vectors
 SIGNATURES = diagnosis.published()
@@ -45,7 +47,7 @@ def test_most_errors_that_no_mutant_has_are_diagnosed_too():
         others = {m: fails for m, fails in SIGNATURES.items() if m != name}
         suspects = diagnosis.diagnose(candidate, VECTORS, check(candidate, ops), others)
         found += mutant.clause in [s.clause for s in suspects[:3]]
-    assert found > len(CASES) / 2  # of all mutants nine in ten: refgss.conformance.diagnosis_score
+    assert found > len(CASES) / 2  # of all mutants nine in ten: selftest.diagnosis_score
 
 
 def test_nothing_is_suspected_where_nothing_fails():

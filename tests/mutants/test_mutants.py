@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from refgss.conformance import mutants, spec_folder
-from refgss.conformance.candidates import ModuleCandidate
+from refgss.conformance.candidates.calling import ModuleCandidate
 from refgss.conformance.clauses import read_clauses
-from refgss.conformance.runner import Question, ask
-from refgss.conformance.vectors import read_vectors
+from refgss.conformance.judging.runner import Question, ask
+from refgss.conformance.selftest import mutants
+from refgss.conformance.vectors.format import read_vectors
+from refgss.standard import spec_folder
 
 DECLARED = mutants.declared()
 PUBLISHED = {m["name"]: m for m in json.loads((spec_folder() / "mutants.json").read_text("utf-8"))}

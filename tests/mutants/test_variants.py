@@ -3,16 +3,19 @@
 import numpy as np
 import pytest
 
-from refgss.conformance import fresh, spec_folder, variants
-from refgss.conformance.candidates import Capabilities, ModuleCandidate
-from refgss.conformance.compare import Failure, Outcome, Outputs
-from refgss.conformance.kills import reached
-from refgss.conformance.ops import FLOATS, OPS
-from refgss.conformance.runner import Question, ask
-from refgss.conformance.vectors import read_vectors
+from refgss.conformance.candidates.calling import ModuleCandidate
+from refgss.conformance.candidates.claims import Capabilities
+from refgss.conformance.judging.compare import Failure, Outcome, Outputs
+from refgss.conformance.judging.runner import Question, ask
+from refgss.conformance.selftest import variants
+from refgss.conformance.selftest.kills import reached
+from refgss.conformance.vectors import fresh
+from refgss.conformance.vectors.format import read_vectors
+from refgss.ops import FLOATS, OPS
+from refgss.standard import spec_folder
 
 VECTORS = read_vectors(spec_folder() / "vectors").vectors
-MOST = 60  # vectors of each variant; all of them are run by refgss.conformance.budgets
+MOST = 60  # vectors of each variant; all of them are run by refgss.conformance.selftest.budgets
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 
 from refgss import config as cfg
 from refgss import reference
-from refgss.conformance import cases
+from refgss.conformance.vectors import cases
 
 native = pytest.importorskip("refgss.native")
 from refgss.native import abi  # noqa: E402

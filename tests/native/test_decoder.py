@@ -13,9 +13,9 @@ from reference import hard_cases
 from reference.judging import assert_close
 
 from refgss import config as cfg
-from refgss import reference
-from refgss.conformance import cases, ops
-from refgss.conformance.certify import certify
+from refgss import ops, reference
+from refgss.conformance.vectors import cases
+from refgss.conformance.vectors.certify import certify
 from refgss.model.weights import dequantize, quantize
 
 native = pytest.importorskip("refgss.native")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from reference.hard_cases import Case
 from reference.judging import assert_within_budget
 
-from refgss.conformance import ops
+from refgss import ops
 
 native = pytest.importorskip("refgss.native")
 

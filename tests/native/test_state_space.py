@@ -9,8 +9,7 @@ from reference import hard_cases
 from reference.judging import assert_within_budget
 
 from refgss import config as cfg
-from refgss import reference
-from refgss.conformance import ops
+from refgss import ops, reference
 
 native = pytest.importorskip("refgss.native")
 

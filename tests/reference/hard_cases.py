@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from refgss import config as cfg
-from refgss import reference
-from refgss.conformance import cases, ops
+from refgss import ops, reference
+from refgss.conformance.vectors import cases
 
 LENGTHS = st.sampled_from([0, 1, 2, 3, 5, 7, 8, 11, 13])  # empty, single, odd, prime, even
 SOME = st.integers(1, 3)

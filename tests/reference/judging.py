@@ -3,11 +3,10 @@
 import numpy as np
 from flint import acb, arb
 
-from refgss import reference
-from refgss.conformance import ops
-from refgss.conformance.certify import certify, lift
-from refgss.conformance.compare import error_ratio
-from refgss.conformance.enclosure import Enclosure, as_enclosure
+from refgss import ops, reference
+from refgss.conformance.judging.compare import error_ratio
+from refgss.conformance.vectors.certify import certify, lift
+from refgss.conformance.vectors.enclosure import Enclosure, as_enclosure
 
 
 def assert_within_budget(case, got, precision):

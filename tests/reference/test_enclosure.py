@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from refgss import reference
-from refgss.conformance import cases, enclosure, ops
-from refgss.conformance.certify import expected
-from refgss.conformance.enclosure import Enclosure, certifying
+from refgss import ops, reference
+from refgss.conformance.vectors import cases, enclosure
+from refgss.conformance.vectors.certify import expected
+from refgss.conformance.vectors.enclosure import Enclosure, certifying
 from refgss.reference import elementary as el
 
 from . import hard_cases

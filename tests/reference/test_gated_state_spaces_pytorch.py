@@ -15,10 +15,10 @@ from gated_state_spaces_pytorch import GSS, GatedStateSpacesLM
 from gated_state_spaces_pytorch.gss import DSS
 
 from refgss import config as cfg
-from refgss import reference
-from refgss.conformance import cases, ops
-from refgss.conformance.certify import certify, expected, lift
-from refgss.conformance.enclosure import Enclosure, certifying
+from refgss import ops, reference
+from refgss.conformance.vectors import cases
+from refgss.conformance.vectors.certify import certify, expected, lift
+from refgss.conformance.vectors.enclosure import Enclosure, certifying
 
 from .judging import assert_close
 

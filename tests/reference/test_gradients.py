@@ -11,9 +11,9 @@ from flint import acb, arb
 from hypothesis import given, settings
 
 from refgss import config as cfg
-from refgss.conformance import ops
-from refgss.conformance.certify import certify
-from refgss.conformance.enclosure import certifying
+from refgss import ops
+from refgss.conformance.vectors.certify import certify
+from refgss.conformance.vectors.enclosure import certifying
 
 from . import hard_cases
 from .judging import balls, exactly, lifted, read

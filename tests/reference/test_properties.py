@@ -12,10 +12,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from refgss import config as cfg
-from refgss import reference
-from refgss.conformance import ops, procedures
-from refgss.conformance.certify import lift
-from refgss.conformance.enclosure import Enclosure, certifying
+from refgss import ops, reference
+from refgss.conformance.judging import procedures
+from refgss.conformance.vectors.certify import lift
+from refgss.conformance.vectors.enclosure import Enclosure, certifying
 
 from . import hard_cases
 from .judging import assert_overlap, assert_within_budget, balls, exactly, lifted, read

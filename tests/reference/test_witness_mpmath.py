@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from refgss import config as cfg
-from refgss.conformance import cases, ops
-from refgss.conformance.certify import certify
+from refgss import ops
+from refgss.conformance.vectors import cases
+from refgss.conformance.vectors.certify import certify
 
 DIGITS = 50
 DRAW = cases.Draw("mpmath")

@@ -9,7 +9,8 @@ import pytest
 from scipy import linalg, signal, special
 
 from refgss import config as cfg
-from refgss.conformance import cases, ops
+from refgss import ops
+from refgss.conformance.vectors import cases
 
 from .hard_cases import Case
 from .judging import assert_within_budget

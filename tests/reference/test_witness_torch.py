@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from torch import nn
 
+from refgss import ops
 from refgss.config import GSS, GSSConfig
-from refgss.conformance import ops
 
 from . import hard_cases
 from .judging import assert_within_budget

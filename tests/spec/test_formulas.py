@@ -16,8 +16,8 @@ from mpmath import mp, mpc, mpf
 pytest.importorskip("flint")
 
 from refgss import config as cfg
-from refgss.conformance.certify import certify
-from refgss.conformance.ops import encode_option, is_complex, to_real
+from refgss.conformance.vectors.certify import certify
+from refgss.ops import encode_option, is_complex, to_real
 
 DIGITS = 100
 ROUNDING = mpf(10) ** (10 - DIGITS)  # of the loops below, beside numbers near 1

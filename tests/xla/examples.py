@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from refgss.config import PAPER, DSSConfig, GSSConfig
-from refgss.conformance.ops import encode_option
+from refgss.ops import encode_option
 
 
 def normal(rng, *shape):
@@ -61,8 +61,8 @@ def worst(x, y):
 def certified_layer(op, length, weights=lambda w: w):
     """A vector of gss_layer or gss_layer_vjp, its values proven and its budgets derived here."""
     pytest.importorskip("flint")
-    from refgss.conformance.build import vector
-    from refgss.conformance.cases import Case, Draw, layer_params, named
+    from refgss.conformance.vectors.build import vector
+    from refgss.conformance.vectors.cases import Case, Draw, layer_params, named
 
     draw = Draw(f"{op}/{length}")
     params = layer_params(draw, PAPER, 4, 6, 3, 3)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from refgss import config, reference
-from refgss.conformance.candidates import ModuleCandidate
-from refgss.conformance.runner import Question, ask
+from refgss.conformance.candidates.calling import ModuleCandidate
+from refgss.conformance.judging.runner import Question, ask
 from refgss.xla import (
     Plan,
     causal_conv,

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from refgss import config, xla
-from refgss.conformance import spec_folder
-from refgss.conformance.candidates import ModuleCandidate
-from refgss.conformance.runner import Question, ask
-from refgss.conformance.vectors import read_vectors
+from refgss.conformance.candidates.calling import ModuleCandidate
+from refgss.conformance.judging.runner import Question, ask
+from refgss.conformance.vectors.format import read_vectors
+from refgss.standard import spec_folder
 
 from .collectives import shapes_moved
 from .examples import certified_layer, layer_parameters, normal

@@ -4,10 +4,10 @@ import jax
 import pytest
 
 from refgss import xla
-from refgss.conformance import spec_folder
-from refgss.conformance.candidates import ModuleCandidate
-from refgss.conformance.runner import Question, ask
-from refgss.conformance.vectors import read_vectors
+from refgss.conformance.candidates.calling import ModuleCandidate
+from refgss.conformance.judging.runner import Question, ask
+from refgss.conformance.vectors.format import read_vectors
+from refgss.standard import spec_folder
 from refgss.xla import Plan, ffi
 
 VECTORS = sorted(read_vectors(spec_folder() / "vectors").vectors, key=lambda v: v.id)

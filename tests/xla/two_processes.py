@@ -10,10 +10,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from refgss import xla
-from refgss.conformance import spec_folder
-from refgss.conformance.candidates import ModuleCandidate
-from refgss.conformance.runner import Question, ask
-from refgss.conformance.vectors import read_vectors
+from refgss.conformance.candidates.calling import ModuleCandidate
+from refgss.conformance.judging.runner import Question, ask
+from refgss.conformance.vectors.format import read_vectors
+from refgss.standard import spec_folder
 from xla.collectives import shapes_moved
 
 rank, port = int(sys.argv[1]), sys.argv[2]

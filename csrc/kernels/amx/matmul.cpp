@@ -10,9 +10,9 @@
 // bfloat16 has the exponents of binary32, but its subnormals are lost: all numbers are scaled by 2⁴⁰,
 // and the last bit of the smallest stays normal.  Those from 2¹⁹ on could overflow then: their rows and
 // columns are marked.
-#include "dispatch.hpp"
-#include "matmul.hpp"
-#include "simd.hpp"
+#include "core/dispatch.hpp"
+#include "core/simd.hpp"
+#include "dense/matmul.hpp"
 
 namespace refgss {
 namespace REFGSS_ISA {

@@ -1,0 +1,81 @@
+// array.hpp: from the untyped views of the ABI to typed, checked ones.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <type_traits>
+
+#include "core/status.hpp"
+#include "refgss.h"
+
+namespace refgss {
+
+template <class T> constexpr int32_t dtype_of = sizeof(T) == 4 ? REFGSS_F32 : REFGSS_F64;
+
+/// A view of T with R axes; strides count elements.
+template <class T, int R> struct view {
+    T* data;
+    int64_t shape[R];
+    int64_t stride[R];
+
+    template <class... I> T* at(I... index) const {
+        static_assert(sizeof...(I) == R);
+        int64_t offset = 0, axis = 0;
+        ((offset += index * stride[axis++]), ...);
+        return data + offset;
+    }
+    int64_t size() const {
+        int64_t n = 1;
+        for (int64_t s : shape) n *= s;
+        return n;
+    }
+    /// The same elements with an axis walked backwards.
+    view reversed(int axis) const {
+        view r = *this;
+        if (r.size() == 0) return r;
+        r.data += (shape[axis] - 1) * stride[axis];
+        r.stride[axis] = -stride[axis];
+        return r;
+    }
+};
+
+/// Throws unless `array` is present and has a known dtype, `rank` axes, a sound shape, aligned data
+/// and a byte range that can be addressed.
+void check_array(const refgss_array* array, const char* name, int rank);
+/// Throws unless the dtypes agree.
+void check_same_dtype(const refgss_array& first, const refgss_array& second, const char* name);
+/// Throws unless no two elements of `output` coincide and its bytes meet those of no input.
+void check_output(const refgss_array& output, const char* name,
+                  std::initializer_list<const refgss_array*> others);
+/// Throws unless an axis has the length that another argument demands.
+void check_axis(const char* name, const char* axis, int64_t length, int64_t expected);
+
+template <class T, int R> view<const T, R> as_const(const view<T, R>& v) {
+    view<const T, R> c;
+    c.data = v.data;
+    for (int i = 0; i < R; ++i) c.shape[i] = v.shape[i], c.stride[i] = v.stride[i];
+    return c;
+}
+
+/// The ABI's form of a view, and the reverse; the checks have been made.
+template <class T, int R> refgss_array to_array(const view<T, R>& v) {
+    refgss_array a{};
+    a.data = const_cast<std::remove_const_t<T>*>(v.data);
+    a.dtype = dtype_of<std::remove_const_t<T>>, a.rank = R;
+    for (int i = 0; i < R; ++i) a.shape[i] = v.shape[i], a.stride[i] = v.stride[i];
+    return a;
+}
+template <class T, int R> view<T, R> typed(const refgss_array& a) {
+    view<T, R> v;
+    v.data = static_cast<T*>(a.data);
+    for (int i = 0; i < R; ++i) v.shape[i] = a.shape[i], v.stride[i] = a.stride[i];
+    return v;
+}
+
+/// Calls f(T()) with the scalar type of the array.
+template <class F> void with_scalar(const refgss_array& a, F&& f) {
+    if (a.dtype == REFGSS_F32) return f(float());
+    return f(double());
+}
+
+}  // namespace refgss

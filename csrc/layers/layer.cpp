@@ -1,0 +1,181 @@
+// layer.cpp: the GSS layer and the DSS layer (GSS-LAY).
+//
+// Rows are worked on some hundreds at a time, from the norm to the output projection, so that the gate,
+// four times as wide as the model, never travels through memory whole.
+#include "layers/layer.hpp"
+
+#include "core/dispatch.hpp"
+
+using namespace refgss;
+
+namespace {
+
+/// The map of a layer: the given one, or one made for this call.
+template <class T> class map_of {
+public:
+    map_of(const refgss_ssm* prepared, const refgss_array* a, const refgss_array* b,
+           const refgss_array* c, int32_t imag_is_exp, const refgss_array* delta,
+           const refgss_form& form, int64_t length)
+        : prepared_(prepared) {
+        if (prepared != nullptr) return;
+        lambda_of<T> lam(a, b, imag_is_exp);
+        require(refgss_ssm_new(lam.array(), c, delta, &form, length > 1 ? length : 0, &made_));
+    }
+    ~map_of() { refgss_ssm_free(made_); }
+    map_of(const map_of&) = delete;
+    map_of& operator=(const map_of&) = delete;
+
+    void apply(view<T, 3> u, const refgss_array* state, view<T, 3> y,
+               const refgss_array* state_out) const {
+        refgss_array au = to_array(u), ay = to_array(y);
+        require(refgss_ssm_apply(prepared_ ? prepared_ : made_, &au, state, &ay, state_out));
+    }
+
+private:
+    const refgss_ssm* prepared_;
+    refgss_ssm* made_ = nullptr;
+};
+
+/// The bias of an output projection, zeros where it has none.
+template <class T> std::vector<T> bias_of(const refgss_array* b_o, int64_t E) {
+    if (b_o == nullptr) return std::vector<T>(E, T(0));
+    return vectors<T>(b_o, "b_o", E).values;
+}
+
+}  // namespace
+
+namespace refgss {
+
+template <class T>
+void gss_forward(const refgss_gss_layer_params& p, const refgss_ssm* prepared,
+                 const refgss_array* x, const refgss_array* state, const refgss_array* y,
+                 const refgss_array* state_out, const gss_kept<T>* kept) {
+    auto vx = checked<const T, 3>(x, "x");
+    const gss_arrays<T> g(p, vx);
+    const int64_t B = g.B, L = g.L, E = g.E, F = g.F, H = g.H, M = g.M;
+    flat<T> rows(vx);
+    scratch<T> u_data(sized(M, H)), s_data(kept ? 0 : sized(M, H));
+    T* s = kept ? kept->y.data : s_data.data();
+    const int64_t height = std::min(tile_height, M);
+    scratch<T> h_data(sized(height, E)), v_data(sized(height, F)), uc_data(sized(height, F));
+
+    // h = norm(x); u = GELU(h W_u), normed once more if asked
+    for_tiles(M, [&](int64_t first, int64_t count) {
+        auto h = packed(h_data.data(), count, E);
+        auto u = packed(u_data.data() + first * H, count, H);
+        auto u_in = kept ? slice(kept->u, 0, first, count) : u;
+        layer_norm<T>(rows.rows(first, count), g.norm.data(), g.bias.data(), p.eps, h);
+        matmul<T>(as_const(h), g.w_u, u_in, false);
+        gelu<T>(as_const(u_in), u);
+        if (!g.ssm_norm) return;
+        vectors<T> weight(p.ssm_norm_weight, "ssm.norm.weight", H);
+        vectors<T> shift(p.ssm_norm_bias, "ssm.norm.bias", H);
+        layer_norm<T>(as_const(u), weight.data(), shift.data(), p.eps, u);
+    });
+
+    // y = SSM(u) + D u
+    T one;
+    refgss_array delta = unit_step<T>(&one);
+    map_of<T> map(prepared, p.a, p.b, p.c, p.imag_is_exp, &delta, gss_form, L);
+    map.apply(sequences(u_data.data(), B, L, H), state, sequences(s, B, L, H), state_out);
+    for_each(M, H, [&](int64_t i, int64_t h) {
+        s[i * H + h] += g.skip.values[h] * u_data.data()[i * H + h];
+    });
+
+    // out = (y W_uc ⊙ GELU(h W_v)) W_o + b + x
+    auto& kernel = kernels<pointwise_kernels<T>>();
+    const std::vector<T> shift = bias_of<T>(p.b_o, E);
+    scratch<T> o_data(y ? sized(height, E) : 0);
+    view<T, 3> out{};
+    if (y) out = typed<T, 3>(*y);
+    for_tiles(M, [&](int64_t first, int64_t count) {
+        auto h = packed(h_data.data(), count, E), o = packed(o_data.data(), count, E);
+        auto gated = packed(v_data.data(), count, F);
+        auto v = kept ? slice(kept->v, 0, first, count) : gated;
+        auto uc = kept ? slice(kept->uc, 0, first, count) : packed(uc_data.data(), count, F);
+        auto in = rows.rows(first, count);
+        layer_norm<T>(in, g.norm.data(), g.bias.data(), p.eps, h);
+        matmul<T>(as_const(h), g.w_v, v, false);
+        matmul<T>(packed<const T>(s + first * H, count, H), g.w_uc, uc, false);
+        if (!y) return;
+        for_each_row(count, [&](int64_t i) {
+            kernel.gate(F, uc.data + i * F, v.data + i * F, gated.data + i * F);
+        });
+        matmul<T>(as_const(gated), g.w_o, o, false);
+        for_each(count, E, [&](int64_t i, int64_t e) {
+            int64_t row = first + i;
+            *out.at(row / L, row % L, e) = o.data[i * E + e] + shift[e] + in.data[i * E + e];
+        });
+    });
+}
+template void gss_forward(const refgss_gss_layer_params&, const refgss_ssm*, const refgss_array*,
+                          const refgss_array*, const refgss_array*, const refgss_array*,
+                          const gss_kept<float>*);
+template void gss_forward(const refgss_gss_layer_params&, const refgss_ssm*, const refgss_array*,
+                          const refgss_array*, const refgss_array*, const refgss_array*,
+                          const gss_kept<double>*);
+
+}  // namespace refgss
+
+namespace {
+
+template <class T>
+void dss_layer(const refgss_dss_layer_params& p, const refgss_ssm* prepared, const refgss_array* x,
+               const refgss_array* state, const refgss_array* y, const refgss_array* state_out) {
+    auto vx = checked<const T, 3>(x, "x");
+    const int64_t B = vx.shape[0], L = vx.shape[1], E = vx.shape[2], M = B * L;
+    auto w_o = shaped<const T, 2>(p.w_o, "w_o", E, E);
+    vectors<T> norm(p.norm_weight, "norm.weight", E), bias(p.norm_bias, "norm.bias", E);
+    vectors<T> skip(p.d, "ssm.d", E);
+    auto out = shaped<T, 3>(y, "y", B, L, E);
+    check_output(*y, "y", {x});
+    const dss_steps<T> delta(p.log_delta, E);
+
+    // u = norm(x); y = GELU(SSM(u) + D u)
+    flat<T> rows(vx);
+    scratch<T> u_data(sized(M, E)), s_data(sized(M, E)), o_data(sized(M, E));
+    auto u2 = packed(u_data.data(), M, E), s2 = packed(s_data.data(), M, E);
+    layer_norm<T>(rows.rows(0, M), norm.data(), bias.data(), p.eps, u2);
+    map_of<T> map(prepared, p.a, p.b, p.c, p.imag_is_exp, delta.array(), p.form, L);
+    map.apply(sequences(u2.data, B, L, E), state, sequences(s2.data, B, L, E), state_out);
+    for_each(M, E, [&](int64_t i, int64_t e) {
+        s2.data[i * E + e] += skip.values[e] * u2.data[i * E + e];
+    });
+    gelu<T>(as_const(s2), s2);
+
+    // out = y W_o + b + x
+    auto o = packed(o_data.data(), M, E);
+    matmul<T>(as_const(s2), w_o, o, false);
+    const std::vector<T> shift = bias_of<T>(p.b_o, E);
+    auto in = rows.rows(0, M);
+    for_each(M, E, [&](int64_t i, int64_t e) {
+        *out.at(i / L, i % L, e) = o.data[i * E + e] + shift[e] + in.data[i * E + e];
+    });
+}
+
+}  // namespace
+
+int32_t refgss_gss_layer(const refgss_gss_layer_params* params, const refgss_ssm* ssm,
+                         const refgss_array* x, const refgss_array* state, const refgss_array* y,
+                         const refgss_array* state_out) {
+    return guarded([&] {
+        check_array(x, "x", 3);
+        with_scalar(*x, [&](auto scalar) {
+            using T = decltype(scalar);
+            shaped<T, 3>(y, "y", x->shape[0], x->shape[1], x->shape[2]);
+            check_output(*y, "y", {x});
+            gss_forward<T>(*params, ssm, x, state, y, state_out, nullptr);
+        });
+    });
+}
+
+int32_t refgss_dss_layer(const refgss_dss_layer_params* params, const refgss_ssm* ssm,
+                         const refgss_array* x, const refgss_array* state, const refgss_array* y,
+                         const refgss_array* state_out) {
+    return guarded([&] {
+        check_array(x, "x", 3);
+        with_scalar(*x, [&](auto scalar) {
+            dss_layer<decltype(scalar)>(*params, ssm, x, state, y, state_out);
+        });
+    });
+}

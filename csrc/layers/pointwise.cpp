@@ -1,0 +1,221 @@
+// pointwise.cpp: layer norm, GELU and the dense map at the ABI, with their gradients.
+#include "layers/pointwise.hpp"
+
+#include <algorithm>
+
+#include "core/dispatch.hpp"
+#include "core/threads.hpp"
+#include "dense/matmul.hpp"
+#include "ssm/ssm.hpp"
+
+namespace refgss {
+
+template <class T> rows_of<T>::rows_of(view<const T, 2> v)
+    : data_(v.data), count_(v.shape[0]), width_(v.shape[1]), stride_(v.stride[0]) {
+    if (v.stride[1] == 1 || v.shape[1] <= 1) return;
+    copy_.resize(v.size());
+    for (int64_t i = 0; i < count_; ++i)
+        for (int64_t j = 0; j < width_; ++j) copy_[i * width_ + j] = *v.at(i, j);
+    data_ = copy_.data(), stride_ = width_;
+}
+template class rows_of<float>;
+template class rows_of<double>;
+
+namespace {
+
+constexpr int64_t chunk = 16;  // rows in an item
+
+template <class F> void for_rows(int64_t rows, F&& f) {
+    const int64_t items = (rows + chunk - 1) / chunk;
+    parallel_for(items, slots_for(items), [&](int64_t item, int) {
+        for (int64_t i = item * chunk; i < std::min(rows, (item + 1) * chunk); ++i) f(i);
+    });
+}
+
+/// An output with contiguous rows; others are refused.
+template <class T>
+view<T, 2> output(const refgss_array* a, const char* name, int64_t rows, int64_t width) {
+    auto v = shaped<T, 2>(a, name, rows, width);
+    if (v.stride[1] != 1 && v.shape[1] > 1)
+        throw error{REFGSS_ERROR_VALUE, std::string(name) + " must have contiguous rows"};
+    return v;
+}
+
+template <class T> std::vector<T> vector_of(const refgss_array* a, const char* name, int64_t width) {
+    auto v = shaped<const T, 1>(a, name, width);
+    std::vector<T> values(width);
+    for (int64_t i = 0; i < width; ++i) values[i] = *v.at(i);
+    return values;
+}
+
+}  // namespace
+
+template <class T>
+void layer_norm(view<const T, 2> x, const T* weight, const T* bias, double eps, view<T, 2> y) {
+    auto& kernel = kernels<pointwise_kernels<T>>();
+    for_rows(x.shape[0], [&](int64_t i) {
+        kernel.layer_norm(x.shape[1], x.data + i * x.stride[0], weight, bias, static_cast<T>(eps),
+                          y.data + i * y.stride[0]);
+    });
+}
+
+template <class T> void gelu(view<const T, 2> x, view<T, 2> y) {
+    auto& kernel = kernels<pointwise_kernels<T>>();
+    for_rows(x.shape[0], [&](int64_t i) {
+        kernel.gelu(x.shape[1], x.data + i * x.stride[0], y.data + i * y.stride[0]);
+    });
+}
+
+/// Blocks of 64 rows, then over blocks: the order is fixed.
+template <class T> void sum_rows(view<const T, 2> x, view<T, 1> sum) {
+    constexpr int64_t width = 256, block = 64;
+    const int64_t items = (x.shape[1] + width - 1) / width;
+    parallel_for(items, slots_for(items), [&](int64_t item, int) {
+        const int64_t first = item * width, count = std::min(width, x.shape[1] - first);
+        double total[width] = {};
+        for (int64_t i0 = 0; i0 < x.shape[0]; i0 += block) {
+            T part[width] = {};
+            for (int64_t i = i0; i < std::min(x.shape[0], i0 + block); ++i) {
+                const T* row = x.data + i * x.stride[0] + first * x.stride[1];
+                for (int64_t j = 0; j < count; ++j) part[j] += row[j * x.stride[1]];
+            }
+            for (int64_t j = 0; j < count; ++j) total[j] += static_cast<double>(part[j]);
+        }
+        for (int64_t j = 0; j < count; ++j) *sum.at(first + j) = static_cast<T>(total[j]);
+    });
+}
+
+template void sum_rows(view<const float, 2>, view<float, 1>);
+template void sum_rows(view<const double, 2>, view<double, 1>);
+template void layer_norm(view<const float, 2>, const float*, const float*, double, view<float, 2>);
+template void layer_norm(view<const double, 2>, const double*, const double*, double, view<double, 2>);
+template void gelu(view<const float, 2>, view<float, 2>);
+template void gelu(view<const double, 2>, view<double, 2>);
+
+}  // namespace refgss
+
+using namespace refgss;
+
+int32_t refgss_layer_norm(const refgss_array* x, const refgss_array* weight,
+                          const refgss_array* bias, double eps, const refgss_array* y) {
+    return guarded([&] {
+        check_array(x, "x", 2);
+        if (!(eps > 0)) throw error{REFGSS_ERROR_VALUE, "eps must be positive"};
+        with_scalar(*x, [&](auto scalar) {
+            using T = decltype(scalar);
+            const int64_t M = x->shape[0], E = x->shape[1];
+            if (E == 0) throw error{REFGSS_ERROR_VALUE, "x must have a last axis that is not empty"};
+            rows_of<T> rows(checked<const T, 2>(x, "x"));
+            auto w = vector_of<T>(weight, "weight", E), b = vector_of<T>(bias, "bias", E);
+            auto out = output<T>(y, "y", M, E);
+            check_output(*y, "y", {x, weight, bias});
+            layer_norm<T>(rows.matrix(), w.data(), b.data(), eps, out);
+        });
+    });
+}
+
+int32_t refgss_layer_norm_vjp(const refgss_array* x, const refgss_array* weight,
+                              const refgss_array* dy, double eps, const refgss_array* dx,
+                              const refgss_array* dweight, const refgss_array* dbias) {
+    return guarded([&] {
+        check_array(x, "x", 2);
+        if (!(eps > 0)) throw error{REFGSS_ERROR_VALUE, "eps must be positive"};
+        with_scalar(*x, [&](auto scalar) {
+            using T = decltype(scalar);
+            const int64_t M = x->shape[0], E = x->shape[1];
+            if (E == 0) throw error{REFGSS_ERROR_VALUE, "x must have a last axis that is not empty"};
+            rows_of<T> rows(checked<const T, 2>(x, "x"));
+            rows_of<T> cotangents(shaped<const T, 2>(dy, "dy", M, E));
+            auto w = vector_of<T>(weight, "weight", E);
+            auto out = output<T>(dx, "dx", M, E);
+            auto out_weight = shaped<T, 1>(dweight, "dweight", E);
+            auto out_bias = shaped<T, 1>(dbias, "dbias", E);
+            check_output(*dx, "dx", {x, weight, dy, dweight, dbias});
+            // sums over rows: by blocks of rows, each into memory of its own
+            const int64_t block = std::max<int64_t>(64, (M + 255) / 256);
+            const int64_t blocks = (M + block - 1) / block;
+            std::vector<T> parts(blocks * 2 * E, T(0));
+            auto& kernel = kernels<pointwise_kernels<T>>();
+            parallel_for(blocks, slots_for(blocks), [&](int64_t item, int) {
+                T* part = parts.data() + item * 2 * E;
+                for (int64_t i = item * block; i < std::min(M, (item + 1) * block); ++i)
+                    kernel.layer_norm_vjp(E, rows[i], w.data(), cotangents[i], static_cast<T>(eps),
+                                          out.data + i * out.stride[0], part, part + E);
+            });
+            sum_rows<T>({parts.data(), {blocks, E}, {2 * E, 1}}, out_weight);
+            sum_rows<T>({parts.data() + E, {blocks, E}, {2 * E, 1}}, out_bias);
+        });
+    });
+}
+
+int32_t refgss_gelu(const refgss_array* x, const refgss_array* y) {
+    return guarded([&] {
+        check_array(x, "x", 2);
+        with_scalar(*x, [&](auto scalar) {
+            using T = decltype(scalar);
+            rows_of<T> rows(checked<const T, 2>(x, "x"));
+            auto out = output<T>(y, "y", x->shape[0], x->shape[1]);
+            check_output(*y, "y", {x});
+            gelu<T>(rows.matrix(), out);
+        });
+    });
+}
+
+int32_t refgss_gelu_vjp(const refgss_array* x, const refgss_array* dy, const refgss_array* dx) {
+    return guarded([&] {
+        check_array(x, "x", 2);
+        with_scalar(*x, [&](auto scalar) {
+            using T = decltype(scalar);
+            const int64_t M = x->shape[0], E = x->shape[1];
+            rows_of<T> rows(checked<const T, 2>(x, "x")), d(shaped<const T, 2>(dy, "dy", M, E));
+            auto out = output<T>(dx, "dx", M, E);
+            check_output(*dx, "dx", {x, dy});
+            auto& kernel = kernels<pointwise_kernels<T>>();
+            for_rows(M, [&](int64_t i) {
+                kernel.gelu_vjp(E, rows[i], d[i], out.data + i * out.stride[0]);
+            });
+        });
+    });
+}
+
+int32_t refgss_dense(const refgss_array* x, const refgss_array* weight, const refgss_array* bias,
+                     const refgss_array* y) {
+    return guarded([&] {
+        check_array(x, "x", 2);
+        with_scalar(*x, [&](auto scalar) {
+            using T = decltype(scalar);
+            auto in = checked<const T, 2>(x, "x"), w = checked<const T, 2>(weight, "weight");
+            check_axis("weight", "rows", w.shape[0], in.shape[1]);
+            auto out = shaped<T, 2>(y, "y", in.shape[0], w.shape[1]);
+            check_output(*y, "y", {x, weight});
+            matmul<T>(in, w, out, false);
+            if (bias == nullptr) return;
+            auto b = vector_of<T>(bias, "bias", w.shape[1]);
+            for_rows(out.shape[0], [&](int64_t i) {
+                for (int64_t j = 0; j < out.shape[1]; ++j) *out.at(i, j) += b[j];
+            });
+        });
+    });
+}
+
+int32_t refgss_dense_vjp(const refgss_array* x, const refgss_array* weight, const refgss_array* dy,
+                         const refgss_array* dx, const refgss_array* dweight,
+                         const refgss_array* dbias) {
+    return guarded([&] {
+        check_array(x, "x", 2);
+        with_scalar(*x, [&](auto scalar) {
+            using T = decltype(scalar);
+            auto in = checked<const T, 2>(x, "x"), w = checked<const T, 2>(weight, "weight");
+            const int64_t M = in.shape[0], I = in.shape[1], O = w.shape[1];
+            check_axis("weight", "rows", w.shape[0], I);
+            auto d = shaped<const T, 2>(dy, "dy", M, O);
+            auto out_x = shaped<T, 2>(dx, "dx", M, I);
+            auto out_w = shaped<T, 2>(dweight, "dweight", I, O);
+            check_output(*dx, "dx", {x, weight, dy, dweight});
+            check_output(*dweight, "dweight", {x, weight, dy, dx});
+            matmul<T>(d, transposed(w), out_x, false);
+            matmul<T>(transposed(in), d, out_w, false);
+            if (dbias != nullptr) sum_rows<T>(d, shaped<T, 1>(dbias, "dbias", O));
+        });
+    });
+}

@@ -1,0 +1,44 @@
+// pointwise.hpp: layer norm, GELU and their gradients, a row or a run of elements at a time.
+#pragma once
+
+#include <vector>
+
+#include "core/array.hpp"
+
+namespace refgss {
+
+template <class T> struct pointwise_kernels {
+    /// y = (x - mean)/√(var + ε) weight + bias; the variance is the mean squared deviation.
+    void (*layer_norm)(int64_t width, const T* x, const T* weight, const T* bias, T eps, T* y);
+    /// dx; adds to dweight and dbias.
+    void (*layer_norm_vjp)(int64_t width, const T* x, const T* weight, const T* dy, T eps, T* dx,
+                           T* dweight, T* dbias);
+    void (*gelu)(int64_t count, const T* x, T* y);
+    void (*gelu_vjp)(int64_t count, const T* x, const T* dy, T* dx);
+    /// y = a GELU(x), the gated product; y may be x.
+    void (*gate)(int64_t count, const T* a, const T* x, T* y);
+    /// Its gradient, d in: da, and dx in place of d; and the product itself, y.
+    void (*gate_vjp)(int64_t count, const T* a, const T* x, T* d, T* da, T* y);
+};
+
+/// A matrix with contiguous rows: the view itself, or a copy of it.
+template <class T> class rows_of {
+public:
+    explicit rows_of(view<const T, 2> v);
+    const T* operator[](int64_t i) const { return data_ + i * stride_; }
+    view<const T, 2> matrix() const { return {data_, {count_, width_}, {stride_, 1}}; }
+
+private:
+    std::vector<T> copy_;
+    const T* data_;
+    int64_t count_, width_, stride_;
+};
+
+/// y may be x.  All rows are contiguous.
+template <class T>
+void layer_norm(view<const T, 2> x, const T* weight, const T* bias, double eps, view<T, 2> y);
+template <class T> void gelu(view<const T, 2> x, view<T, 2> y);
+/// sum[j] = Σ_i x[i][j].
+template <class T> void sum_rows(view<const T, 2> x, view<T, 1> sum);
+
+}  // namespace refgss

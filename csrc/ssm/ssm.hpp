@@ -1,0 +1,107 @@
+// ssm.hpp: a discretised state-space map, and its scan.
+//
+// Over a piece of n steps,  y = K * u + Re C̃ Ā^{l+1} x_0  and  x_n = Ā^n x_0 + Σ Ā^{n-1-l} u_l: a
+// convolution, a synthesis and an analysis.  Pieces bound the memory; states between them are binary64.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "ssm/discretization.hpp"
+
+namespace refgss {
+
+/// The typed view of an argument of the ABI, with the checks that all of them share.
+template <class T, int R> view<T, R> checked(const refgss_array* a, const char* name) {
+    check_array(a, name, R);
+    if (a->dtype != dtype_of<T>)
+        throw error{REFGSS_ERROR_TYPE, std::string(name) + " has another dtype than the first "
+                                                           "argument: convert one of them"};
+    return typed<T, R>(*a);
+}
+/// The same with its shape known.
+template <class T, int R, class... N>
+view<T, R> shaped(const refgss_array* a, const char* name, N... lengths) {
+    static_assert(sizeof...(N) == R);
+    auto v = checked<T, R>(a, name);
+    int axis = 0;
+    static const char* const names[] = {"axis 0", "axis 1", "axis 2", "axis 3"};
+    ((check_axis(name, names[axis], v.shape[axis], lengths), ++axis), ...);
+    return v;
+}
+
+/// C times factors (groups, N), as weights (H, 2, row) in the order of the modes.
+template <class T>
+std::vector<double> mode_weights(const sorted_modes& modes, const std::vector<complex>& factors,
+                                 view<const T, 3> c);
+
+/// A complex gradient with respect to z and C̃ (H,N), in the order of Λ -> dΛ, dC, dΔ (GSS-GRD-4).
+template <class T>
+void modes_vjp(const parameters& p, const discretization& d, view<const T, 3> c,
+               const std::vector<complex>& dweight, const std::vector<complex>& dz,
+               const refgss_array* dlam, const refgss_array* dc, const refgss_array* ddelta);
+
+template <class T> class ssm {
+public:
+    using scalar = T;
+    /// Kernel and pieces of at most `length` steps, and of at most `limit` if that is given.
+    ssm(parameters p, view<const T, 3> c, int64_t length, int64_t limit = 0);
+    /// The same map with another length, its kernel channels last.
+    ssm(const ssm& other, int64_t length);
+    /// Transforms the kernel, for scans that repeat.
+    void prepare();
+
+    int64_t channels() const { return channels_; }
+    int64_t states() const { return modes_.set.count; }
+    const sorted_modes& modes() const { return modes_; }
+    const discretization& discrete() const { return discrete_; }
+    const std::vector<double>& weights() const { return weights_; }  // C̃ (H,2,row)
+    int64_t row() const { return padded(states()); }
+
+    /// K (H, piece).
+    view<const T, 2> kernel() const {
+        if (taps_first_) return {kernel_.data(), {channels_, piece_}, {1, channels_}};
+        return {kernel_.data(), {channels_, piece_}, {piece_, 1}};
+    }
+    /// du and dK of y = K * u.
+    void convolve_vjp(view<const T, 3> u, view<const T, 3> dy, view<T, 3> du, view<T, 2> dk) const;
+
+    void apply(view<const T, 3> u, const view<const T, 4>* state, view<T, 3> y,
+               const view<T, 4>* state_out) const;
+
+    /// States as (B,H,2,row) in the order of the modes, and back.
+    std::vector<double> sorted(const view<const T, 4>* state, int64_t batch) const;
+    void unsorted(const std::vector<double>& x, view<T, 4> state) const;
+    /// Ā^n (groups, 2, row).
+    std::vector<double> power(int64_t n) const;
+    /// Adds Re C̃ Ā^{l+1} x_0 to the signal, or sets it to that.
+    void read_out(const std::vector<double>& x, view<T, 3> signal, bool add) const;
+    /// x <- Ā^n x + Σ Ā^{n-1-l} u_l.
+    void advance(std::vector<double>& x, view<const T, 3> u) const;
+
+private:
+    void make_kernel();
+    void step(view<const T, 3> u, const view<const T, 4>* state, view<T, 3> y,
+              const view<T, 4>* state_out) const;
+    void convolve(view<const T, 3> u, view<T, 3> y) const;
+
+    parameters parameters_;
+    int64_t channels_, piece_;
+    discretization discrete_;
+    sorted_modes modes_;
+    bool taps_first_ = false;
+    std::vector<double> weights_, next_weights_;  // C̃ and C̃ Ā (H,2,row)
+    std::vector<T> step_;  // see step_kernels
+    std::vector<T> kernel_;
+    std::shared_ptr<refgss_spectrum> spectrum_;
+};
+
+/// One step of all states of a row: x' = Ā x + u, and y = Re Σ C̃ x'.  Complex numbers interleaved;
+/// Ā as (re, re) pairs and as (-im, im) pairs.
+template <class T> struct step_kernels {
+    T (*step)(int64_t count, const T* abar_re, const T* abar_im, const T* weight, T u,
+              const T* state, T* next);
+};
+
+}  // namespace refgss

@@ -1,0 +1,1 @@
+"""Candidates: how an implementation in any language is started, asked and read."""

@@ -1,0 +1,82 @@
+"""What a candidate is, and what it claims."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from refgss import ops
+from refgss.conformance import PROFILES
+from refgss.conformance.candidates import protocol
+from refgss.conformance.candidates.protocol import printable
+from refgss.conformance.judging.compare import Answer
+
+PROBED = ("gss_layer", "dss_layer")  # the ops that have stages
+
+
+class CandidateError(Exception):
+    """The candidate could not be started, or does not speak the protocol."""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a candidate claims."""
+
+    name: str
+    version: str
+    ops: tuple[str, ...]
+    profiles: tuple[str, ...]
+    probes: tuple[str, ...] = ()  # the ops whose stages it offers
+
+
+class Candidate(Protocol):
+    about: Capabilities
+
+    def ask(
+        self, op: str, tensors: Mapping[str, np.ndarray], options: Mapping[str, Any], precision: str
+    ) -> Answer:
+        """The answer to one case; tensors are float32 or int32 in real layout."""
+
+    def probe(
+        self, op: str, tensors: Mapping[str, np.ndarray], options: Mapping[str, Any], precision: str
+    ) -> Mapping[str, np.ndarray]:
+        """The stages of an op that the candidate offers, if any.  Clauses: GSS-CNF-10."""
+
+    def close(self) -> None: ...
+
+
+def claimed(module: Any) -> Capabilities:
+    """What `module.capabilities()` says; without one, every profile for the ops that it has.
+
+    Raises CandidateError where it says nothing sensible.  Clauses: GSS-CNF-1.
+    """
+    if not hasattr(module, "capabilities"):
+        name = getattr(module, "__name__", type(module).__name__)
+        return Capabilities(name, "", tuple(op for op in ops.OPS if hasattr(module, op)), PROFILES)
+    try:
+        says = module.capabilities()
+        if hasattr(module, "probe"):
+            says = {"probes": [op for op in PROBED if hasattr(module, op)], **says}
+        return capabilities_of(protocol.decode(protocol.encode(protocol.capabilities(says))))
+    except protocol.ProtocolError as e:
+        raise CandidateError(f"capabilities() does not fit the protocol: {e}") from e
+    except Exception as e:
+        raise CandidateError(f"capabilities() failed: {one_line(e)}") from e
+
+
+def capabilities_of(message: Mapping[str, Any]) -> Capabilities:
+    return Capabilities(
+        message["name"],
+        message["version"],
+        tuple(message["ops"]),
+        tuple(message["profiles"]),
+        tuple(message.get("probes", ())),
+    )
+
+
+def one_line(e: BaseException) -> str:
+    text = printable(str(e))
+    return f"{type(e).__name__}: {text}" if text else type(e).__name__

@@ -1,0 +1,212 @@
+"""A shared library behind include/refgss.h, as a candidate: `lib:FILE`.
+
+The header is the contract: a function `refgss_OP` whose parameters have the names of the op's
+arguments, options and outputs is that op.  What it takes is read from its declaration.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cffi
+import numpy as np
+
+from refgss import ops
+from refgss.conformance.candidates.claims import CandidateError
+from refgss.standard import header_file
+
+ABI_VERSION = 1
+DTYPES = {"float32": 1, "float64": 2}  # enum refgss_dtype
+METHODS = {"zoh": 1, "bilinear": 2, "dss-exp": 3, "dss-softmax": 4}  # enum refgss_method
+MOST_AXES = 4
+
+Shape = tuple[int, ...]
+Values = Mapping[str, Any]
+Arrays = Mapping[str, np.ndarray | None]
+
+
+def declarations(header: str) -> str:
+    """The header without comments and preprocessor lines, as cffi reads it."""
+    text = re.sub(r"/\*.*?\*/", "", header, flags=re.DOTALL)
+    text = re.sub(r"#ifdef __cplusplus.*?#endif", "", text, flags=re.DOTALL)
+    text = re.sub(r"^\s*#.*$", "", text, flags=re.MULTILINE)
+    return text.replace("REFGSS_API", "")
+
+
+def parameters(declared: str) -> dict[str, list[str]]:
+    """By op, the names of its function's parameters in order.
+
+    Functions that take more than the op's arguments (the layers, with prepared maps) are left out.
+    """
+    found = {}
+    for op, inside in re.findall(r"\bint32_t\s+refgss_(\w+)\(([^)]*)\)\s*;", declared):
+        names = [re.split(r"[\s*]+", p.strip())[-1] for p in inside.split(",")]
+        if op in ops.OPS and {meaning(name) for name in names} <= names_of(op):
+            found[op] = names
+    return found
+
+
+def meaning(name: str) -> str:
+    """The argument, option or output of the op that a parameter of this name stands for."""
+    return {"imag_is_exp": "imag"}.get(name, name.removesuffix("_out"))
+
+
+def names_of(op: str) -> set[str]:
+    contract = ops.OPS[op]
+    return {*contract.arguments, *contract.keywords, *contract.outputs}
+
+
+class Library:
+    """The ops of a library as functions with the reference's names and signatures."""
+
+    def __init__(self, path: str):
+        if not Path(path).is_file():
+            raise CandidateError(f"there is no library {path}")
+        declared = declarations(header_file().read_text("utf-8"))
+        self.ffi: Any = cffi.FFI()
+        self.ffi.cdef(declared)
+        self.lib: Any
+        try:
+            self.lib = self.ffi.dlopen(str(Path(path).resolve()))
+            version = self.lib.refgss_abi_version()
+        except (OSError, AttributeError) as e:
+            why = (
+                str(e)
+                .split(".  ")[0]
+                .removeprefix(f"cannot load library '{Path(path).resolve()}': ")
+            )
+            raise CandidateError(f"{path} cannot be used as a library of refgss.h: {why}") from e
+        if version != ABI_VERSION:
+            raise CandidateError(f"{path} implements version {version} of refgss.h, not 1")
+        self.path, self.parameters = path, parameters(declared)
+        for op in self.offered():
+            setattr(self, op, partial(self.call, op))
+
+    def offered(self) -> list[str]:
+        return [op for op in self.parameters if hasattr(self.lib, f"refgss_{op}")]
+
+    def capabilities(self) -> dict[str, Any]:
+        name = Path(self.path).name
+        return {"name": name, "version": "", "ops": self.offered(), "profiles": ["f32", "f64"]}
+
+    def call(self, op: str, *arguments: Any, **keywords: Any) -> tuple[Any, ...] | Any:
+        """One call through the C ABI; outputs complex where the contract has complex ones."""
+        contract = ops.OPS[op]
+        given = dict(zip(contract.arguments, arguments, strict=True)) | keywords
+        tensors: Arrays = {
+            k: np.ascontiguousarray(ops.to_real(x)).reshape(ops.to_real(x).shape)
+            for k, x in given.items()
+            if k not in ops.SCALARS and x is not None
+        }
+        dtype = next(x.dtype for x in tensors.values() if x is not None)
+        outputs: Arrays = {name: room(op, name, given, tensors, dtype) for name in contract.outputs}
+        seen_in, seen_out = (
+            as_matrices(x) if op.removesuffix("_vjp") in POINTWISE else x
+            for x in (tensors, outputs)
+        )
+        keep: list[Any] = []  # what C sees must outlive the call
+        values = [self.argument(p, given, seen_in, seen_out, keep) for p in self.parameters[op]]
+        self.check(getattr(self.lib, f"refgss_{op}")(*values))
+        results = tuple(
+            None if y is None else ops.from_real(name, y) for name, y in outputs.items()
+        )
+        return results if len(results) > 1 else results[0]
+
+    def argument(
+        self, name: str, given: Values, tensors: Values, outputs: Values, keep: list[Any]
+    ) -> Any:
+        """The C value of a parameter, by its name."""
+        if name == "form":
+            form = given["form"]
+            fields = (METHODS[form.method], form.pairs, form.eps or 0.0, form.length or 0)
+            keep.append(self.ffi.new("refgss_form *", fields))
+        elif name == "imag_is_exp":
+            return given["imag"] == "exp"
+        elif name in ops.SCALARS:
+            return given[name]
+        else:
+            x = tensors.get(name) if name in given else outputs[meaning(name)]
+            if x is None:
+                return self.ffi.NULL
+            keep.append(self.view(x, keep))
+        return keep[-1]
+
+    def view(self, x: np.ndarray, keep: list[Any]) -> Any:
+        """A refgss_array of a contiguous array."""
+        if x.ndim > MOST_AXES or x.dtype.name not in DTYPES:
+            raise NotImplementedError(f"refgss.h has no array of {x.ndim} axes of {x.dtype}")
+        data = self.ffi.from_buffer(x) if x.size else self.ffi.NULL
+        keep.append(data)
+        strides = [math.prod(x.shape[i + 1 :]) for i in range(x.ndim)]  # NumPy's are odd if empty
+        fields = {"data": self.ffi.cast("void *", data), "dtype": DTYPES[x.dtype.name]}
+        fields |= {"rank": x.ndim, "shape": list(x.shape), "stride": strides}
+        return self.ffi.new("refgss_array *", fields)
+
+    def check(self, status: int) -> None:
+        """Raise what a status other than OK means."""
+        if status == self.lib.REFGSS_OK:
+            return
+        sentence = self.ffi.string(self.lib.refgss_last_error()).decode("utf-8", "replace")
+        kinds = {self.lib.REFGSS_ERROR_TYPE: TypeError, self.lib.REFGSS_ERROR_VALUE: ValueError}
+        raise kinds.get(status, RuntimeError)(sentence or f"status {status}")
+
+
+# ---- Arrays as the header wants them -----------------------------------------------------------
+
+POINTWISE = ("layer_norm", "gelu", "dense")
+OF_ROWS = ("x", "y", "dx", "dy")  # of these, all axes but the last are rows of a matrix
+
+
+def as_matrices(arrays: Arrays) -> Arrays:
+    """The same memory, signals as matrices."""
+    return {k: matrix(x) if k in OF_ROWS and x is not None else x for k, x in arrays.items()}
+
+
+def matrix(x: np.ndarray) -> np.ndarray:
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1] if x.ndim else 1)
+
+
+def room(op: str, name: str, given: Values, tensors: Values, dtype: Any) -> np.ndarray | None:
+    """An output filled with NaN, so that what the library leaves alone is noticed."""
+    try:
+        shape = output_shape(op, name, given, tensors)
+    except (IndexError, KeyError):
+        shape = ()  # the arguments do not fit together: the library has to say so
+    if shape is None:
+        return None
+    if min(shape, default=0) < 0:
+        raise ValueError("a length must not be negative")  # there is no such array to pass
+    return np.full(shape, np.nan, dtype)
+
+
+def output_shape(op: str, name: str, given: Values, tensors: Values) -> Shape | None:
+    """The shape of an output in real layout; None for the gradient of what was not given."""
+    if name in FORWARD:
+        return FORWARD[name](op, given, {k: x.shape for k, x in tensors.items()})
+    primal = {"dstate0": "state"}.get(name, name.removeprefix("d"))
+    if primal == "state" and "state" not in tensors:
+        return FORWARD["state"](op, given, {k: x.shape for k, x in tensors.items()})
+    if given.get(primal) is None:
+        return None
+    return tuple(tensors[primal].shape)
+
+
+def discretized(op: str, given: Values, shapes: Mapping[str, Shape]) -> Shape:
+    return (*shapes["delta"][:1], *shapes["lam"])
+
+
+FORWARD: dict[str, Callable[[str, Values, Mapping[str, Shape]], Shape]] = {
+    "lam": lambda op, given, s: (*s["a"], 2),
+    "abar": discretized,
+    "bbar": discretized,
+    "k": lambda op, given, s: (s["c"][0], given["length"]),
+    "state": lambda op, given, s: (s["u"][0], *s["c"]),
+    "y": lambda op, given, s: (
+        (*s["x"][:-1], s["weight"][1]) if op == "dense" else s["x"] if "x" in s else s["u"]
+    ),
+}

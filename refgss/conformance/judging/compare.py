@@ -1,0 +1,176 @@
+"""Judging an answer: error/budget against the proven value; outcomes that are never confused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from refgss.conformance.vectors.format import Expected, Vector
+from refgss.ops import FLOATS, OPS
+
+
+class Outcome(StrEnum):
+    PASS = "pass"
+    WRONG_VALUE = "wrong value"
+    NON_FINITE = "non-finite"
+    WRONG_SHAPE = "wrong shape"
+    WRONG_DTYPE = "wrong dtype"
+    RAISED = "raised"
+    ACCEPTED = "accepted bad input"
+    CRASHED = "crashed"
+    TIMED_OUT = "timed out"
+    GARBAGE = "garbage"
+    OUT_OF_ORDER = "out of order"
+    WRONG_FRESH = "wrong on fresh input"
+    UNCLAIMED = "not claimed"
+    WAIVED = "waived"
+
+
+NEUTRAL = frozenset({Outcome.PASS, Outcome.UNCLAIMED, Outcome.WAIVED})  # all others are failures
+BROKEN = frozenset({Outcome.GARBAGE, Outcome.OUT_OF_ORDER})  # the candidate left the protocol
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the candidate computed, by output name, in real layout."""
+
+    arrays: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why the candidate gave no outputs."""
+
+    outcome: Outcome
+    message: str
+
+
+Answer = Outputs | Failure
+
+MANY = 8  # so many values do not fit a narrow type by chance
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The judgement of an answer: `ratio` is the worst error/budget, the rest says where it is."""
+
+    outcome: Outcome
+    detail: str = ""
+    output: str | None = None
+    ratio: float | None = None
+    index: tuple[int, ...] | None = None
+    got: float | None = None
+    expected: float | None = None
+    budget: float | None = None
+
+    @property
+    def failed(self) -> bool:
+        return self.outcome not in NEUTRAL
+
+
+def judge(vector: Vector, answer: Answer, precision: str) -> Finding:
+    """Compare an answer with what the vector proves.  Clauses: GSS-ACC-1, GSS-CNF-6."""
+    if isinstance(answer, Failure):
+        if vector.error and answer.outcome is Outcome.RAISED:
+            return Finding(Outcome.PASS, answer.message)
+        return Finding(answer.outcome, answer.message)
+    if vector.error:
+        return Finding(Outcome.ACCEPTED, "the input is not valid, and it was computed all the same")
+    got = answer.arrays
+    if trouble := other_names(vector, got.keys()):
+        return Finding(Outcome.WRONG_SHAPE, trouble)
+    judged = [judge_output(n, e, got[n], vector, precision) for n, e in vector.expected.items()]
+    return max(judged, key=lambda f: (SEVERITY.index(f.outcome), f.ratio or 0))
+
+
+# where outputs differ in outcome the last of these speaks for the case
+SEVERITY = [
+    Outcome.PASS,
+    Outcome.WRONG_VALUE,
+    Outcome.NON_FINITE,
+    Outcome.WRONG_DTYPE,
+    Outcome.WRONG_SHAPE,
+]
+
+
+def other_names(vector: Vector, got: Set[str]) -> str | None:
+    """What is missing or has no place; a vector may ask for some outputs of its op only."""
+    wanted = vector.expected.keys()
+    if missing := sorted(wanted - got):
+        return f"the output {missing[0]} is missing"
+    known = set(OPS[vector.op].outputs)
+    surplus = {name for name in got - wanted if name not in known}
+    if "dparams" in known and not any(name.startswith("dparams.") for name in wanted):
+        surplus = {name for name in surplus if not name.startswith("dparams.")}
+    return f"the output {min(surplus)} is not part of the op" if surplus else None
+
+
+def judge_output(
+    name: str, want: Expected, got: np.ndarray, vector: Vector, precision: str
+) -> Finding:
+    """One output: its shape, its type, then its worst element.  Clauses: GSS-ARR-1, GSS-ARR-2."""
+    if got.shape != want.full_shape:
+        return Finding(
+            Outcome.WRONG_SHAPE, f"{name} has shape {got.shape}, not {want.full_shape}", name
+        )
+    wanted = np.dtype(FLOATS[precision])
+    # an op without tensors is not told a precision, so binary64 is welcome
+    if got.dtype != wanted and (vector.tensors or got.dtype != np.float64):
+        return Finding(Outcome.WRONG_DTYPE, f"{name} is {got.dtype}, not {wanted}", name)
+    values = (got if want.at is None else got.ravel()[want.at]).astype(np.float64)
+    ratio = error_ratio(values, want, precision)
+    if not ratio.size:
+        return Finding(Outcome.PASS, output=name)
+    worst = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
+    where = worst if want.at is None else np.unravel_index(int(want.at[worst]), want.full_shape)
+    finding = Finding(
+        Outcome.PASS,
+        output=name,
+        ratio=float(ratio[worst]),
+        index=tuple(int(i) for i in where),
+        got=float(values[worst]),
+        expected=float(want.hi[worst]),
+        budget=float(want.budget[precision][worst]),
+    )
+    if ratio[worst] <= 1:
+        return finding
+    outcome, detail = Outcome.WRONG_VALUE, narrow_hint(values, want.hi, precision)
+    if np.any(~np.isfinite(values) & np.isfinite(want.hi) & (ratio > 1)):
+        outcome, detail = Outcome.NON_FINITE, f"{name} has NaN or infinity where a number belongs"
+    elif np.isnan(want.hi[worst]):
+        detail = f"{name} must be NaN here"
+    return Finding(**{**vars(finding), "outcome": outcome, "detail": detail})
+
+
+def error_ratio(values: np.ndarray, want: Expected, precision: str) -> np.ndarray:
+    """|(got - hi) - lo| / budget, element by element; 0/0 is 0, and what must be NaN is 0 or ∞."""
+    budget = want.budget[precision]
+    with np.errstate(all="ignore"):
+        equal = values == want.hi  # infinities too, whose difference is NaN
+        error = np.where(equal, np.abs(want.lo), np.abs((values - want.hi) - want.lo))
+        ratio = np.where(error == 0, 0.0, error / budget)
+    ratio = np.where(np.isnan(ratio), np.inf, ratio)
+    ratio = np.where(np.isnan(want.hi), np.where(np.isnan(values), 0.0, np.inf), ratio)
+    return np.where(np.isinf(budget), 0.0, ratio)
+
+
+def narrow_hint(values: np.ndarray, truth: np.ndarray, precision: str) -> str:
+    """A sentence if all values, and they are many, fit a narrower type that the truth does not."""
+    if np.count_nonzero(values) < MANY:
+        return ""
+    for name in ("bfloat16", "float16") + (("float32",) if precision == "f64" else ()):
+        if fits(values, name) and not fits(truth, name):
+            return f"every value is exactly representable in {name}: was it computed in {name}?"
+    return ""
+
+
+def fits(x: np.ndarray, name: str) -> bool:
+    with np.errstate(all="ignore"):
+        if name == "bfloat16":
+            low = x.astype(np.float32)
+            exact = bool(np.all(low.view(np.uint32) & 0xFFFF == 0))
+            return exact and np.array_equal(low, x, equal_nan=True)
+        return np.array_equal(x.astype(name), x, equal_nan=True)

@@ -1,0 +1,135 @@
+"""Stages of a failing layer, each certified anew from what the candidate gave for those before it.
+
+The first stage outside its budget is where the error is: what comes before it is right, and what
+comes after is judged on the candidate's own numbers, so that one error shows once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from refgss import ops, reference
+from refgss.config import GSS, GSSConfig
+from refgss.conformance.judging.compare import error_ratio
+from refgss.conformance.vectors.format import Vector
+
+Given = Mapping[str, Any]  # parameters, x, state, and stages, all as Enclosures
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of a layer: the clauses that it may violate, the likeliest first, and what it does."""
+
+    name: str
+    clauses: Callable[[Any], tuple[str, ...]]
+    of: Callable[[Given, Any], Any]
+
+
+def scan(g: Given, delta: Any, form: Any) -> Any:
+    return reference.ssm_scan(g["u"], g["lam"], g["ssm.c"], g.get("state"), delta=delta, form=form)[
+        0
+    ]
+
+
+def norm(g: Given, x: Any, name: str, config: Any) -> Any:
+    return reference.layer_norm(x, g[f"{name}.weight"], g[f"{name}.bias"], eps=config.eps)
+
+
+def branch(g: Given, config: GSSConfig) -> Any:
+    """u: the input of the scan."""
+    u = reference.gelu(reference.dense(g["h"], g["w_u"]))
+    return norm(g, u, "ssm.norm", config) if config.ssm_norm else u
+
+
+def modes(g: Given, config: Any) -> Any:
+    return reference.gss_lambda(g["ssm.a"], g["ssm.b"], imag=config.imag)
+
+
+def profile(config: Any) -> str:
+    """The clause of the layer profile that a config of a GSS layer belongs to or is nearest to."""
+    return "GSS-LAY-8" if config.ssm_norm else "GSS-LAY-7"
+
+
+def of_layer(clause: str, part: str) -> Callable[[Any], tuple[str, ...]]:
+    """That the layer does the right thing, with the right options, by a part that is right."""
+    return lambda config: (
+        (clause, profile(config), part) if isinstance(config, GSSConfig) else (clause, part)
+    )
+
+
+def of_branch(config: Any) -> tuple[str, ...]:
+    return ("GSS-LAY-4", "GSS-LAY-2") if config.ssm_norm else ("GSS-LAY-2", "GSS-LAY-7")
+
+
+def always(*clauses: str) -> Callable[[Any], tuple[str, ...]]:
+    return lambda config: clauses
+
+
+STAGES: Mapping[str, tuple[Stage, ...]] = {
+    "gss_layer": (
+        Stage("h", of_layer("GSS-LAY-1", "GSS-NRM-1"), lambda g, c: norm(g, g["x"], "norm", c)),
+        Stage(
+            "v",
+            always("GSS-LAY-2", "GSS-NRM-3"),
+            lambda g, c: reference.gelu(reference.dense(g["h"], g["w_v"])),
+        ),
+        Stage("u", of_branch, branch),
+        Stage("lam", of_layer("GSS-LAY-3", "GSS-PAR-1"), modes),
+        Stage("s", always("GSS-LAY-3", "GSS-REC-4"), lambda g, c: scan(g, 1.0, GSS)),
+        Stage("y", always("GSS-LAY-3"), lambda g, c: g["s"] + g["ssm.d"] * g["u"]),
+        Stage("uc", always("GSS-LAY-5"), lambda g, c: reference.dense(g["y"], g["w_uc"])),
+        Stage(
+            "output",
+            always("GSS-LAY-5", "GSS-LAY-1"),
+            lambda g, c: reference.dense(g["uc"] * g["v"], g["w_o"], g.get("b_o")) + g["x"],
+        ),
+    ),
+    "dss_layer": (
+        Stage("u", always("GSS-LAY-6", "GSS-NRM-1"), lambda g, c: norm(g, g["x"], "norm", c)),
+        Stage("lam", of_layer("GSS-LAY-6", "GSS-PAR-1"), modes),
+        Stage("delta", always("GSS-LAY-6"), lambda g, c: np.exp(g["ssm.log_delta"])),
+        Stage("s", always("GSS-LAY-6", "GSS-REC-4"), lambda g, c: scan(g, g["delta"], c.form)),
+        Stage(
+            "y",
+            always("GSS-LAY-6", "GSS-NRM-3"),
+            lambda g, c: reference.gelu(g["s"] + g["ssm.d"] * g["u"]),
+        ),
+        Stage(
+            "output",
+            always("GSS-LAY-6"),
+            lambda g, c: reference.dense(g["y"], g["w_o"], g.get("b_o")) + g["x"],
+        ),
+    ),
+}
+
+
+def first_wrong(
+    v: Vector, stages: Mapping[str, np.ndarray], output: np.ndarray, precision: str
+) -> tuple[str, tuple[str, ...], float] | None:
+    """The first stage of a layer that is wrong, its clauses, and error/budget; None if none is.
+
+    `stages` are what the candidate gave on the inputs of `v`, in real layout, and `output` its y.
+    A stage that it did not give is certified from those before.
+    """
+    from refgss.conformance.vectors.certify import expected, lift
+    from refgss.conformance.vectors.enclosure import certifying
+
+    config = ops.decode_option(v.op, "config", v.options["config"])
+    got = {**stages, "output": output}
+    with certifying(), np.errstate(all="ignore"):
+        given = {name.removeprefix("params."): lift(name, x) for name, x in v.tensors.items()}
+        for stage in STAGES[v.op]:
+            certified = stage.of(given, config)
+            if stage.name in got:
+                want, x = expected(certified), np.asarray(got[stage.name], float)
+                fits = x.shape == want.full_shape
+                ratio = float(error_ratio(x, want, precision).max(initial=0)) if fits else np.inf
+                if not ratio <= 1:
+                    return stage.name, stage.clauses(config), ratio
+                certified = lift(stage.name, x)
+            given[stage.name] = certified
+    return None

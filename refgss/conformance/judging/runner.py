@@ -1,0 +1,132 @@
+"""Running a check: which cases, in which order, and the record that each of them leaves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from refgss.conformance import LAYER_PROFILES, PRECISIONS
+from refgss.conformance.candidates.claims import Candidate, Capabilities
+from refgss.conformance.judging import procedures
+from refgss.conformance.judging.compare import Answer, Failure, Finding, Outcome, Outputs, judge
+from refgss.conformance.vectors.format import Vector
+from refgss.ops import OPS
+
+Record = dict[str, Any]  # one case line of a report
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A vector at a precision: what one line of a report answers."""
+
+    vector: Vector
+    precision: str
+    fresh: bool = False
+
+
+def profiles_to_check(requested: Sequence[str], claimed: Sequence[str]) -> list[str]:
+    """The precisions and layer profiles of a check: what is asked for of either kind, else claimed.
+
+    So `--profile paper` checks the paper's layers in every precision that is claimed.
+    Clauses: GSS-CNF-3, GSS-CNF-4.
+    """
+    chosen: list[str] = []
+    for kind in (PRECISIONS, LAYER_PROFILES):
+        wanted = [p for p in kind if p in requested]
+        chosen += wanted or [p for p in kind if p in claimed]
+    return chosen
+
+
+def select(
+    vectors: Iterable[Vector],
+    profiles: Sequence[str],
+    only_ops: Sequence[str] = (),
+    only_clauses: Sequence[str] = (),
+) -> list[Question]:
+    """Every vector that profiles and restrictions admit, at every precision of the profiles."""
+    return [
+        Question(v, precision)
+        for v in vectors
+        if (v.layer_profile is None or v.layer_profile in profiles)
+        and (not only_ops or v.op in only_ops)
+        and (not only_clauses or set(only_clauses) & set(v.clauses))
+        for precision in PRECISIONS
+        if precision in profiles
+    ]
+
+
+def run(
+    candidate: Candidate,
+    questions: Sequence[Question],
+    seed: int,
+    progress: Callable[[], None] = lambda: None,
+) -> list[Record]:
+    """Ask every question once, in an order drawn from the seed; records in the given order."""
+    records: list[Record] = [{}] * len(questions)
+    for i in np.random.default_rng(seed).permutation(len(questions)):
+        records[i] = ask(candidate, questions[i])
+        progress()
+    return records
+
+
+def ask(candidate: Candidate, question: Question) -> Record:
+    """Put one question to the candidate and judge the answer."""
+    v = question.vector
+    if v.op not in candidate.about.ops:
+        return record(question, Finding(Outcome.UNCLAIMED), 0.0)
+    start = time.perf_counter()
+    answer = answer_to(candidate, v, question.precision)
+    seconds = time.perf_counter() - start
+    finding = judge(v, answer, question.precision)
+    if question.fresh and finding.outcome in (Outcome.WRONG_VALUE, Outcome.NON_FINITE):
+        finding = replace(finding, outcome=Outcome.WRONG_FRESH)
+    return record(question, finding, seconds)
+
+
+class NoOutputsError(Exception):
+    """A piece of a cut sequence was answered by a Failure, the exception's argument."""
+
+
+def answer_to(candidate: Candidate, v: Vector, precision: str) -> Answer:
+    """The answer to a vector, piece by piece where it is cut.  Clauses: GSS-STA-4."""
+
+    def piece(op: str, tensors: procedures.Tensors, options: Mapping[str, Any]) -> Any:
+        answer = candidate.ask(op, tensors, options, precision)
+        if isinstance(answer, Failure):
+            raise NoOutputsError(answer)
+        return answer.arrays
+
+    try:
+        return Outputs(procedures.execute(piece, v.op, v.tensors, v.options))
+    except NoOutputsError as e:
+        failure: Failure = e.args[0]
+        return failure
+    except (KeyError, StopIteration, ValueError):
+        return Failure(Outcome.WRONG_SHAPE, "the pieces of the output do not fit together")
+
+
+def record(question: Question, finding: Finding, seconds: float) -> Record:
+    """The line of the report; what is unknown is left out."""
+    v = question.vector
+    line: Record = {"type": "case", "id": v.id, "op": v.op, "precision": question.precision}
+    line |= {"clauses": list(v.clauses), "outcome": str(finding.outcome)}
+    line |= {
+        "seconds": round(seconds, 6),
+        "layer_profile": v.layer_profile,
+        "fresh": question.fresh,
+    }
+    line |= {"output": finding.output, "detail": finding.detail or None}
+    line |= {"index": None if finding.index is None else list(finding.index)}
+    for name in ("ratio", "got", "expected", "budget"):
+        value = getattr(finding, name)
+        line[name] = value if value is None or np.isfinite(value) else str(value)
+    return {k: x for k, x in line.items() if x is not None and x is not False}
+
+
+def unknown_ops(about: Capabilities) -> list[str]:
+    """Ops that the candidate claims and that the standard does not have."""
+    return sorted(set(about.ops) - OPS.keys())

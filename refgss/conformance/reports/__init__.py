@@ -1,0 +1,1 @@
+"""Reports: JSON lines, and the page, badge and JUnit file made from them."""

@@ -1,0 +1,218 @@
+"""The report: JSON lines, the single truth from which every other view is made.
+
+A header, one line per case, and a footer with the counts and the SHA-256 of all lines before it, so
+that an edited or truncated report is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import refgss
+from refgss import files
+from refgss.conformance import PROTOCOL
+from refgss.conformance.candidates.claims import Capabilities
+from refgss.conformance.candidates.protocol import printable
+from refgss.conformance.clauses import Clause
+from refgss.conformance.judging.compare import BROKEN, NEUTRAL, Outcome
+from refgss.conformance.judging.runner import Record
+from refgss.conformance.vectors.format import SPEC_VERSION, VectorSet
+from refgss.schemas import complaint, parse
+
+CONFORMS, FAILS, BROKE = "conforms", "does not conform", "broke the protocol"
+
+
+class DamagedReportError(ValueError):
+    """The file is not the report that was written; the message says why."""
+
+
+@dataclass(frozen=True)
+class Report:
+    header: Mapping[str, Any]
+    cases: Sequence[Record]
+    footer: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The candidate's name, with its version if it told one."""
+        about = self.header["candidate"]
+        return printable(f"{about['name']} {about['version']}") or "unnamed"
+
+    @property
+    def verdict(self) -> str:
+        return str(self.footer["verdict"])
+
+
+def header(
+    spec: str, about: Capabilities, profiles: Sequence[str], vectors: VectorSet, seed: int
+) -> dict[str, Any]:
+    """Everything that is needed to run the same check again."""
+    claims: dict[str, Any] = {"name": about.name, "version": about.version}
+    claims |= {"ops": list(about.ops), "profiles": list(about.profiles)}
+    return {
+        "type": "header",
+        "report": 1,
+        "refgss": refgss.__version__,
+        "spec": SPEC_VERSION,
+        "vectors": vectors.date,
+        "manifest": vectors.digest,
+        "protocol": PROTOCOL,
+        "seed": seed,
+        "profiles": list(profiles),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "candidate": {"spec": spec, **claims},
+        "host": host(),
+    }
+
+
+def host() -> dict[str, str]:
+    """The machine's kind and the versions that numbers may depend on."""
+    found = {"machine": platform.machine(), "system": platform.system()}
+    found["python"] = platform.python_version()
+    for package in ("numpy", "scipy", "jax", "torch", "python-flint"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def close(
+    header: Mapping[str, Any], cases: Sequence[Record], suspects: Sequence[Mapping[str, str]] = ()
+) -> Report:
+    """A complete report: counts, verdict and seal in its footer.  Clauses: GSS-FMT-10.
+
+    suspects: clauses that the failures point to, each with a reason, most likely first.
+    """
+    counts = Counter(case["outcome"] for case in cases)
+    body = [line(x) for x in (header, *cases)]
+    footer = {
+        "type": "footer",
+        "counts": dict(sorted(counts.items())),
+        "verdict": verdict(counts),
+        "lines": len(body),
+        "sha256": hashlib.sha256(b"".join(body)).hexdigest(),
+    }
+    footer |= {"suspects": list(suspects)} if suspects else {}
+    return Report(header, cases, footer)
+
+
+def verdict(counts: Mapping[str, int]) -> str:
+    """What the outcomes add up to.  Clauses: GSS-CNF-6."""
+    if any(outcome in BROKEN for outcome in counts):
+        return BROKE
+    return CONFORMS if counts.keys() <= NEUTRAL and counts.get(Outcome.PASS) else FAILS
+
+
+def line(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def write(report: Report, path: Path) -> None:
+    content = b"".join(line(x) for x in (report.header, *report.cases, report.footer))
+    files.write(path, content)
+
+
+def read(path: Path) -> Report:
+    """A report from its file.  Raises DamagedReportError unless it is complete and unedited.
+
+    Clauses: GSS-FMT-3, GSS-FMT-10.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as e:
+        raise DamagedReportError(f"{path} cannot be read: {e.strerror}") from e
+    lines = content.splitlines(keepends=True)
+    try:
+        values = [parse(x) for x in lines]
+    except ValueError as e:
+        raise DamagedReportError(f"{path} is not a report: a line of it is not JSON") from e
+    for number, value in enumerate(values, 1):
+        if trouble := complaint("report", value):
+            raise DamagedReportError(f"{path}, line {number}: {trouble}")
+    kinds = [value["type"] for value in values]
+    if kinds != ["header", *["case"] * (len(kinds) - 2), "footer"]:
+        raise DamagedReportError(f"{path} is truncated, or its lines are out of order")
+    report = close(values[0], values[1:-1], values[-1].get("suspects", ()))
+    if values[-1]["sha256"] != hashlib.sha256(b"".join(lines[:-1])).hexdigest():
+        raise DamagedReportError(f"{path} was edited: its lines do not have the footer's SHA-256")
+    if values[-1] != report.footer:
+        raise DamagedReportError(f"{path} was edited: its footer does not count its cases")
+    return report
+
+
+# ---- Summaries --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Cases that have something in common: an op or a clause."""
+
+    name: str
+    cases: Sequence[Record]
+
+    @property
+    def judged(self) -> list[Record]:
+        return [case for case in self.cases if case["outcome"] != Outcome.UNCLAIMED]
+
+    @property
+    def failed(self) -> list[Record]:
+        return [case for case in self.cases if case["outcome"] not in NEUTRAL]
+
+    @property
+    def outcome(self) -> str:
+        """failed, waived, passed or not claimed: the first that applies."""
+        outcomes = {case["outcome"] for case in self.cases}
+        if self.failed:
+            return "failed"
+        if Outcome.WAIVED in outcomes:
+            return "waived"
+        return "passed" if Outcome.PASS in outcomes else "not claimed"
+
+    @property
+    def worst(self) -> Record | None:
+        """The failure that says most, or the case nearest to its budget; None without any ratio."""
+        pool = self.failed or [case for case in self.cases if "ratio" in case]
+        return max(pool, key=ratio_of, default=None)
+
+    @property
+    def seconds(self) -> float:
+        return float(sum(case["seconds"] for case in self.cases))
+
+
+def ratio_of(case: Record) -> float:
+    """error/budget as a number; a failure without one counts as infinite."""
+    if "ratio" in case:
+        return float(case["ratio"])
+    return 0.0 if case["outcome"] in NEUTRAL else float("inf")
+
+
+def by_op(cases: Iterable[Record]) -> list[Summary]:
+    groups: dict[str, list[Record]] = {}
+    for case in cases:
+        groups.setdefault(case["op"], []).append(case)
+    return [Summary(name, group) for name, group in groups.items()]
+
+
+def by_clause(cases: Iterable[Record]) -> dict[str, Summary]:
+    groups: dict[str, list[Record]] = {}
+    for case in cases:
+        for clause in case["clauses"]:
+            groups.setdefault(clause, []).append(case)
+    return {name: Summary(name, group) for name, group in sorted(groups.items())}
+
+
+def must_clauses(report: Report, clauses: Mapping[str, Clause]) -> tuple[int, int]:
+    """How many MUST clauses passed, of those that vectors judge."""
+    summaries = by_clause(report.cases)
+    must = [id for id, c in clauses.items() if c.level == "MUST" and c.judged_by_vectors]
+    return sum(id in summaries and summaries[id].outcome == "passed" for id in must), len(must)

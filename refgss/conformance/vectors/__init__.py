@@ -1,0 +1,1 @@
+"""Vectors: cases, the proofs of their expected values, their budgets and their files."""

@@ -1,0 +1,120 @@
+"""From cases to vectors, and from shipped vectors to the same ones, certified anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from refgss.conformance.vectors.cases import Case
+from refgss.conformance.vectors.certify import certify, certify_at
+from refgss.conformance.vectors.format import Expected, Vector
+
+
+def build(cases: Iterable[Case]) -> list[Vector]:
+    """Certify every case."""
+    return [vector(case) for case in cases]
+
+
+def recertify(vectors: Iterable[Vector], cases: Iterable[Case]) -> list[Vector]:
+    """Shipped vectors certified anew from their own inputs, and cases that are not shipped yet.
+
+    The inputs are not drawn again: a vector, once published, keeps them for good (GSS-FMT-9).
+    """
+    shipped = {v.id: dict(v.tensors) for v in vectors}
+    return build(
+        replace(case, tensors=shipped[case.id]) if case.id in shipped else case for case in cases
+    )
+
+
+def vector(case: Case) -> Vector:
+    """The vector of a case: its expected values proven, its budgets derived."""
+    tensors, expected = dict(case.tensors), {}
+    if case.nan:
+        name, index = POISONED[case.op], case.nan
+        tensors[name] = replaced(tensors[name], index, 0)  # what the rest must not depend on
+    if not case.error:
+        expected = answers(case, tensors)
+    if case.nan:
+        expected = {k: judged(e, *REACH[case.op](k, case, e)) for k, e in expected.items()}
+        tensors[name] = replaced(tensors[name], index, np.nan)
+    if case.outputs:
+        expected = {k: e for k, e in expected.items() if k in case.outputs}
+    return Vector(
+        id=case.id,
+        op=case.op,
+        clauses=case.clauses,
+        options=case.options,
+        tensors=tensors,
+        expected=expected,
+        layer_profile=case.layer_profile,
+        error=case.error,
+        flags=case.flags,
+        note=case.note,
+    )
+
+
+def answers(case: Case, tensors: Mapping[str, np.ndarray]) -> dict[str, Expected]:
+    if case.positions:
+        return certify_at(case.op, tensors, case.options, list(case.positions))
+    # steps are certified as the scan that they make up
+    op = "ssm_scan" if case.op == "ssm_step" and "splits" in case.options else case.op
+    return certify(op, tensors, case.options)
+
+
+# --- NaN: the tensor of each op that receives one, and what it reaches --------------------------
+
+POISONED = dict.fromkeys(("causal_conv", "ssm_scan", "ssm_step"), "u") | dict.fromkeys(
+    ("layer_norm", "dense", "gelu", "gss_layer", "dss_layer"), "x"
+)
+
+
+def _convolution(output: str, case: Case, e: Expected) -> tuple[Any, Any]:
+    b, t, h = case.nan
+    return np.s_[b, t : t + case.tensors["k"].shape[1], h], np.s_[b, :, h]  # GSS-NFI-6, NFI-8
+
+
+def _recurrence(output: str, case: Case, e: Expected) -> tuple[Any, Any]:
+    b, *t, h = case.nan
+    y = np.s_[b, t[0] :, h] if t else np.s_[b, h]
+    if output == "y":
+        return y, None  # GSS-NFI-9, GSS-NFI-10
+    return np.s_[b, h, ..., 0], np.s_[b, h]  # u is real: one step leaves Im x finite
+
+
+def _layer(output: str, case: Case, e: Expected) -> tuple[Any, Any]:
+    return None, np.s_[case.nan[0]]  # GSS-NFI-12
+
+
+# op -> (output, case, expected) -> what must be NaN, what is free besides
+REACH: dict[str, Callable[[str, Case, Expected], tuple[Any, Any]]] = {
+    "causal_conv": _convolution,
+    "ssm_scan": _recurrence,
+    "ssm_step": _recurrence,
+    "layer_norm": lambda _, case, e: (case.nan[:-1], None),  # GSS-NFI-11
+    "dense": lambda _, case, e: (case.nan[:-1], None),
+    "gelu": lambda _, case, e: (case.nan, None),
+    "gss_layer": _layer,
+    "dss_layer": _layer,
+}
+
+
+def replaced(x: np.ndarray, index: tuple[int, ...], value: float) -> np.ndarray:
+    x = x.copy()
+    x[index] = value
+    return x
+
+
+def judged(e: Expected, must_be_nan: Any, free: Any) -> Expected:
+    """`e` with NaN expected in one part and anything admitted in another."""
+    hi, budgets = e.hi.copy(), {p: b.copy() for p, b in e.budget.items()}
+    if free is not None:
+        for budget in budgets.values():
+            budget[free] = np.inf
+    if must_be_nan is not None:
+        hi[must_be_nan] = np.nan
+        for p, budget in budgets.items():
+            budget[must_be_nan] = e.budget[p][must_be_nan]
+    return replace(e, hi=hi, budget=budgets)

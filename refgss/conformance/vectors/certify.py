@@ -1,0 +1,130 @@
+"""Proven expected values and derived budgets for any case: the reference, read on Enclosures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flint import acb, acb_mat, arb
+
+from refgss import ops, reference
+from refgss.conformance.vectors.enclosure import UNITS, Enclosure, certifying
+from refgss.conformance.vectors.format import Expected
+from refgss.reference.convolution import convolution_at
+from refgss.reference.kernel import kernel_at
+
+PROFILES = ("f32", "f64")  # in the order of enclosure.PRECISIONS
+TINY = (2.0**-126, 2.0**-1022)  # below these a result may be flushed to zero (GSS-ACC-7)
+
+
+def lift(name: str, x: np.ndarray) -> Any:
+    """A tensor of a case as an exact Enclosure; integers stay as they are."""
+    return x if x.dtype.kind in "iu" else Enclosure(ops.from_real(name, x.astype(np.float64)))
+
+
+def certify(
+    op: str, tensors: Mapping[str, np.ndarray], options: Mapping[str, Any]
+) -> dict[str, Expected]:
+    """Every output of `op` on a case: proven value, radius, and a budget for each profile.
+
+    Tensors are in real layout (complex numbers as a trailing axis of two).
+    Raises ValueError where the op refuses the case.
+    """
+    with certifying():
+        if op == "s4d_lambda":
+            return {"lam": expected(initial_lambda(**options))}
+        lifted = {name: lift(name, x) for name, x in tensors.items()}
+        return {k: expected(v) for k, v in ops.call(reference, op, lifted, options).items()}
+
+
+def certify_at(
+    op: str, tensors: Mapping[str, np.ndarray], options: Mapping[str, Any], positions: list[int]
+) -> dict[str, Expected]:
+    """As `certify`, for a long kernel or convolution, at some positions of the length axis only."""
+    with certifying():
+        x = {name: lift(name, v) for name, v in tensors.items()}
+        if op == "ssm_kernel":
+            form = ops.decode_option(op, "form", options["form"])
+            y = kernel_at(x["lam"], x["c"], np.array(positions), x["delta"], form)  # (H,|l|)
+            shape: tuple[int, ...] = (y.shape[0], options["length"])
+            at = np.add.outer(np.arange(shape[0]) * shape[1], positions)
+        elif op == "causal_conv":
+            y = convolution_at(x["u"], x["k"], positions)  # (B,|l|,H)
+            shape = x["u"].shape
+            at = np.arange(np.prod(shape)).reshape(shape)[:, positions]
+        else:
+            raise ValueError(f"{op} cannot be certified at samples: certify it whole")
+        return {ops.OPS[op].outputs[0]: expected(y, at, shape)}
+
+
+def expected(
+    y: Any, at: np.ndarray | None = None, shape: tuple[int, ...] | None = None
+) -> Expected:
+    """An Enclosure as hi + lo ± radius and a budget for each profile, in real layout."""
+    y = y if isinstance(y, Enclosure) else Enclosure(y)
+    balls = y.value
+    if y.is_complex:
+        balls = np.stack([exact_part(balls, "real"), exact_part(balls, "imag")], -1)
+    flat = [split(v) for v in balls.ravel()]
+    hi, lo, radius = np.array(flat, float).reshape(-1, 3).T.reshape(3, *balls.shape)
+    err = np.stack([y.err] * 2, -2) if y.is_complex else y.err  # a modulus bounds both parts
+    radius = rounded_up(radius)
+    budget = {p: rounded_up(err[..., i] + TINY[i]) for i, p in enumerate(PROFILES)}
+    flat_at = None if at is None else at.ravel().astype(np.int64)
+    if flat_at is not None:
+        hi, lo, radius = hi.ravel(), lo.ravel(), radius.ravel()
+        budget = {p: b.ravel() for p, b in budget.items()}
+    return Expected(hi, lo, radius, budget, flat_at, shape or balls.shape)
+
+
+def rounded_up(x: np.ndarray) -> np.ndarray:
+    """x rounded up to 12 bits, so that no machine's last bit of exp shows in a shipped file.
+
+    Nor where x has 12 bits but for that last one: 2⁻⁴⁰ of x more does not round it up.
+    """
+    mantissa, exponent = np.frexp(x)
+    return np.ldexp(np.ceil(mantissa * (2.0**12 - 2.0**-28)), exponent - 12)
+
+
+def exact_part(balls: np.ndarray, part: str) -> np.ndarray:
+    return np.asarray(np.frompyfunc(lambda v: getattr(acb(v), part), 1, 1)(balls), object)
+
+
+def split(ball: Any) -> tuple[float, float, float]:
+    """A ball as hi + lo ± radius in binary64."""
+    ball = arb(ball)
+    hi = float(ball)
+    lo = float(ball - arb(hi))
+    radius = float((ball - arb(hi) - arb(lo)).abs_upper()) * (1 + 2.0**-50)
+    return hi, lo, radius
+
+
+def initial_lambda(n: int, init: str) -> Enclosure:
+    """s4d_lambda by other means: exact π, and a proven eigenvalue enclosure for LegS.
+
+    LegS is the one place where the text calls a library (LAPACK).  Its budget is Weyl's: symmetric
+    eigenvalues move by at most the norm of the error of the matrix, here (m + 4) 𝐮 ‖S‖_F: m of the
+    backward error, 3 of the entries (two roots and their product), 1 of the result.
+    """
+    k, half = range(n), arb(-1) / 2
+    if init == "real":
+        values, scale = [acb(-(i + 1)) for i in k], np.zeros(n)
+    elif init == "lin":
+        values = [acb(half, arb.pi() * i) for i in k]
+        scale = np.array([2 * np.pi * i for i in k])  # π rounded, then the product
+    elif init == "inv":
+        values = [acb(half, 2 * n / arb.pi() * (arb(2 * n) / (2 * i + 1) - 1)) for i in k]
+        scale = np.array([6 * abs(complex(v).imag) + 2 * n / np.pi for v in values])
+    else:
+        S = reference_hippo(2 * n)
+        eigenvalues = sorted((acb(0, v.imag) for v in S.eig()), key=lambda v: -complex(v).imag)
+        values = [acb(half, v.imag) for v in eigenvalues[:n]]
+        norm = np.sqrt(sum(abs(complex(v)) ** 2 for v in eigenvalues))
+        scale = np.full(n, (2 * n + 4) * norm)
+    return Enclosure(np.array(values, object), None, np.multiply.outer(scale, UNITS), cplx=True)
+
+
+def reference_hippo(n: int) -> acb_mat:
+    r = [arb(2 * i + 1).sqrt() for i in range(n)]
+    return acb_mat([[acb((j > i) - (i > j)) * r[i] * r[j] / 2 for j in range(n)] for i in range(n)])
