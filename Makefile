@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint sanitize clean
+.PHONY: demo test lint fuzz sanitize clean
 
 # judge every backend of this machine, and let the bundled model write
 demo: $(VENV)/.demo
@@ -30,6 +30,10 @@ $(VENV)/.test: pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable ".[test]"
 	@touch $@ $(VENV)/.demo
+
+# the long fuzzers, which print their counts; the suite runs a short version of each
+fuzz: $(VENV)/.test
+	$(BIN)/python -m pytest -m long -s
 
 # the C++ under the address, undefined-behaviour and thread sanitizers: its own tests, without those
 # whose work is Python's; under the last those where threads meet, but for forks, which it does not support
