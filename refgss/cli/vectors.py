@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,9 +16,12 @@ from refgss.cli import terminal
 from refgss.cli.arguments import CLAUSE, FOLDER, OP
 from refgss.cli.exits import VECTORS, ExitError
 from refgss.conformance.clauses import read_clauses
+from refgss.conformance.vectors.format import Vector, VectorSet, read_vectors, write_vectors
 from refgss.conformance.vectors.format import lint as complaints
-from refgss.conformance.vectors.format import read_vectors, write_vectors
 from refgss.standard import spec_folder
+
+if TYPE_CHECKING:
+    from refgss.conformance.vectors.cases import Case
 
 folder_option = click.option("--vectors", "folder", type=FOLDER, help="Another folder of vectors.")
 
@@ -59,34 +64,30 @@ def lint(folder: Path | None) -> None:
 
 @vectors.command(short_help="Derive all again and compare bytes.")
 @click.option("--write", is_flag=True, help="Replace the folder instead of comparing with it.")
-@click.option("--date", help="The date of the new set, with --write.")
+@click.option("--add", is_flag=True, help="Add the cases that are not published yet, and no more.")
+@click.option("--date", help="The date of the new set, with --write or --add.")
 @folder_option
-def certify(write: bool, date: str | None, folder: Path | None) -> None:
-    """Derive every vector again and compare the bytes with those published."""
-    from refgss.conformance.vectors.build import vector
+def certify(write: bool, add: bool, date: str | None, folder: Path | None) -> None:
+    """Derive every vector again and compare the bytes with those published.
+
+    Inputs that are published are taken as they are, never drawn again.
+    """
+    from refgss.conformance.vectors.build import to_certify
     from refgss.conformance.vectors.cases import all_cases
 
     folder = folder or published()
-    if not write:
-        date = read_vectors(folder).date
-    if date is None:
+    if (write or add) and date is None:
         raise click.UsageError("give --date YYYY-MM-DD for the new set")
-    every = all_cases()
+    shipped = VectorSet("", "", ()) if write and not folder.exists() else read_vectors(folder)
+    built = certified(to_certify(shipped.vectors, all_cases(), only_new=add))
+    if write or add:
+        whole = [*shipped.vectors, *built] if add else built
+        write_vectors(folder, whole, date or shipped.date)
+        click.echo(f"certified {len(built)} vectors and wrote {len(whole)} to {folder}")
+        return
     with tempfile.TemporaryDirectory() as name:
         fresh = Path(name)
-        with (
-            ProcessPoolExecutor(os.cpu_count()) as pool,
-            terminal.progress("certifying", len(every)) as step,
-        ):
-            built = []
-            for v in pool.map(vector, every, chunksize=4):
-                built.append(v)
-                step()
-        write_vectors(fresh, built, date)
-        if write:
-            write_vectors(folder, built, date)
-            click.echo(f"wrote {len(built)} vectors to {folder}")
-            return
+        write_vectors(fresh, built, shipped.date)
         different = sorted(
             name
             for name in {f.name for f in (*fresh.iterdir(), *folder.iterdir())}
@@ -97,6 +98,21 @@ def certify(write: bool, date: str | None, folder: Path | None) -> None:
     click.echo(f"{len(built)} vectors certified again, {len(different)} files differ")
     if different:
         raise ExitError(VECTORS)
+
+
+def certified(cases: Sequence[Case]) -> list[Vector]:
+    """The vectors of cases, certified by as many processes as there are cores."""
+    from refgss.conformance.vectors.build import vector
+
+    built = []
+    with (
+        ProcessPoolExecutor(os.cpu_count()) as pool,
+        terminal.progress("certifying", len(cases)) as step,
+    ):
+        for v in pool.map(vector, cases, chunksize=4):
+            built.append(v)
+            step()
+    return built
 
 
 def same(a: Path, b: Path) -> bool:

@@ -13,20 +13,23 @@ from refgss.conformance.vectors.certify import certify, certify_at
 from refgss.conformance.vectors.format import Expected, Vector
 
 
-def build(cases: Iterable[Case]) -> list[Vector]:
-    """Certify every case."""
-    return [vector(case) for case in cases]
-
-
-def recertify(vectors: Iterable[Vector], cases: Iterable[Case]) -> list[Vector]:
-    """Shipped vectors certified anew from their own inputs, and cases that are not shipped yet.
+def to_certify(
+    published: Iterable[Vector], cases: Iterable[Case], only_new: bool = False
+) -> list[Case]:
+    """The cases of a set, those that are published already on their published inputs.
 
     The inputs are not drawn again: a vector, once published, keeps them for good (GSS-FMT-9).
+    `only_new` leaves the published ones out.  Raises ValueError where a published vector has no
+    case any more.
     """
-    shipped = {v.id: dict(v.tensors) for v in vectors}
-    return build(
+    shipped, cases = {v.id: dict(v.tensors) for v in published}, list(cases)
+    if lost := sorted(shipped.keys() - {case.id for case in cases}):
+        raise ValueError(f"{lost[0]} is published and has no case: restore it (GSS-FMT-9)")
+    if only_new:
+        return [case for case in cases if case.id not in shipped]
+    return [
         replace(case, tensors=shipped[case.id]) if case.id in shipped else case for case in cases
-    )
+    ]
 
 
 def vector(case: Case) -> Vector:
