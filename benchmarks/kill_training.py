@@ -22,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from refgss.model.tensors import read_tensors
+from refgss.tensors import read_tensors
 
 OPTIONS = "--batch 2 --length 32 --width 32 --gate 32 --channels 16 --states 8"
 OPTIONS += (
@@ -74,8 +74,7 @@ def state_step(out: Path) -> int:
     file = out / "training.safetensors"
     if not file.exists():
         return 0
-    _, metadata, _ = read_tensors(file)
-    return json.loads(metadata["refgss.training"])["step"]
+    return json.loads(read_tensors(file).metadata["refgss.training"])["step"]
 
 
 def main() -> None:
@@ -110,7 +109,7 @@ def main() -> None:
             print(f"kill {kill + 1}: the state of step {step} is whole{writing}", flush=True)
         assert start(text, out, steps).wait() == 0
         for file in ("model.safetensors", "training.safetensors"):
-            a, b = (read_tensors(folder / file)[0] for folder in (whole, out))
+            a, b = (read_tensors(folder / file).tensors for folder in (whole, out))
             assert a.keys() == b.keys() and all(a[k].tobytes() == b[k].tobytes() for k in a), file
         assert lines(whole) == lines(out)
     print(

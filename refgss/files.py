@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 
-def write(path: Path, content: bytes | str) -> None:
+def atomic_write(path: Path, content: bytes | str) -> None:
     """Write the file so that nobody ever sees half of it: see `replacing`.  Raises OSError."""
     with replacing(path) as file:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
@@ -20,18 +23,41 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file beside `path` that takes its place once all is written and on the disk.
 
     A crash or a loss of power at any moment leaves the old file or the new one, at worst with a
-    temporary file beside it.  A device or a pipe (/dev/stdout) is written as it is.
+    temporary file (.refgss-….tmp) beside it.  Several threads and processes may write one path: the
+    last one wins.  The permissions of a file that is replaced are kept.  A device or a pipe
+    (/dev/stdout) is written as it is.
 
-    Raises OSError.
+    Raises OSError, which always names a file.
     """
-    if path.exists() and not path.is_file():
-        with open(path, "wb") as file:
-            yield file
-        return
-    path = path.resolve()  # a link keeps pointing where it points
-    new = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(new, "wb") as file:
+        if path.exists() and not path.is_file():
+            with open(path, "wb") as file:
+                yield file
+        else:
+            with beside(target_of(path)) as file:
+                yield file
+    except OSError as e:
+        if e.filename is None:  # a write fails without a name
+            raise OSError(e.errno, e.strerror, str(path)) from e
+        raise
+
+
+def target_of(path: Path) -> Path:
+    """Where links lead: a link that is written to keeps pointing there."""
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    return target
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[BinaryIO]:
+    """A file of a name of its own in the same folder, renamed to `path` at the end."""
+    new = path.with_name(f".refgss-{secrets.token_hex(8)}.tmp")
+    try:
+        with open(new, "xb") as file:
+            if path.exists():
+                os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
             yield file
             file.flush()
             os.fsync(file.fileno())

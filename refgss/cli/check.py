@@ -11,7 +11,6 @@ from pathlib import Path
 
 import click
 
-from refgss import files as whole
 from refgss.cli import terminal
 from refgss.cli.arguments import CLAUSE, FOLDER, OP, Amount, Target, nearest
 from refgss.cli.exits import OF_VERDICT, ExitError, StaleWaiverError, TooFewCasesError
@@ -29,6 +28,7 @@ from refgss.conformance.reports.badge import badge as badge_of
 from refgss.conformance.reports.junit import junit as junit_of
 from refgss.conformance.vectors import fresh
 from refgss.conformance.vectors.format import VectorSet, read_vectors, write_vectors
+from refgss.files import atomic_write
 from refgss.ops import OPS
 from refgss.standard import spec_folder
 
@@ -181,11 +181,11 @@ def check(
     if report_file:
         reports.write(done[0], report_file)
     if junit:
-        whole.write(junit, junit_of(done))
+        atomic_write(junit, junit_of(done))
     if html:
-        whole.write(html, page.html(done, clauses))
+        atomic_write(html, page.html(done, clauses))
     if badge:
-        whole.write(badge, badge_of(done[0], clauses))
+        atomic_write(badge, badge_of(done[0], clauses))
     finish(done, stale)
 
 
@@ -314,7 +314,7 @@ def write_template(path: Path) -> None:
         raise click.UsageError(f"{path} exists: choose another name")
     if path.suffix != ".py":
         raise click.UsageError(f"{path} does not end in .py, as a Python file must")
-    whole.write(path, files("refgss.conformance.candidates").joinpath("template.py").read_bytes())
+    atomic_write(path, files("refgss.conformance.candidates").joinpath("template.py").read_bytes())
     click.echo(f"wrote {path}; now run: refgss check --candidate python:{path}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from refgss.conformance.candidates.claims import CandidateError
 from refgss.conformance.reports.report import BROKE, CONFORMS, FAILS, DamagedReportError
 from refgss.conformance.vectors.format import DamagedVectorsError
-from refgss.model.tensors import ModelError
+from refgss.tensors import ModelError
 
 NOT_CONFORMING, USAGE, CANDIDATE, VECTORS, STALE_WAIVER, DEFECT = 1, 2, 3, 4, 5, 70
 OF_VERDICT = {CONFORMS: 0, FAILS: NOT_CONFORMING, BROKE: CANDIDATE}

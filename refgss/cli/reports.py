@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from refgss import files as whole
 from refgss.cli import terminal
 from refgss.cli.arguments import REPORT, Target
 from refgss.cli.exits import NOT_CONFORMING, OF_VERDICT, ExitError
@@ -17,6 +16,7 @@ from refgss.conformance.judging.runner import Record
 from refgss.conformance.reports import page
 from refgss.conformance.reports.junit import junit as junit_of
 from refgss.conformance.reports.report import DamagedReportError, Report, ratio_of, read
+from refgss.files import atomic_write
 from refgss.standard import spec_folder
 
 
@@ -33,9 +33,9 @@ def report(files: Sequence[Path], html: Path | None, junit: Path | None) -> None
     if len(reports) > 1:
         terminal.compare(reports, clauses)
     if html:
-        whole.write(html, page.html(reports, clauses))
+        atomic_write(html, page.html(reports, clauses))
     if junit:
-        whole.write(junit, junit_of(reports))
+        atomic_write(junit, junit_of(reports))
     if code := max(OF_VERDICT[one.verdict] for one in reports):
         raise ExitError(code)
 

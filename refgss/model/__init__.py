@@ -7,9 +7,9 @@ from refgss.model.initialization import initialize
 from refgss.model.sampling import Sampling
 from refgss.model.session import Session
 from refgss.model.snapshot import StateError, load_snapshot, save_snapshot
-from refgss.model.tensors import ModelError
 from refgss.model.tokenizer import tokenizer
 from refgss.model.weights import dequantize, quantize
+from refgss.tensors import ModelError
 
 __all__ = [
     "Checkpoint",

@@ -16,7 +16,6 @@ import numpy as np
 
 from refgss import checks, ops
 from refgss.config import GSSConfig, LMConfig
-from refgss.model.tensors import TensorFileError, read_tensors, write_tensors
 from refgss.model.tokenizer import tokenizer as tokenizer_of
 from refgss.model.weights import (
     BLOCK,
@@ -30,6 +29,7 @@ from refgss.model.weights import (
     weights_of,
 )
 from refgss.schemas import complaint, parse
+from refgss.tensors import Stamp, TensorFileError, read_tensors, write_tensors
 
 Params = Mapping[str, np.ndarray]
 
@@ -48,6 +48,7 @@ class Checkpoint:
     tokenizer  its description (`refgss.model.tokenizer`).
     digest     SHA-256 of the file, to which states are bound.
     about      how it was made, as its maker wrote it: a JSON object.
+    stamp      the file that is mapped, as it was then.
     """
 
     params: Params
@@ -55,11 +56,24 @@ class Checkpoint:
     tokenizer: str
     digest: str
     about: Mapping[str, Any] = field(default_factory=dict)
+    stamp: Stamp | None = None
 
     @property
     def weights(self) -> Weights:
         """The format of its matrices."""
         return weights_of(self.params)
+
+    def check_unchanged(self) -> None:
+        """Raises CheckpointError where it can be seen that the mapped file is no longer the same.
+
+        Who uses a model asks at the beginning.  What is written into the file later is not seen:
+        models are replaced by renaming, as `save_checkpoint` does.
+        """
+        try:
+            if self.stamp:
+                self.stamp.check()
+        except TensorFileError as e:
+            raise CheckpointError(str(e)) from e
 
     def float_params(self) -> Params:
         """All of it in float32 and complex64, every weight the same number (GSS-FMT-14)."""
@@ -101,19 +115,19 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     Clauses: GSS-FMT-3..5, GSS-FMT-13.
     """
     try:
-        tensors, metadata, content = read_tensors(Path(path))
+        file = read_tensors(Path(path))
     except TensorFileError as e:
         raise CheckpointError(str(e)) from e
     try:
-        config, about = read_metadata(metadata)
-        params = {name: from_real(name, x) for name, x in tensors.items()}
+        config, about = read_metadata(file.metadata)
+        params = {name: from_real(name, x) for name, x in file.tensors.items()}
         check_model(params, config)
-        description = metadata["refgss.tokenizer"]
+        description = file.metadata["refgss.tokenizer"]
         check_tokenizer(description, params)
     except ValueError as e:
         raise CheckpointError(f"{path} is no usable checkpoint: {e}") from e
-    digest = hashlib.sha256(content).hexdigest()
-    return Checkpoint(params, config, description, digest, about)
+    digest = hashlib.sha256(file.content).hexdigest()
+    return Checkpoint(params, config, description, digest, about, file.stamp)
 
 
 def read_metadata(metadata: Mapping[str, str]) -> tuple[LMConfig, dict[str, Any]]:

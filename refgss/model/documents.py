@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from refgss.model.tensors import ModelError
 from refgss.model.tokenizer import ByteTokenizer, Tokenizer
+from refgss.tensors import ModelError
 
 READ = 1 << 16  # bytes of a file at a time
 

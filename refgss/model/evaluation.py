@@ -19,8 +19,8 @@ from refgss.config import LMConfig
 from refgss.model.checkpoint import Checkpoint
 from refgss.model.documents import read_pieces
 from refgss.model.session import default_backend, length_limit
-from refgss.model.tensors import ModelError
 from refgss.model.tokenizer import ByteTokenizer, Tokenizer, tokenizer
+from refgss.tensors import ModelError
 
 PIECE = 1024  # tokens that the backend is given at once
 EDGES = np.concatenate([[0], 2 ** np.arange(62)])  # of the bins of positions: 0, 1, 2, 4, 8, …
@@ -87,6 +87,7 @@ def evaluate(
     progress is told of tokens as they are read.  Raises ModelError where nothing is scored or a
     logit is not finite.
     """
+    checkpoint.check_unchanged()
     words, end = tokenizer(checkpoint.tokenizer), length_limit(checkpoint.config)
     limit = min(limit or 1 << 61, end or 1 << 61)
     reader = Reader(checkpoint, backend or default_backend(), words.separator)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from refgss.config import GSS_PYTORCH, Imag, LMConfig
-from refgss.model.tensors import ModelError, read_tensors
+from refgss.tensors import ModelError, read_tensors
 
 # theirs -> ours; matrices of theirs are (out,in)
 MODEL = {"token_emb.weight": "embedding.weight"}
@@ -75,7 +75,7 @@ def read_weights(path: Path) -> Mapping[str, np.ndarray]:
     Raises ModelError where it cannot be read.
     """
     if path.suffix == ".safetensors":
-        return read_tensors(path)[0]
+        return read_tensors(path).tensors
     try:
         import torch
     except ImportError as e:

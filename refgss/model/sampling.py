@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refgss.model.tensors import ModelError
+from refgss.tensors import ModelError
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from refgss import reference
 from refgss.config import DSSConfig, LMConfig
 from refgss.model.checkpoint import Checkpoint
 from refgss.model.snapshot import Snapshot, advanced
-from refgss.model.tensors import ModelError
+from refgss.tensors import ModelError
 
 Params = Mapping[str, np.ndarray]
 RECENT = 256  # tokens remembered, for the repetition penalty
@@ -127,6 +127,7 @@ class Session:
     ):
         if batch < 1:
             raise ModelError(f"a session has at least one stream, not {batch}")
+        checkpoint.check_unchanged()
         self.checkpoint, self.backend = checkpoint, backend or default_backend()
         at = snapshot or beginning(checkpoint, batch)
         self.tokens, self.recent = at.tokens, at.recent

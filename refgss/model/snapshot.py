@@ -12,10 +12,10 @@ import numpy as np
 from refgss import ops
 from refgss.config import GSS, DSSConfig, LMConfig
 from refgss.model.checkpoint import Checkpoint, compact
-from refgss.model.tensors import TensorFileError, read_tensors, write_tensors
 from refgss.reference import gss_lambda, ssm_scan
 from refgss.reference.language_model import of_layer
 from refgss.schemas import complaint, parse
+from refgss.tensors import TensorFileError, read_tensors, write_tensors
 
 
 class StateError(TensorFileError):
@@ -56,8 +56,8 @@ def load_snapshot(path: Path | str, checkpoint: Checkpoint) -> Snapshot:
     Clauses: GSS-FMT-3, GSS-FMT-6..7.
     """
     try:
-        tensors, metadata, _ = read_tensors(Path(path))
-        return checked(tensors, metadata, checkpoint)
+        file = read_tensors(Path(path))
+        return checked(file.tensors, file.metadata, checkpoint)
     except TensorFileError as e:
         raise StateError(str(e)) from e
     except ValueError as e:

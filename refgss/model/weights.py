@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from refgss.model.tensors import ModelError
+from refgss.tensors import ModelError
 
 Weights = Literal["f32", "bf16", "int8"]
 Params = Mapping[str, np.ndarray]

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from refgss.files import write
+from refgss.files import atomic_write
 from refgss.model.documents import find_documents, read_tokens
-from refgss.model.tensors import ModelError
 from refgss.model.tokenizer import Tokenizer
+from refgss.tensors import ModelError
 
 # installed packages; what differs between builds of one version of Python; and the text of pydoc,
 # not source, and longer than half of all the rest that would be held out
@@ -171,7 +171,7 @@ def write_tokens(
         raise DataError("all of the text is held out: give more files, or --held-out-tail 0.1")
     names = {"files": list(train), "files_held_out": list(held_out)}
     made = {**wanted, "tokens": count, "train": until, "digest": digest.hexdigest(), **names}
-    write(record, json.dumps(made, indent=1) + "\n")
+    atomic_write(record, json.dumps(made, indent=1) + "\n")
 
 
 # --- windows --------------------------------------------------------------------------------------

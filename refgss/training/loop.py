@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import refgss
-from refgss.files import write
+from refgss.files import atomic_write
 from refgss.model.checkpoint import Checkpoint, save_checkpoint
 from refgss.model.initialization import initialize
 from refgss.model.tokenizer import tokenizer
@@ -189,7 +189,9 @@ class Metrics:
     def __init__(self, path: Path, step: int):
         self._path = path
         try:
-            write(path, "".join(x for x in whole_lines(path) if json.loads(x)["step"] <= step))
+            atomic_write(
+                path, "".join(x for x in whole_lines(path) if json.loads(x)["step"] <= step)
+            )
             self._file = open(path, "a", encoding="utf-8")
         except OSError as e:
             raise TrainingError(f"{path} cannot be written: {e.strerror}") from e

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from refgss.config import GSSConfig, LMConfig
-from refgss.model.tensors import ModelError
+from refgss.tensors import ModelError
 from refgss.training.data import DataConfig
 
 Optimizer = Literal["adamw", "adafactor", "muon"]

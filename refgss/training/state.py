@@ -15,7 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from refgss.model.tensors import read_tensors, write_tensors
+from refgss.schemas import parse
+from refgss.tensors import read_tensors, write_tensors
 from refgss.training.recipe import Run, TrainingError
 
 KEY = "refgss.training"
@@ -57,11 +58,14 @@ def load_state(path: Path, fresh: TrainingState, run: Run, digest: str) -> Train
 
     Raises TensorFileError for a damaged file, TrainingError for the state of another run.
     """
-    tensors, metadata, _ = read_tensors(path)
+    file = read_tensors(path)
+    tensors = file.tensors
     try:
-        about = json.loads(metadata[KEY])
+        about = parse(file.metadata[KEY])
         step, seconds = about.pop("step"), about.pop("seconds")
-    except (KeyError, ValueError) as e:
+        if type(step) is not int or not isinstance(seconds, int | float) or step < 0:
+            raise ValueError("its step or its seconds are no number")
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
         raise TrainingError(f"{path} is no training state: choose another folder") from e
     wanted = description(run, digest)
     if difference := first_difference(about, wanted):

@@ -1,8 +1,10 @@
 """Checkpoints: what is written comes back with equal bytes; all damage is one sentence."""
 
 import json
+import os
 import struct
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refgss.model import CheckpointError, load_checkpoint, save_checkpoint
+from refgss.model import CheckpointError, Session, evaluate, load_checkpoint, save_checkpoint
 from refgss.model.weights import quantize
 
 from .models import LAYERS, small
@@ -186,3 +188,42 @@ def test_any_damage_is_refused_or_gives_a_model(at, keep, patch):
             load_checkpoint(path)
         except CheckpointError as e:
             assert str(path) in str(e)
+
+
+def rewritten(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def replaced(path):
+    path.rename(path.with_name("old"))
+    params, config = small(seed=2)
+    save_checkpoint(path, params, config)
+
+
+@pytest.mark.parametrize(
+    "change", [rewritten, replaced, lambda path: os.truncate(path, path.stat().st_size // 2)]
+)
+def test_a_model_whose_file_has_changed_is_refused_by_a_new_session(tmp_path, change):
+    """Before anything of the file is touched: one that was cut short would end the process."""
+    params, config = small()
+    path = tmp_path / "m.safetensors"
+    save_checkpoint(path, params, config)
+    loaded = load_checkpoint(path)
+    Session(loaded)
+    time.sleep(0.01)  # of the clock that files are stamped with
+    change(path)
+    with pytest.raises(CheckpointError, match="has changed since it was loaded"):
+        Session(loaded)
+    with pytest.raises(CheckpointError, match="has changed since it was loaded"):
+        evaluate(loaded, [[np.zeros(3, np.int32)]])
+
+
+def test_a_model_whose_file_is_gone_is_still_there(tmp_path):
+    params, config = small()
+    path = tmp_path / "m.safetensors"
+    save_checkpoint(path, params, config)
+    loaded = load_checkpoint(path)
+    path.unlink()
+    assert np.isfinite(Session(loaded).step(np.array([1]))).all()

@@ -13,7 +13,7 @@ from refgss import native, reference
 from refgss.model import tokenizer
 from refgss.model.documents import DocumentError, find_documents, windows
 from refgss.model.evaluation import EDGES, evaluate, rate, xz_bits_per_byte
-from refgss.model.tensors import ModelError
+from refgss.tensors import ModelError
 
 from .models import saved
 

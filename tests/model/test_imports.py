@@ -13,7 +13,7 @@ from refgss.cli import run
 from refgss.model import load_checkpoint
 from refgss.model.imports import from_gated_state_spaces_pytorch
 from refgss.model.session import Session
-from refgss.model.tensors import ModelError
+from refgss.tensors import ModelError
 
 
 @pytest.fixture

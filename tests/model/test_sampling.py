@@ -10,8 +10,8 @@ from refgss.model.generation import generate, start
 from refgss.model.sampling import GREEDY, Sampling, StopScanner, choose, draw, penalize, uniform
 from refgss.model.session import Session
 from refgss.model.snapshot import load_snapshot, save_snapshot
-from refgss.model.tensors import ModelError
 from refgss.model.tokenizer import tokenizer
+from refgss.tensors import ModelError
 
 from .models import saved
 

@@ -20,7 +20,7 @@ from refgss import native, reference, xla
 from refgss.model.sampling import GREEDY, choose
 from refgss.model.session import Session
 from refgss.model.snapshot import StateError, load_snapshot, save_snapshot
-from refgss.model.tensors import ModelError
+from refgss.tensors import ModelError
 
 from .models import LAYERS, saved
 
@@ -209,7 +209,7 @@ import numpy as np
 from refgss.model import load_checkpoint
 from refgss.model.session import Session
 from refgss.model.snapshot import load_snapshot, save_snapshot
-from refgss.model.tensors import TensorFileError
+from refgss.tensors import TensorFileError
 model, path = sys.argv[1:]
 checkpoint = load_checkpoint(model)
 for line in sys.stdin:  # a child for each, which saves without end

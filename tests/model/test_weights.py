@@ -9,8 +9,8 @@ from hypothesis.extra import numpy as hnp
 from refgss import native, ops, reference
 from refgss.conformance.judging.compare import error_ratio
 from refgss.conformance.vectors.certify import certify
-from refgss.model.tensors import ModelError
 from refgss.model.weights import dequantize, from_bf16, is_matrix, quantize, to_bf16
+from refgss.tensors import ModelError
 
 from .models import LAYERS, small
 

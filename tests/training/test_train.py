@@ -9,8 +9,8 @@ import pytest
 
 from refgss.config import DSSConfig, GSSConfig, LMConfig
 from refgss.model import initialize, load_checkpoint
-from refgss.model.tensors import TensorFileError
 from refgss.reference import lm_loss
+from refgss.tensors import TensorFileError
 from refgss.training import loop
 from refgss.training.data import DataConfig
 from refgss.training.loop import Habits, train

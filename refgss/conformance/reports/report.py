@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import refgss
-from refgss import files
 from refgss.conformance import PROTOCOL
 from refgss.conformance.candidates.claims import Capabilities
 from refgss.conformance.candidates.protocol import printable
@@ -26,6 +25,7 @@ from refgss.conformance.clauses import Clause
 from refgss.conformance.judging.compare import BROKEN, NEUTRAL, Outcome
 from refgss.conformance.judging.runner import Record
 from refgss.conformance.vectors.format import SPEC_VERSION, VectorSet
+from refgss.files import atomic_write
 from refgss.schemas import complaint, parse
 
 CONFORMS, FAILS, BROKE = "conforms", "does not conform", "broke the protocol"
@@ -119,7 +119,7 @@ def line(value: Mapping[str, Any]) -> bytes:
 
 def write(report: Report, path: Path) -> None:
     content = b"".join(line(x) for x in (report.header, *report.cases, report.footer))
-    files.write(path, content)
+    atomic_write(path, content)
 
 
 def read(path: Path) -> Report:

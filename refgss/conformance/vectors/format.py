@@ -20,9 +20,10 @@ import safetensors
 import safetensors.numpy
 
 from refgss.conformance import PRECISIONS
-from refgss.files import write
+from refgss.files import atomic_write
 from refgss.ops import OPS
 from refgss.schemas import complaint, parse
+from refgss.tensors import header_of
 
 SPEC_VERSION = "1.0.0"
 RADIUS_SHARE = 2.0**-10  # a proven radius is at most this share of the budget it serves
@@ -98,7 +99,7 @@ def write_vectors(folder: Path, vectors: Iterable[Vector], date: str) -> None:
     for stale in earlier(folder) - files.keys():
         (folder / stale).unlink(missing_ok=True)
     for name, content in files.items():
-        write(folder / name, content)
+        atomic_write(folder / name, content)
 
 
 def earlier(folder: Path) -> set[str]:
@@ -147,6 +148,11 @@ def arrays(v: Vector) -> dict[str, np.ndarray]:
     return found
 
 
+def payload(content: bytes) -> dict[str, np.ndarray]:
+    header_of(content)  # refuses a key that stands there twice
+    return safetensors.numpy.load(content)
+
+
 def read_vectors(folder: Path) -> VectorSet:
     """All vectors of a folder, or DamagedVectorsError.  Clauses: GSS-FMT-3, GSS-FMT-8."""
     manifest = read_file(folder, "manifest.json")
@@ -160,12 +166,12 @@ def read_vectors(folder: Path) -> VectorSet:
     content = checked("index", files["index.json"])
     try:
         payloads = {
-            name.removesuffix(".safetensors"): safetensors.numpy.load(content)
+            name.removesuffix(".safetensors"): payload(content)
             for name, content in files.items()
             if name.endswith(".safetensors")
         }
         vectors = tuple(assemble(line, payloads.get(line["op"], {})) for line in content["cases"])
-    except (KeyError, safetensors.SafetensorError) as e:
+    except (KeyError, ValueError, safetensors.SafetensorError) as e:
         raise DamagedVectorsError(f"the vectors are incomplete ({e}): restore the folder") from e
     for v in vectors:
         if v.op not in OPS:
