@@ -19,7 +19,7 @@ import refgss
 from refgss import native
 from refgss.model import load_checkpoint
 from refgss.model.evaluation import negative_log_likelihood
-from refgss.model.tokenizer import tokenizer
+from refgss.model.tokenizer import load_tokenizer
 from refgss.training.data import DataConfig, prepare, spaced_windows
 
 BUNDLED = Path(refgss.__file__).parent / "model" / "bundled.safetensors"
@@ -36,7 +36,7 @@ def main() -> None:
     checkpoint = load_checkpoint(arguments.model)
     length = checkpoint.about["run"]["recipe"]["length"]
     with tempfile.TemporaryDirectory() as folder:
-        text = prepare(DataConfig(), tokenizer(checkpoint.tokenizer), Path(folder))
+        text = prepare(DataConfig(), load_tokenizer(checkpoint.tokenizer), Path(folder))
         tokens = length * (arguments.pieces + 2 * (TIMES - 1))
         stretches = spaced_windows(text.held_out, tokens, arguments.stretches)
     losses = np.hstack([by_distance(checkpoint, stretch, length) for stretch in stretches])

@@ -17,7 +17,7 @@ import numpy as np
 
 from refgss import native, reference, xla
 from refgss.cli.models import BUNDLED
-from refgss.model import load_checkpoint, save_checkpoint, tokenizer
+from refgss.model import load_checkpoint, load_tokenizer, save_checkpoint
 from refgss.model.generation import generate, start
 from refgss.model.sampling import GREEDY
 from refgss.model.session import Session
@@ -67,18 +67,18 @@ def stepped(checkpoint, tokens):
 
 
 def text_of(checkpoint, backend):
-    words, session = tokenizer(checkpoint.tokenizer), Session(checkpoint, backend=backend)
-    start(session, words)
-    session.prefill(words.encode(PROMPT)[None])
-    return b"".join(generate(session, words, GENERATED, how=GREEDY))
+    tokenizer, session = load_tokenizer(checkpoint.tokenizer), Session(checkpoint, backend=backend)
+    start(session, tokenizer)
+    session.prefill(tokenizer.encode(PROMPT)[None])
+    return b"".join(generate(session, tokenizer, GENERATED, sampling=GREEDY))
 
 
 def main():
     source = Path(sys.argv[1]) if len(sys.argv) > 1 else BUNDLED
     model = load_checkpoint(source)
-    words = tokenizer(model.tokenizer)
+    tokenizer = load_tokenizer(model.tokenizer)
     text = (Path(__file__).parents[1] / "README.md").read_bytes()
-    tokens = np.concatenate([[words.separator or 0], words.encode(text)])[None, :TOKENS]
+    tokens = np.concatenate([[tokenizer.separator or 0], tokenizer.encode(text)])[None, :TOKENS]
     print(f"{source.name}: {TOKENS} tokens, worst error/budget; greedy text of {GENERATED} tokens")
     for weights in ("f32", "bf16", "int8"):
         with tempfile.TemporaryDirectory() as folder:

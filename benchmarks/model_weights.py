@@ -9,7 +9,7 @@ from pathlib import Path
 
 from refgss.cli.evaluate import held_out
 from refgss.cli.models import model_and_rest
-from refgss.model import load_checkpoint, save_checkpoint, tokenizer
+from refgss.model import load_checkpoint, load_tokenizer, save_checkpoint
 from refgss.model.documents import find_documents, read_tokens
 from refgss.model.evaluation import evaluate
 from refgss.model.weights import quantize
@@ -18,7 +18,7 @@ from refgss.model.weights import quantize
 def main():
     model, rest = model_and_rest(tuple(sys.argv[1:]))
     files = find_documents(rest) if rest else held_out(model)
-    words = tokenizer(model.tokenizer)
+    tokenizer = load_tokenizer(model.tokenizer)
     print(f"{len(files)} files, {sum(f.stat().st_size for f in files)} bytes")
     print("weights  bytes of the model  bits per byte      more than f32")
     full = None
@@ -27,7 +27,7 @@ def main():
             path = Path(folder) / "model.safetensors"
             save_checkpoint(path, quantize(model.float_params(), weights), model.config)
             size = path.stat().st_size
-            found = evaluate(load_checkpoint(path), (read_tokens(f, words) for f in files))
+            found = evaluate(load_checkpoint(path), (read_tokens(f, tokenizer) for f in files))
         full = full or found.bits_per_byte.value
         more = found.bits_per_byte.value - full
         print(f"{weights:7}{size:20}  {found.bits_per_byte}  {more:+.5f}", flush=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from refgss.model import load_checkpoint
 from refgss.model.evaluation import evaluate
-from refgss.model.tokenizer import tokenizer
+from refgss.model.tokenizer import load_tokenizer
 from refgss.training.data import DataConfig, prepare
 from refgss.training.loop import Habits, train
 from refgss.training.recipe import Recipe, Run, Sizes
@@ -39,8 +39,8 @@ def main() -> None:
         folder, steps = Path(name), []
         file = train(run, folder, Habits(10, 10**6, 10**6), lambda p: steps.append(p.step))
         checkpoint = load_checkpoint(file)
-        words = tokenizer(checkpoint.tokenizer)
-        held_out = prepare(data, words, folder).held_out
+        tokenizer = load_tokenizer(checkpoint.tokenizer)
+        held_out = prepare(data, tokenizer, folder).held_out
         trained = time.monotonic() - BEGAN + IMPORTS
         found = evaluate(checkpoint, [[held_out]])
     tokens = len(steps) * run.recipe.batch * run.recipe.length

@@ -15,7 +15,7 @@ from refgss.cli.models import backend_options, model_and_rest, usable_backend
 from refgss.model import Checkpoint
 from refgss.model.documents import find_documents, read_tokens, windows
 from refgss.model.evaluation import EDGES, Evaluation, evaluate, xz_bits_per_byte
-from refgss.model.tokenizer import tokenizer
+from refgss.model.tokenizer import load_tokenizer
 from refgss.training.data import DataConfig, split
 
 
@@ -44,10 +44,10 @@ def evaluate_(
     """
     checkpoint, rest = model_and_rest(arguments)
     files = find_documents(rest, suffixes) if rest else held_out(checkpoint)
-    words, module = tokenizer(checkpoint.tokenizer), usable_backend(backend, threads)
-    documents: Iterator = (read_tokens(f, words) for f in files)
+    tokenizer, module = load_tokenizer(checkpoint.tokenizer), usable_backend(backend, threads)
+    documents: Iterator = (read_tokens(f, tokenizer) for f in files)
     if window:
-        documents = windows(files, words, window)
+        documents = windows(files, tokenizer, window)
     size = sum(f.stat().st_size for f in files)
     with terminal.progress("evaluating", size) as step:
         found = evaluate(checkpoint, documents, backend=module, limit=limit, progress=step)

@@ -19,7 +19,7 @@ from refgss.model.generation import start
 from refgss.model.sampling import Sampling
 from refgss.model.session import Session
 from refgss.model.snapshot import load_snapshot, save_snapshot
-from refgss.model.tokenizer import ByteTokenizer, Tokenizer, tokenizer
+from refgss.model.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 
 
 @click.command()
@@ -54,11 +54,11 @@ def generate(
 
     The text goes to standard output as it comes, the speed to standard error.
     """
-    how = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
+    sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
     checkpoint, rest = model_and_rest(arguments)
     if len(rest) > 1:
         raise click.UsageError(f"one prompt at a time: put it in quotes, not {len(rest)} words")
-    words, module = tokenizer(checkpoint.tokenizer), usable_backend(backend, threads)
+    tokenizer, module = load_tokenizer(checkpoint.tokenizer), usable_backend(backend, threads)
     at = load_snapshot(load_state, checkpoint) if load_state else None
     if at and len(at.recent) != 1:
         raise click.UsageError(f"{load_state} has {len(at.recent)} streams, where one is continued")
@@ -66,8 +66,8 @@ def generate(
 
     began = perf_counter()
     before = session.tokens
-    start(session, words)
-    for piece in prompt(rest, words):
+    start(session, tokenizer)
+    for piece in prompt(rest, tokenizer):
         session.prefill(piece[None])
     if session.tokens == 0:
         raise click.UsageError("this model needs a prompt: its tokenizer has no separator")
@@ -76,7 +76,7 @@ def generate(
     began, before = perf_counter(), session.tokens
     show = codecs.getincrementaldecoder("utf-8")("replace")
     stop_at = tuple(s.encode() for s in stops)
-    for text in generated(session, words, tokens, how=how, stops=stop_at):
+    for text in generated(session, tokenizer, tokens, sampling=sampling, stops=stop_at):
         click.echo(show.decode(text), nl=False)
     click.echo(show.decode(b"", final=True))
     report("decode", session.tokens - before, perf_counter() - began)
@@ -84,17 +84,17 @@ def generate(
         save_snapshot(save_state, session.snapshot(), checkpoint.digest)
 
 
-def prompt(rest: tuple[str, ...], words: Tokenizer) -> Iterator[np.ndarray]:
+def prompt(rest: tuple[str, ...], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
     """The tokens of the prompt; of a pipe in pieces, where tokens are bytes."""
     if rest:
-        yield words.encode(rest[0].encode("utf-8", "surrogateescape"))
+        yield tokenizer.encode(rest[0].encode("utf-8", "surrogateescape"))
     elif not sys.stdin.isatty():
         pipe = sys.stdin.buffer
-        if isinstance(words, ByteTokenizer):
+        if isinstance(tokenizer, ByteTokenizer):
             while piece := pipe.read(READ):
-                yield words.encode(piece)
+                yield tokenizer.encode(piece)
         else:
-            yield words.encode(pipe.read())
+            yield tokenizer.encode(pipe.read())
 
 
 def report(what: str, tokens: int, seconds: float) -> None:

@@ -117,15 +117,15 @@ def train(
     data = DataConfig((*paths, *more), suffixes, held_out, held_out_tail)
     checkpoint = None if start is None else load_checkpoint(start)
     if checkpoint is None:
-        sizes: dict[str, Any] = {name: sizes_and_recipe[name] or None for name in MODEL}
+        wanted: dict[str, Any] = {name: sizes_and_recipe[name] or None for name in MODEL}
         if layer == "dss":
-            sizes |= {"gate": None, "channels": None, "memory": None}
+            wanted |= {"gate": None, "channels": None, "memory": None}
         kind = GSSConfig(ssm_norm=ssm_norm) if layer == "gss" else DSSConfig()
         model = LMConfig(kind, depth, final_norm=not no_final_norm, tied=tied)
-        run = Run(model, Sizes(**sizes), data, recipe, description_of(tokenizer))
+        run = Run(model, Sizes(**wanted), data, recipe, description_of(tokenizer))
     else:
-        words, digest = checkpoint.tokenizer, checkpoint.digest
-        run = Run(checkpoint.config, sizes_of(checkpoint.params), data, recipe, words, digest)
+        sizes = sizes_of(checkpoint.params)
+        run = Run(checkpoint.config, sizes, data, recipe, checkpoint.tokenizer, checkpoint.digest)
     try:
         from refgss.training import loop
     except ImportError as e:

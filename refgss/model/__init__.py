@@ -7,7 +7,7 @@ from refgss.model.initialization import initialize
 from refgss.model.sampling import Sampling
 from refgss.model.session import Session
 from refgss.model.snapshot import StateError, load_snapshot, save_snapshot
-from refgss.model.tokenizer import tokenizer
+from refgss.model.tokenizer import load_tokenizer
 from refgss.model.weights import dequantize, quantize
 from refgss.tensors import ModelError
 
@@ -27,5 +27,5 @@ __all__ = [
     "quantize",
     "save_checkpoint",
     "save_snapshot",
-    "tokenizer",
+    "load_tokenizer",
 ]

@@ -16,7 +16,7 @@ import numpy as np
 
 from refgss import checks, ops
 from refgss.config import GSSConfig, LMConfig
-from refgss.model.tokenizer import tokenizer as tokenizer_of
+from refgss.model.tokenizer import load_tokenizer
 from refgss.model.weights import (
     BLOCK,
     LARGEST,
@@ -164,7 +164,7 @@ def from_real(name: str, x: np.ndarray) -> np.ndarray:
 
 
 def check_tokenizer(description: str, params: Params) -> None:
-    size, vocabulary = tokenizer_of(description).size, params["embedding.weight"].shape[0]
+    size, vocabulary = load_tokenizer(description).size, params["embedding.weight"].shape[0]
     if size > vocabulary:
         raise ValueError(f"its tokenizer has {size} tokens where the model knows {vocabulary}")
 

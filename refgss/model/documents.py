@@ -65,23 +65,23 @@ def read_pieces(path: Path) -> Iterator[bytes]:
         raise DocumentError(f"{path} cannot be read: {e.strerror}") from e
 
 
-def read_tokens(path: Path, words: Tokenizer) -> Iterator[np.ndarray]:
+def read_tokens(path: Path, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
     """The tokens of a file, in memory that does not grow where tokens are bytes."""
-    if isinstance(words, ByteTokenizer):
-        yield from map(words.encode, read_pieces(path))
+    if isinstance(tokenizer, ByteTokenizer):
+        yield from map(tokenizer.encode, read_pieces(path))
     else:
-        yield words.encode(b"".join(read_pieces(path)))
+        yield tokenizer.encode(b"".join(read_pieces(path)))
 
 
-def windows(paths: Iterable[Path], words: Tokenizer, length: int) -> Iterator[list[np.ndarray]]:
+def windows(paths: Iterable[Path], tokenizer: Tokenizer, length: int) -> Iterator[list[np.ndarray]]:
     """All files as one stream, the separator between them, in windows of `length` tokens.
 
     A rest that fills no window is left out.
     """
-    between = [] if words.separator is None else [np.array([words.separator], np.int32)]
+    between = [] if tokenizer.separator is None else [np.array([tokenizer.separator], np.int32)]
     held = np.zeros(0, np.int32)
     for path in paths:
-        for piece in (*read_tokens(path, words), *between):
+        for piece in (*read_tokens(path, tokenizer), *between):
             held = np.concatenate([held, piece])
             while len(held) >= length:
                 yield [held[:length]]

@@ -19,7 +19,7 @@ from refgss.config import LMConfig
 from refgss.model.checkpoint import Checkpoint
 from refgss.model.documents import read_pieces
 from refgss.model.session import default_backend, length_limit
-from refgss.model.tokenizer import ByteTokenizer, Tokenizer, tokenizer
+from refgss.model.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 from refgss.tensors import ModelError
 
 PIECE = 1024  # tokens that the backend is given at once
@@ -88,9 +88,9 @@ def evaluate(
     logit is not finite.
     """
     checkpoint.check_unchanged()
-    words, end = tokenizer(checkpoint.tokenizer), length_limit(checkpoint.config)
+    tokenizer, end = load_tokenizer(checkpoint.tokenizer), length_limit(checkpoint.config)
     limit = min(limit or 1 << 61, end or 1 << 61)
-    reader = Reader(checkpoint, backend or default_backend(), words.separator)
+    reader = Reader(checkpoint, backend or default_backend(), tokenizer.separator)
     nats, tokens, sizes = [], [], []
     bins, counts = np.zeros(len(EDGES)), np.zeros(len(EDGES), np.int64)
     for document in documents:
@@ -100,7 +100,7 @@ def evaluate(
             np.add.at(bins, where, losses)
             np.add.at(counts, where, 1)
             total, at = total + float(losses.sum()), at + len(losses)
-            size += size_of(targets, words)
+            size += size_of(targets, tokenizer)
             progress(len(losses))
         if size:
             nats.append(total)
@@ -113,11 +113,11 @@ def evaluate(
     return Evaluation(nats, tokens, sizes, by_position)
 
 
-def size_of(targets: np.ndarray, words: Tokenizer) -> int:
+def size_of(targets: np.ndarray, tokenizer: Tokenizer) -> int:
     """Bytes of the text of these tokens."""
-    if isinstance(words, ByteTokenizer):
+    if isinstance(tokenizer, ByteTokenizer):
         return int((targets < 256).sum())
-    return len(words.decode(targets))
+    return len(tokenizer.decode(targets))
 
 
 def limited(document: Iterable[np.ndarray], limit: int) -> Iterator[np.ndarray]:

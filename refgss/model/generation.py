@@ -11,28 +11,28 @@ from refgss.model.session import Session
 from refgss.model.tokenizer import Tokenizer
 
 
-def start(session: Session, words: Tokenizer) -> None:
+def start(session: Session, tokenizer: Tokenizer) -> None:
     """Read the separator, if the tokenizer has one and nothing has been read yet."""
-    if session.tokens == 0 and words.separator is not None:
-        session.prefill(np.full((session.batch, 1), words.separator, np.int32))
+    if session.tokens == 0 and tokenizer.separator is not None:
+        session.prefill(np.full((session.batch, 1), tokenizer.separator, np.int32))
 
 
 def generate(
     session: Session,
-    words: Tokenizer,
+    tokenizer: Tokenizer,
     count: int,
     *,
-    how: Sampling,
+    sampling: Sampling,
     stops: tuple[bytes, ...] = (),
 ) -> Iterator[bytes]:
     """What each of at most `count` further tokens of one stream adds to the text.
 
     Ends before the first of the stop strings, and at the end of the document (a separator).
     """
-    scanner, text_of = StopScanner(stops), words.stream()
+    scanner, text_of = StopScanner(stops), tokenizer.stream()
     for _ in range(count):
-        tokens = choose(session.logits, session.recent, session.tokens, how, words.size)
-        if tokens[0] == words.separator:
+        tokens = choose(session.logits, session.recent, session.tokens, sampling, tokenizer.size)
+        if tokens[0] == tokenizer.separator:
             break
         session.step(tokens)
         yield scanner.feed(text_of(int(tokens[0])))

@@ -50,7 +50,11 @@ GREEDY = Sampling(temperature=0)
 
 
 def choose(
-    logits: np.ndarray, recent: np.ndarray, position: int, how: Sampling, size: int | None = None
+    logits: np.ndarray,
+    recent: np.ndarray,
+    position: int,
+    sampling: Sampling,
+    size: int | None = None,
 ) -> np.ndarray:
     """logits (B,V), recent tokens (B,R) -> the tokens (B,) at this position.
 
@@ -60,11 +64,11 @@ def choose(
     logits = logits[:, :size].astype(np.float64)
     if not np.isfinite(logits).all():
         raise ModelError("the model's logits are not finite: its weights or its state are broken")
-    if how.repetition_penalty != 1:
-        penalize(logits, recent, how.repetition_penalty)
-    if how.temperature == 0:
+    if sampling.repetition_penalty != 1:
+        penalize(logits, recent, sampling.repetition_penalty)
+    if sampling.temperature == 0:
         return logits.argmax(-1)
-    return np.array([draw(x, b, position, how) for b, x in enumerate(logits)])
+    return np.array([draw(x, b, position, sampling) for b, x in enumerate(logits)])
 
 
 def penalize(logits: np.ndarray, recent: np.ndarray, penalty: float) -> None:
@@ -74,18 +78,18 @@ def penalize(logits: np.ndarray, recent: np.ndarray, penalty: float) -> None:
         row[seen] = np.where(row[seen] > 0, row[seen] / penalty, row[seen] * penalty)
 
 
-def draw(logits: np.ndarray, stream: int, position: int, how: Sampling) -> int:
+def draw(logits: np.ndarray, stream: int, position: int, sampling: Sampling) -> int:
     """One token of logits (V,) by inversion.  Clauses: GSS-SMP-3..5."""
     order = np.argsort(-logits, kind="stable")  # the most likely first, ties by number
-    p = np.exp((logits[order] - logits[order[0]]) / how.temperature)
-    if how.top_k:
-        p = p[: how.top_k]
-    if how.top_p < 1:
+    p = np.exp((logits[order] - logits[order[0]]) / sampling.temperature)
+    if sampling.top_k:
+        p = p[: sampling.top_k]
+    if sampling.top_p < 1:
         total = np.cumsum(p)
-        p = p[: 1 + np.searchsorted(total, how.top_p * total[-1])]
-    p = p[p >= how.min_p]  # p[0] = 1
+        p = p[: 1 + np.searchsorted(total, sampling.top_p * total[-1])]
+    p = p[p >= sampling.min_p]  # p[0] = 1
     total = np.cumsum(p)
-    target = uniform(how.seed, stream, position) * total[-1]
+    target = uniform(sampling.seed, stream, position) * total[-1]
     return int(order[min(np.searchsorted(total, target, side="right"), len(p) - 1)])
 
 

@@ -129,10 +129,10 @@ class Session:
             raise ModelError(f"a session has at least one stream, not {batch}")
         checkpoint.check_unchanged()
         self.checkpoint, self.backend = checkpoint, backend or default_backend()
-        at = snapshot or beginning(checkpoint, batch)
-        self.tokens, self.recent = at.tokens, at.recent
-        self.logits = at.logits  # (B,V), after the last token; zeros before the first
-        self._engine = engine(self.backend, checkpoint, at)
+        snapshot = snapshot or beginning(checkpoint, batch)
+        self.tokens, self.recent = snapshot.tokens, snapshot.recent
+        self.logits = snapshot.logits  # (B,V), after the last token; zeros before the first
+        self._engine = engine(self.backend, checkpoint, snapshot)
 
     @property
     def batch(self) -> int:
@@ -195,16 +195,16 @@ def beginning(checkpoint: Checkpoint, batch: int) -> Snapshot:
     return Snapshot(state, pending.astype(np.float32), recent, logits, 0)
 
 
-def engine(backend: Any, checkpoint: Checkpoint, at: Snapshot) -> Engine:
+def engine(backend: Any, checkpoint: Checkpoint, snapshot: Snapshot) -> Engine:
     """The backend's decoder where it has one, else its `lm_logits`."""
     params, config = checkpoint.float_params(), checkpoint.config
     if not hasattr(backend, "Decoder"):
-        return OpsEngine(backend, params, config, advanced(at, params, config))
-    decoder = backend.Decoder(checkpoint.params, config, batch=len(at.recent))
-    state, pending = at.state, at.pending
+        return OpsEngine(backend, params, config, advanced(snapshot, params, config))
+    decoder = backend.Decoder(checkpoint.params, config, batch=len(snapshot.recent))
+    state, pending = snapshot.state, snapshot.pending
     if pending.shape[2] >= decoder.block:  # of a decoder that advances less often
-        state, pending = advanced(at, params, config), pending[:, :, :0]
-    decoder.restore(state, pending, position=at.tokens)
+        state, pending = advanced(snapshot, params, config), pending[:, :, :0]
+    decoder.restore(state, pending, position=snapshot.tokens)
     return DecoderEngine(decoder)
 
 

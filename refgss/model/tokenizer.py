@@ -99,7 +99,7 @@ class FileTokenizer:
 BYTES: dict[str, Tokenizer] = {"bytes": ByteTokenizer(), "raw-bytes": RawByteTokenizer()}
 
 
-def tokenizer(description: str) -> Tokenizer:
+def load_tokenizer(description: str) -> Tokenizer:
     """The tokenizer of this description.  Raises ValueError for an unknown one."""
     if description in BYTES:
         return BYTES[description]

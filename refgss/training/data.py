@@ -105,7 +105,7 @@ class Text:
 
 def prepare(
     config: DataConfig,
-    words: Tokenizer,
+    tokenizer: Tokenizer,
     folder: Path,
 ) -> Text:
     """The text of `config` as tokens in `folder`, written there unless it is there already.
@@ -114,15 +114,15 @@ def prepare(
     written; DocumentError for files that are no text.
     """
     config = replace(config, paths=tuple(str(Path(p).resolve()) for p in config.paths))
-    wanted = json.loads(json.dumps({"data": asdict(config), "vocabulary": words.size}))
+    wanted = json.loads(json.dumps({"data": asdict(config), "vocabulary": tokenizer.size}))
     tokens, record = folder / "text.tokens", folder / "text.json"
     try:
         if not record.exists():
-            write_tokens(config, words, tokens, record, wanted)
+            write_tokens(config, tokenizer, tokens, record, wanted)
         found = json.loads(record.read_bytes())
         if any(found[key] != wanted[key] for key in wanted):
             raise DataError(f"{folder} has other text than is asked for: choose another folder")
-        stored = np.memmap(tokens, token_type(words), "r")
+        stored = np.memmap(tokens, token_type(tokenizer), "r")
         if len(stored) != found["tokens"]:
             raise ValueError(f"{tokens.name} has another length")
         return Text(stored[: found["train"]], stored[found["train"] :], found["digest"])
@@ -136,13 +136,13 @@ def prepare(
         ) from e
 
 
-def token_type(words: Tokenizer) -> str:
-    return "<u2" if words.size <= 1 << 16 else "<i4"
+def token_type(tokenizer: Tokenizer) -> str:
+    return "<u2" if tokenizer.size <= 1 << 16 else "<i4"
 
 
 def write_tokens(
     config: DataConfig,
-    words: Tokenizer,
+    tokenizer: Tokenizer,
     path: Path,
     record: Path,
     wanted: Mapping[str, Any],
@@ -151,14 +151,14 @@ def write_tokens(
     train, held_out = split(config)
     digest, count, until = hashlib.sha256(), 0, 0
     new = path.with_name(f".{path.name}.tmp")
-    between = [] if words.separator is None else [np.array([words.separator], np.int32)]
+    between = [] if tokenizer.separator is None else [np.array([tokenizer.separator], np.int32)]
     try:
         with open(new, "wb") as file:
             for files in (train, held_out):
                 until = count
                 for document in files.values():
-                    for tokens in (*between, *read_tokens(document, words)):
-                        content = tokens.astype(token_type(words)).tobytes()
+                    for tokens in (*between, *read_tokens(document, tokenizer)):
+                        content = tokens.astype(token_type(tokenizer)).tobytes()
                         digest.update(content)
                         file.write(content)
                         count += len(tokens)

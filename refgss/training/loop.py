@@ -23,7 +23,7 @@ import refgss
 from refgss.files import atomic_write
 from refgss.model.checkpoint import Checkpoint, save_checkpoint
 from refgss.model.initialization import initialize
-from refgss.model.tokenizer import tokenizer
+from refgss.model.tokenizer import load_tokenizer
 from refgss.training.data import Windows, prepare, spaced_windows
 from refgss.training.optimizers import to_complex, to_real
 from refgss.training.plot import plot_loss
@@ -83,14 +83,16 @@ def train_alone(
     start: Checkpoint | None,
 ) -> Path:
     try:
-        words = tokenizer(run.tokenizer)
+        tokenizer = load_tokenizer(run.tokenizer)
     except ValueError as e:
         raise TrainingError(str(e)) from e
-    text = prepare(run.data, words, folder)
+    text = prepare(run.data, tokenizer, folder)
     windows = Windows(text.train, run.recipe.length, run.recipe.seed)
     batches = -(-EVALUATED // run.recipe.batch)
     held_out = spaced_windows(text.held_out, run.recipe.length, batches * run.recipe.batch)
-    initial = to_real(initial_params(run, words.size) if start is None else start.float_params())
+    initial = to_real(
+        initial_params(run, tokenizer.size) if start is None else start.float_params()
+    )
     begin, step, loss = functions(run.model, run.recipe, tuple(sorted(initial)))
     state = TrainingState(initial, begin(initial))
     if (folder / "training.safetensors").exists():

@@ -6,10 +6,10 @@ import numpy as np
 
 from refgss import native, reference
 from refgss.cli.models import BUNDLED
-from refgss.model import Sampling, Session, evaluate, generate, load_checkpoint, tokenizer
+from refgss.model import Sampling, Session, evaluate, generate, load_checkpoint, load_tokenizer
 from refgss.model.generation import start
 
-WORDS = tokenizer("bytes")
+WORDS = load_tokenizer("bytes")
 
 
 def test_it_is_small_and_says_how_it_was_made():
@@ -37,5 +37,5 @@ def test_greedy_text_is_the_same_on_reference_and_native():
         session = Session(checkpoint, backend=backend)
         start(session, WORDS)
         session.prefill(WORDS.encode(b"def ")[None])
-        texts.append(b"".join(generate(session, WORDS, 100, how=Sampling(temperature=0))))
+        texts.append(b"".join(generate(session, WORDS, 100, sampling=Sampling(temperature=0))))
     assert texts[0] == texts[1]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from refgss.cli import models, run
-from refgss.model import load_checkpoint, save_checkpoint, tokenizer
+from refgss.model import load_checkpoint, load_tokenizer, save_checkpoint
 from refgss.model.generation import generate, start
 from refgss.model.sampling import Sampling
 from refgss.model.session import Session
@@ -38,11 +38,11 @@ def refgss_(capsys, monkeypatch):
 
 
 def text_of(checkpoint, prompt, count, **how):
-    words = tokenizer("bytes")
+    tokenizer = load_tokenizer("bytes")
     session = Session(checkpoint)
-    start(session, words)
-    session.prefill(words.encode(prompt)[None])
-    made = b"".join(generate(session, words, count, how=Sampling(**how)))
+    start(session, tokenizer)
+    session.prefill(tokenizer.encode(prompt)[None])
+    made = b"".join(generate(session, tokenizer, count, sampling=Sampling(**how)))
     return made.decode("utf-8", "replace")
 
 

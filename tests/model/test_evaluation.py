@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from refgss import native, reference
-from refgss.model import tokenizer
+from refgss.model import load_tokenizer
 from refgss.model.documents import DocumentError, find_documents, windows
 from refgss.model.evaluation import EDGES, evaluate, rate, xz_bits_per_byte
 from refgss.tensors import ModelError
 
 from .models import saved
 
-BYTES = tokenizer("bytes")
+BYTES = load_tokenizer("bytes")
 BACKENDS = {
     "reference": reference,
     "native": native,
@@ -124,16 +124,16 @@ def test_nothing_to_evaluate_is_one_sentence(model):
 
 PEAK = """
 import resource, sys
-from refgss.model import load_checkpoint, tokenizer
+from refgss.model import load_checkpoint, load_tokenizer
 from refgss.model.documents import read_tokens
 from refgss.model.evaluation import evaluate
 from refgss.model.session import Session
 from pathlib import Path
 model, path = load_checkpoint(sys.argv[1]), Path(sys.argv[2])
 session = Session(model)
-for piece in read_tokens(path, tokenizer("bytes")):
+for piece in read_tokens(path, load_tokenizer("bytes")):
     session.prefill(piece[None])
-evaluate(model, [read_tokens(path, tokenizer("bytes"))])
+evaluate(model, [read_tokens(path, load_tokenizer("bytes"))])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

@@ -10,7 +10,7 @@ from refgss.model.generation import generate, start
 from refgss.model.sampling import GREEDY, Sampling, StopScanner, choose, draw, penalize, uniform
 from refgss.model.session import Session
 from refgss.model.snapshot import load_snapshot, save_snapshot
-from refgss.model.tokenizer import tokenizer
+from refgss.model.tokenizer import load_tokenizer
 from refgss.tensors import ModelError
 
 from .models import saved
@@ -143,9 +143,9 @@ def test_stop_strings_cut_the_text_wherever_pieces_end(pieces, stops):
 
 
 def text_of(session, count, **how):
-    words = tokenizer("bytes")
-    start(session, words)
-    return b"".join(generate(session, words, count, how=Sampling(**how)))
+    tokenizer = load_tokenizer("bytes")
+    start(session, tokenizer)
+    return b"".join(generate(session, tokenizer, count, sampling=Sampling(**how)))
 
 
 def test_the_same_seed_gives_the_same_text_across_saving(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refgss.model import CheckpointError, load_checkpoint, save_checkpoint, tokenizer
+from refgss.model import CheckpointError, load_checkpoint, load_tokenizer, save_checkpoint
 
 from .models import small
 
@@ -34,21 +34,21 @@ def file_of_words():
 @given(st.binary(max_size=200))
 def test_bytes_come_back_whatever_they_are(text):
     for name in ("bytes", "raw-bytes"):
-        words = tokenizer(name)
-        tokens = words.encode(text)
-        assert tokens.dtype == np.int32 and words.decode(tokens) == text
-        stream = words.stream()
+        tokenizer = load_tokenizer(name)
+        tokens = tokenizer.encode(text)
+        assert tokens.dtype == np.int32 and tokenizer.decode(tokens) == text
+        stream = tokenizer.stream()
         assert b"".join(stream(int(t)) for t in tokens) == text
-    assert tokenizer("bytes").decode(np.array([104, 256, 105])) == b"hi"
+    assert load_tokenizer("bytes").decode(np.array([104, 256, 105])) == b"hi"
 
 
 def test_a_token_file_comes_back_and_streams_whole_characters(file_of_words):
-    words = tokenizer(file_of_words)
-    assert (words.size, words.separator) == (len(WORDS) + 256, 1)
+    tokenizer = load_tokenizer(file_of_words)
+    assert (tokenizer.size, tokenizer.separator) == (len(WORDS) + 256, 1)
     text = "déjà vu ∞ 語".encode()
-    tokens = words.encode(text)
-    assert words.decode(tokens) == text
-    stream, shown = words.stream(), []
+    tokens = tokenizer.encode(text)
+    assert tokenizer.decode(tokens) == text
+    stream, shown = tokenizer.stream(), []
     for token in tokens:
         shown.append(stream(int(token)))
         shown[-1].decode()  # never a part of a character

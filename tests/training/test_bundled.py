@@ -8,7 +8,7 @@ from refgss.cli.models import BUNDLED
 from refgss.model import load_checkpoint
 from refgss.model.documents import read_tokens
 from refgss.model.evaluation import evaluate, xz_bits_per_byte
-from refgss.model.tokenizer import tokenizer
+from refgss.model.tokenizer import load_tokenizer
 from refgss.training.data import DataConfig, split
 
 
@@ -25,6 +25,6 @@ def test_it_is_small_and_says_how_it_was_made(bundled):
 
 def test_it_beats_xz_on_files_that_it_never_saw(bundled):
     files = [p for p in split(DataConfig())[1].values() if 5_000 < p.stat().st_size < 20_000][:8]
-    words = tokenizer(bundled.tokenizer)
-    found = evaluate(bundled, (read_tokens(p, words) for p in files))
+    tokenizer = load_tokenizer(bundled.tokenizer)
+    found = evaluate(bundled, (read_tokens(p, tokenizer) for p in files))
     assert len(files) == 8 and found.bits_per_byte.value < xz_bits_per_byte(files).value
