@@ -1,5 +1,6 @@
 """The mutants: a sound table, every clause of an op covered, and every one of them rejected."""
 
+import ast
 import json
 
 import numpy as np
@@ -62,7 +63,43 @@ def test_a_mutant_shares_no_function_with_the_reference():
     assert not any(getattr(mutant, op) is getattr(reference, op) for op in reference.OPS)
 
 
+def stale(function="gelu", before="x * normal_cdf(x)", after="x"):
+    return mutants.Mutant("stale", "GSS-NRM-3", function, before, after, "")
+
+
 def test_a_substitution_that_does_not_fit_is_refused():
-    stale = mutants.Mutant("stale", "GSS-NRM-3", "pointwise", "no such text", "", "")
-    with pytest.raises(ValueError, match="occurs 0 times"):
-        mutants.load(stale)
+    with pytest.raises(ValueError, match="stale: `x \\* y` occurs 0 times in gelu"):
+        mutants.load(stale(before="x * y"))
+    with pytest.raises(ValueError, match="stale: `x` occurs 3 times in gelu"):
+        mutants.load(stale(before="x"))
+    with pytest.raises(ValueError, match="functions named gloo do not exist"):
+        mutants.load(stale(function="gloo"))
+
+
+def rewritten(monkeypatch, texts):
+    """Load mutants from other texts of the reference."""
+    monkeypatch.setattr(mutants, "sources", lambda: texts)
+    monkeypatch.setattr(mutants, "trees", lambda: {k: ast.parse(t) for k, t in texts.items()})
+
+
+def test_layout_and_comments_of_the_reference_stale_no_mutant(monkeypatch):
+    texts = {stem: ast.unparse(ast.parse(text)) for stem, text in mutants.sources().items()}
+    rewritten(monkeypatch, texts)
+    for mutant in DECLARED.values():
+        mutants.load(mutant)
+
+
+def test_a_function_that_moves_takes_its_mutants_along(monkeypatch):
+    texts = dict(mutants.sources())
+    texts["curves"] = texts.pop("pointwise")
+    texts = {k: t.replace("reference.pointwise", "reference.curves") for k, t in texts.items()}
+    rewritten(monkeypatch, texts)
+    assert stale().place == ("curves", "gelu")
+    x = np.linspace(-1, 1, 5)
+    assert np.array_equal(mutants.load(stale()).gelu(x), x)
+
+
+def test_statements_are_substituted_too():
+    before = "y = x @ weight\nreturn y if bias is None else y + bias"
+    x = np.eye(2)
+    assert mutants.load(stale("dense", before, "return x + 1")).dense(x, 7 * x)[0, 1] == 1

@@ -3,7 +3,7 @@
     python -m refgss.conformance.selftest.diagnosis_score [--write] [--misses]
 
 prints the share of mutants whose clause comes first and among the first three, in the three ways of
-WAYS; --write renews spec/diagnosis.json, from which `kills` puts the figures into chapter 15;
+WAYS; --write renews spec/diagnosis.json, from which chapter 15 has its figures;
 --misses lists what is not first where the mutant itself is left out.
 """
 
@@ -23,8 +23,7 @@ from refgss.conformance.judging import diagnosis
 from refgss.conformance.judging.compare import Outcome
 from refgss.conformance.judging.diagnosis import Test
 from refgss.conformance.judging.runner import Question, Record, ask
-from refgss.conformance.selftest import mutants
-from refgss.conformance.selftest.kills import write_json
+from refgss.conformance.selftest import chapter, mutants
 from refgss.conformance.vectors.format import Vector, read_vectors
 from refgss.standard import spec_folder
 
@@ -84,18 +83,18 @@ def main(arguments: Sequence[str]) -> None:
     work = partial(rank, vectors=vectors, signatures=signatures)
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         found = dict(zip(signatures, pool.map(work, signatures, chunksize=8), strict=True))
-    scores = {}
+    scores = []
     for way, meaning in WAYS.items():
         places = [f[way] for f in found.values()]
         first, three = share(places, 1), share(places, 3)
-        scores[way] = {"mutants": len(places), "first": first, "first_three": three}
+        scores.append({"meaning": meaning, "first": first, "first_three": three})
         print(f"{first:.1%} first, {three:.1%} in the first three: {meaning}")
     if "--misses" in arguments:
         for name, f in found.items():
             if f["unknown"]:
                 print(f"{name} ({mutants.declared()[name].clause}): {f}")
     if "--write" in arguments:
-        write_json(spec_folder() / "diagnosis.json", scores)
+        chapter.publish("diagnosis.json", scores)
 
 
 if __name__ == "__main__":

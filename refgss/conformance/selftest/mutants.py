@@ -1,4 +1,4 @@
-"""Mutants: the reference with one named error of meaning each, as one substitution in its source.
+"""Mutants: the reference with one named error of meaning each, as one substitution in a function.
 
 The table is `mutants.toml`.  A mutant is loaded as a module with all ops, and runs as a candidate:
 `refgss check --candidate python:refgss.conformance.selftest.mutants:gelu_tanh`.
@@ -7,6 +7,7 @@ A conformance suite is as good as the mutants that it rejects; `kills.py` measur
 
 from __future__ import annotations
 
+import ast
 import importlib
 import sys
 import tomllib
@@ -21,40 +22,44 @@ from types import ModuleType
 from typing import Any
 
 from refgss.conformance import PRECISIONS
+from refgss.conformance.selftest.substitution import find, functions, replaced, with_function
 
 REFERENCE = "refgss.reference"
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One substitution: `before`, which occurs once in the source `file`, becomes `after`.
+    """One substitution: `before`, which occurs once in a function, becomes `after`.
 
     clause      the clause that it violates.
+    function    of the reference or of `refgss.checks`; `file.function` where two have that name.
+    before      Python, as `after`: an expression or statements, compared as syntax trees.
     note        what it does, and where that has been seen or why it is likely.
     precisions  where it differs from the reference at all; all of them unless the note says why.
     """
 
     name: str
     clause: str
-    file: str  # of the reference, without .py; or "checks"
+    function: str
     before: str
     after: str
     note: str
     precisions: tuple[str, ...] = PRECISIONS
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The file, without .py, and the function.  Raises ValueError where there is none."""
+        return find(trees(), self.function)
 
 
 @cache
 def declared() -> Mapping[str, Mutant]:
     """All mutants by name, in the order of the table."""
     table = tomllib.loads(text("refgss.conformance.selftest", "mutants.toml"))
-    mutants = [
-        Mutant(name=name, file=file, **{k: frozen(v) for k, v in fields.items()})
-        for file, entries in table.items()
-        for name, fields in entries.items()
-    ]
-    by_name = {m.name: m for m in mutants}
-    assert len(by_name) == len(mutants), "two mutants share a name"
-    return by_name
+    return {
+        name: Mutant(name, **{k: frozen(v) for k, v in fields.items()})
+        for name, fields in table.items()
+    }
 
 
 def frozen(value: Any) -> Any:
@@ -72,6 +77,11 @@ def sources() -> Mapping[str, str]:
     names = [f.name for f in files(REFERENCE).iterdir() if f.name.endswith(".py")]
     found = {name.removesuffix(".py"): text(REFERENCE, name) for name in sorted(names)}
     return found | {"checks": text("refgss", "checks.py")}
+
+
+@cache
+def trees() -> Mapping[str, ast.Module]:
+    return {stem: ast.parse(text) for stem, text in sources().items()}
 
 
 class Package(MetaPathFinder, InspectLoader):
@@ -103,12 +113,12 @@ class Package(MetaPathFinder, InspectLoader):
 
 def load(mutant: Mutant) -> ModuleType:
     """The mutated reference.  Raises ValueError where `before` does not occur exactly once."""
-    texts = dict(sources())
-    if (times := texts[mutant.file].count(mutant.before)) != 1:
-        raise ValueError(
-            f"{mutant.name}: its text occurs {times} times in {mutant.file}.py: adapt the table"
-        )
-    texts[mutant.file] = texts[mutant.file].replace(mutant.before, mutant.after)
+    try:
+        stem, name = mutant.place
+        function = replaced(functions(trees())[stem, name], mutant.before, mutant.after)
+    except ValueError as e:
+        raise ValueError(f"{mutant.name}: {e}: adapt the table") from e
+    texts = {**sources(), stem: with_function(trees()[stem], function)}
     return copy(f"mutant_{mutant.name}", texts)
 
 

@@ -1,0 +1,121 @@
+"""Chapter 15, for readers: written from what has been measured.
+
+    python -m refgss.conformance.selftest.chapter
+
+renews spec/15-mutants.md from spec/mutants.json (`kills`), spec/generated.json (`generated`) and
+spec/diagnosis.json (`diagnosis_score`); each of these does so itself when it publishes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from refgss import files
+from refgss.conformance import PRECISIONS
+from refgss.conformance.selftest import mutants
+from refgss.standard import spec_folder
+
+
+def publish(name: str, value: Any) -> None:
+    """Write a measurement as spec/NAME, and the chapter anew."""
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    files.write(spec_folder() / name, text.encode())
+    renew()
+
+
+def renew() -> None:
+    files.write(spec_folder() / "15-mutants.md", text().encode())
+
+
+def measured(name: str) -> Any:
+    """A published measurement; None where there is none yet."""
+    file = spec_folder() / name
+    return json.loads(file.read_text("utf-8")) if file.exists() else None
+
+
+def text() -> str:
+    """The chapter."""
+    lines = measured("mutants.json")
+    killed = sum(line["status"] == "killed" for line in lines)
+    found = [
+        "# 15 Mutants\n",
+        "A mutant is the reference with one named error of meaning. The vectors are measured by",
+        "the mutants that they reject, in every precision in which the error shows. This chapter",
+        "is written by `python -m refgss.conformance.selftest.kills --write`.\n",
+        f"**{killed} of {len(lines)} killed.**\n",
+        *diagnosed(),
+        "What changes rounding alone is no mutant but an honest variant (chapter 16). No mutant is",
+        "equivalent to the reference in both precisions; those that are in one say why:",
+        f"{', '.join(f'`{name}`' for name in one_sided())}.\n",
+        "| area | killed | declared |",
+        "|---|---|---|",
+        *areas(lines),
+        "",
+        "| clause | mutant | what it does | rejected first by |",
+        "|---|---|---|---|",
+    ]
+    for line in sorted(lines, key=lambda line: clause_order(line["clause"])):
+        by = sorted(set(line["killed_by"].values()))
+        shown = ", ".join(f"`{id}`" for id in by) or "**survives**"
+        note = line["note"].replace("|", "\\|")
+        found.append(f"| {line['clause']} | `{line['name']}` | {note} | {shown} |")
+    return "\n".join(found) + "\n"
+
+
+def diagnosed() -> list[str]:
+    """How often the diagnosis names the clause, as measured by `diagnosis_score`."""
+    scores = measured("diagnosis.json")
+    if scores is None:
+        return []
+    found = [
+        "`refgss check` names the clauses that a failing candidate most probably violates. Of the",
+        "mutants, taken for such candidates",
+        "(`python -m refgss.conformance.selftest.diagnosis_score`):\n",
+        "| the violated clause is | first | among the first three |",
+        "|---|---|---|",
+    ]
+    for score in scores:
+        cells = (score["meaning"], f"{score['first']:.1%}", f"{score['first_three']:.1%}")
+        found.append(f"| {' | '.join(cells)} |")
+    return [*found, ""]
+
+
+def one_sided() -> list[str]:
+    return [m.name for m in mutants.declared().values() if m.precisions != PRECISIONS]
+
+
+def areas(lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Killed and declared mutants of the clauses of each area."""
+    for area in AREAS:
+        of_area = [line for line in lines if line["clause"].split("-")[1] == area]
+        killed = sum(line["status"] == "killed" for line in of_area)
+        yield f"| GSS-{area} {AREAS[area]} | {killed} | {len(of_area)} |"
+
+
+AREAS = {  # in the order of the chapters
+    "ARR": "arrays",
+    "PAR": "parameters",
+    "INI": "initialisation",
+    "DIS": "discretisation",
+    "KER": "kernel",
+    "CNV": "convolution",
+    "REC": "recurrence",
+    "NRM": "norm, GELU, dense map",
+    "LAY": "layers",
+    "LM": "language model",
+    "GRD": "gradients",
+    "STA": "streaming",
+    "ACC": "accuracy",
+    "NFI": "bad and empty input",
+}
+
+
+def clause_order(id: str) -> tuple[int, int]:
+    _, area, number = id.split("-")
+    return list(AREAS).index(area), int(number)
+
+
+if __name__ == "__main__":
+    renew()
