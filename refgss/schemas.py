@@ -11,13 +11,15 @@ from typing import Any
 from refgss.standard import spec_folder
 
 MOST_DIGITS = 18  # of an integer: any 64-bit reader holds it
+MOST_DEPTH = 64  # of arrays and objects in each other: far below what any reader's stack holds
+TOO_DEEP = f"it is nested more than {MOST_DEPTH} levels deep"
 
 
 def parse(text: bytes | str) -> Any:
     """The value of a JSON text in UTF-8.  Raises ValueError, whatever is wrong with it.
 
     Stricter than Python: no NaN or infinity, no number that 64 bits cannot hold, no key twice, no
-    half of a surrogate pair, so that every reader sees the same values.
+    half of a surrogate pair, no nesting beyond MOST_DEPTH: every reader sees the same values.
     """
     text = text.decode("utf-8") if isinstance(text, bytes) else text
     try:
@@ -28,11 +30,24 @@ def parse(text: bytes | str) -> Any:
             parse_int=short,
             object_pairs_hook=distinct,
         )
-        if "\\ud" in text.lower():
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError as e:
-        raise ValueError("it is nested too deeply") from e
+        raise ValueError(TOO_DEEP) from e
+    if deeper(value, MOST_DEPTH):
+        raise ValueError(TOO_DEEP)
+    if "\\ud" in text.lower():
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
     return value
+
+
+def deeper(value: Any, most: int) -> bool:
+    """Whether arrays and objects are nested in more than `most` levels; found without recursion."""
+    level = [value]
+    for _ in range(most + 1):
+        level = [x for x in level if isinstance(x, list | dict)]
+        level = [y for x in level for y in (x.values() if isinstance(x, dict) else x)]
+        if not level:
+            return False
+    return True
 
 
 def refuse(text: str) -> Any:
@@ -70,7 +85,7 @@ def validators(name: str) -> dict[str | None, Any]:
     return {None: whole, **kinds}
 
 
-def complaint(name: str, value: Any) -> str | None:
+def problem(name: str, value: Any) -> str | None:
     """What does not fit the schema of this name, in one sentence; None if all does."""
     from jsonschema.exceptions import best_match
 

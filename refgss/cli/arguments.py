@@ -15,13 +15,14 @@ from refgss.conformance.clauses import read_clauses
 from refgss.ops import OPS
 from refgss.standard import spec_folder
 
+LONGEST = 80  # characters of a name that are compared with those that are known
 REPORT = click.Path(path_type=Path, dir_okay=False, exists=True)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A question for the name that was probably meant, or nothing where none is near."""
-    found = get_close_matches(name, list(known), 1, cutoff=0.5)
+    found = get_close_matches(name[:LONGEST], list(known), 1, cutoff=0.5)
     return f"did you mean {found[0]}? " if found else ""
 
 

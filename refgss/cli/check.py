@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import closing
 from datetime import date
 from importlib.resources import files
@@ -52,6 +52,7 @@ Examples
   refgss check --candidate lib:./libmine.so --report mine.jsonl --html mine.html
 """
 SUSPECTS = 3  # clauses that a diagnosis names
+NAMED = 5  # names that a candidate claims and that mean nothing
 
 
 @click.command(epilog=EPILOG, short_help="Judge an implementation by clause.")
@@ -211,14 +212,23 @@ def usable_backends() -> list[str]:
 
 def profiles_of(requested: Sequence[str], about: Capabilities) -> list[str]:
     """What the candidate is held to, with a note about what it did not claim."""
-    for op in runner.unknown_ops(about):
-        terminal.note(f"the candidate claims {op}, which is no op: {nearest(op, OPS)}it is ignored")
-    for profile in sorted(set(about.profiles) - set(PROFILES)):
-        guess = nearest(profile, PROFILES)
-        terminal.note(f"the candidate claims {profile}, which is no profile: {guess}it is ignored")
+    note_unknown("op", runner.unknown_ops(about), OPS)
+    note_unknown("profile", sorted(set(about.profiles) - set(PROFILES)), PROFILES)
     for profile in sorted(set(requested) - set(about.profiles)):
         terminal.note(f"the candidate does not claim {profile}; it is checked because you asked")
     return runner.profiles_to_check(requested, about.profiles)
+
+
+def note_unknown(kind: str, names: Sequence[str], known: Iterable[str]) -> None:
+    """A note about each of the first few names that mean nothing, and how many more there are."""
+    for name in names[:NAMED]:
+        guess = nearest(name, known)
+        terminal.note(f"the candidate claims {name}, which is no {kind}: {guess}it is ignored")
+    if len(names) > NAMED:
+        more = len(names) - NAMED
+        terminal.note(
+            f"{more} more names that the candidate claims are no {kind}: they are ignored"
+        )
 
 
 def asked(
@@ -236,11 +246,11 @@ def asked(
         raise TooFewCasesError(
             "no vector fits this choice of profiles, ops and clauses: choose less narrowly"
         )
-    return questions + fresh_questions(questions, about.ops, per_op, seed)
+    return questions + fresh_questions(questions, about.offered, per_op, seed)
 
 
 def fresh_questions(
-    questions: Sequence[runner.Question], ops: Sequence[str], per_op: int, seed: int
+    questions: Sequence[runner.Question], ops: Collection[str], per_op: int, seed: int
 ) -> list[runner.Question]:
     """Fresh cases like those selected, for the ops that are claimed."""
     if not per_op:

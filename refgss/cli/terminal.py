@@ -12,7 +12,6 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from refgss.conformance.candidates.protocol import printable
 from refgss.conformance.clauses import Clause
 from refgss.conformance.judging.compare import NEUTRAL, Outcome
 from refgss.conformance.judging.runner import Record
@@ -25,6 +24,7 @@ from refgss.conformance.reports.report import (
     must_clauses,
     ratio_of,
 )
+from refgss.text import printable
 
 WIDTH_OF_A_PIPE = 110
 COLOURS = {"passed": "green", "failed": "red", "waived": "yellow", "not claimed": "dim"}
@@ -38,7 +38,7 @@ def console(stderr: bool = False) -> Console:
 
 def note(text: str) -> None:
     """A remark that is no result."""
-    console(stderr=True).print(Text(f"note: {text}", "yellow"), soft_wrap=True)
+    console(stderr=True).print(Text(printable(f"note: {text}", 1000), "yellow"), soft_wrap=True)
 
 
 @contextmanager

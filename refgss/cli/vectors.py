@@ -17,7 +17,7 @@ from refgss.cli.arguments import CLAUSE, FOLDER, OP
 from refgss.cli.exits import VECTORS, ExitError
 from refgss.conformance.clauses import read_clauses
 from refgss.conformance.vectors.format import Vector, VectorSet, read_vectors, write_vectors
-from refgss.conformance.vectors.format import lint as complaints
+from refgss.conformance.vectors.format import lint as problems
 from refgss.standard import spec_folder
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def lint(folder: Path | None) -> None:
     """Check ids, clauses, hashes, radii and that every MUST clause is covered."""
     levels = {c.id: c.level for c in read_clauses(spec_folder()).values() if c.judged_by_vectors}
     found = read_vectors(folder or published())
-    trouble = complaints(found.vectors, levels)
+    trouble = problems(found.vectors, levels)
     for sentence in trouble:
         click.echo(sentence)
     click.echo(f"{len(found.vectors)} vectors of {found.date}, {len(trouble)} complaints")

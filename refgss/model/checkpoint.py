@@ -28,7 +28,7 @@ from refgss.model.weights import (
     is_matrix,
     weights_of,
 )
-from refgss.schemas import complaint, parse
+from refgss.schemas import parse, problem
 from refgss.tensors import Stamp, TensorFileError, read_tensors, write_tensors
 
 Params = Mapping[str, np.ndarray]
@@ -141,8 +141,8 @@ def read_metadata(metadata: Mapping[str, str]) -> tuple[LMConfig, dict[str, Any]
     values: dict[str, Any] = {
         k: v if k == "refgss.tokenizer" else parsed(k, v) for k, v in ours.items()
     }
-    if trouble := complaint("checkpoint", values):
-        raise ValueError(f"its metadata is not that of a checkpoint, {trouble}")
+    if wrong := problem("checkpoint", values):
+        raise ValueError(f"its metadata is not that of a checkpoint, {wrong}")
     config = ops.decode_option("lm_logits", "config", values["refgss.config"])
     return config, values.get("refgss.about", {})
 

@@ -14,7 +14,7 @@ from refgss.config import GSS, DSSConfig, LMConfig
 from refgss.model.checkpoint import Checkpoint, compact
 from refgss.reference import gss_lambda, ssm_scan
 from refgss.reference.language_model import of_layer
-from refgss.schemas import complaint, parse
+from refgss.schemas import parse, problem
 from refgss.tensors import TensorFileError, read_tensors, write_tensors
 
 
@@ -70,8 +70,8 @@ def checked(
     if "refgss.state" not in metadata:
         raise ValueError("its metadata has no refgss.state")
     about = parse(metadata["refgss.state"])
-    if trouble := complaint("state", about):
-        raise ValueError(f"its metadata is not that of a state, {trouble}")
+    if wrong := problem("state", about):
+        raise ValueError(f"its metadata is not that of a state, {wrong}")
     if about["model"] != checkpoint.digest:
         raise ValueError(
             f"it belongs to the model {about['model'][:16]}…, and this is {checkpoint.digest[:16]}…"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -18,6 +19,21 @@ def say(**message):
     print(json.dumps(message), flush=True)
 
 
+def daemon():
+    """Leave a process in a session of its own behind, and its number in the file."""
+    if os.fork():
+        return os.wait()
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    with open(sys.argv[2], "w") as file:
+        file.write(str(os.getpid()))
+    for stream in (0, 1, 2):
+        os.close(stream)
+    time.sleep(60)
+    os._exit(0)
+
+
 def hello():
     if manner == "mute":
         time.sleep(60)
@@ -28,7 +44,14 @@ def hello():
     if manner == "greets with garbage":
         return print("Hello, world", flush=True)
     ops = list(OPS) if manner == "claims everything" else ["gelu"]
+    if manner == "claims 60,000 ops":
+        ops += [f"op{i}" for i in range(60000)]
     say(type="capabilities", protocol=1, name=manner, version="", ops=ops, profiles=["f32"])
+    if manner == "answers everything in advance":
+        for case in range(1, 100_000):
+            say(type="done", case=case)
+    if manner == "never reads":
+        time.sleep(60)
 
 
 def gelu(message):
@@ -73,6 +96,39 @@ def gelu(message):
         return say(type="done", case=case)
     if manner == "makes a pipe of the file":
         os.mkfifo(message["outputs"])
+        return say(type="done", case=case)
+    if manner == "links its file to zero":
+        os.symlink("/dev/zero", message["outputs"])
+        return say(type="done", case=case)
+    if manner == "makes folders of its files":
+        os.unlink(message["inputs"])
+        os.makedirs(message["inputs"] + "/" + "deep/" * 500)
+        os.makedirs(message["outputs"], 0)
+        return say(type="done", case=case)
+    if manner == "removes the folder of its files":
+        shutil.rmtree(os.path.dirname(message["outputs"]))
+        return say(type="done", case=case)
+    if manner == "removes every folder of its files":
+        root = os.path.dirname(os.path.dirname(message["outputs"]))
+        shutil.rmtree(root)
+        open(root, "w").close()
+        return say(type="done", case=case)
+    if manner == "leaves a daemon behind":
+        daemon()
+    if manner == "kills its parent":
+        os.kill(os.getppid(), 9)
+        time.sleep(60)
+    if manner == "stops its parent and itself":
+        os.kill(os.getppid(), 19)
+        os.kill(os.getpid(), 19)
+    if manner == "ends its group":
+        os.kill(0, 15)
+    if manner == "ends by a signal without a name":
+        os.kill(os.getpid(), 40)
+    if manner == "writes a name twice":
+        entry = b'"y":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
+        header = b"{" + entry + b"," + entry + b"}"
+        open(message["outputs"], "wb").write(len(header).to_bytes(8, "little") + header + b"xxxx")
         return say(type="done", case=case)
     if manner == "writes bfloat16":
         header = b'{"y":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'

@@ -1,10 +1,14 @@
 """Every way of going wrong has its own outcome, and none of them ends the check."""
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
+import time
 from collections import Counter
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from refgss.cli.check import profiles_of
 from refgss.conformance.candidates.calling import ModuleCandidate
 from refgss.conformance.candidates.claims import CandidateError
-from refgss.conformance.candidates.processes import IN_A_ROW
+from refgss.conformance.candidates.processes import IN_A_ROW, read_stages
 from refgss.conformance.candidates.targets import open_candidate
 from refgss.conformance.judging.compare import Failure, Outputs
 from refgss.conformance.judging.runner import Question, run, select
@@ -84,6 +89,17 @@ def test_a_wrong_module_gets_its_outcome(name, outcome, detail):
         ("says NaN", "garbage", "NaN"),
         ("colours its words", "raised", "[0m not at all"),
         ("makes a pipe of the file", "garbage", "no safetensors file"),
+        ("links its file to zero", "garbage", "no safetensors file"),
+        ("makes folders of its files", "garbage", "no safetensors file"),
+        ("removes the folder of its files", "garbage", "no safetensors file"),
+        ("removes every folder of its files", "garbage", "no safetensors file"),
+        ("answers everything in advance", "out of order", "before it was asked"),
+        ("never reads", "timed out", "0.5 s"),
+        ("kills its parent", "crashed", "SIGKILL"),
+        ("stops its parent and itself", "timed out", "0.5 s"),
+        ("ends its group", "crashed", "SIGTERM"),
+        ("ends by a signal without a name", "crashed", "signal 40"),
+        ("writes a name twice", "garbage", "key twice"),
         ("writes bfloat16", "wrong dtype", "BF16"),
         ("is killed", "crashed", "SIGSEGV"),
         ("holds too much", "crashed", "MemoryError"),
@@ -98,6 +114,56 @@ def test_a_rude_program_gets_its_outcome(manner, outcome, detail):
     assert record["outcome"] == outcome
     assert detail.lower() in record.get("detail", "").lower()
     assert record.get("detail", "").isprintable()
+
+
+def processes_that_name(path):
+    """The command lines of processes that have this path among their arguments."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):
+            found.append(Path("/proc", pid, "cmdline").read_bytes())
+    return [line for line in found if str(path).encode() in line]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="daemons are found through /proc")
+@pytest.mark.parametrize("manner", ["leaves a daemon behind", "kills its parent", "is honest"])
+def test_nothing_that_a_program_started_survives_it_and_no_file(manner, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    pid = tmp_path / "pid"
+    with closing(open_candidate(f"{rude(manner)} {pid}")) as candidate:
+        assert processes_that_name(pid)
+        candidate.ask("gelu", {"x": np.ones(1, np.float32)}, {}, "f32")
+    assert not processes_that_name(pid)
+    assert [file for file in tmp_path.iterdir() if file != pid] == []
+
+
+def test_a_check_that_is_killed_takes_its_candidate_along(tmp_path):
+    code = f"""
+import os
+from refgss.conformance.candidates.targets import open_candidate
+candidate = open_candidate({f"{rude('never reads')} {tmp_path}"!r})
+os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", code], env=os.environ | {"TMPDIR": str(tmp_path)})
+    deadline = time.monotonic() + 20
+    while processes_that_name(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not processes_that_name(tmp_path)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, partial(os.symlink, "/dev/zero"), os.mkdir])
+def test_stages_are_read_as_carefully_as_outputs(make, tmp_path):
+    make(tmp_path / "stages")
+    assert read_stages({}, tmp_path, time.monotonic() + 10) == {}
+
+
+def test_60_000_claims_cost_no_time(capsys):
+    started = time.monotonic()
+    with closing(open_candidate(rude("claims 60,000 ops"))) as candidate:
+        profiles_of([], candidate.about)
+        assert not any(VECTORS[0].op in candidate.about.offered for _ in range(100_000))
+    assert time.monotonic() - started < 10
+    assert len(capsys.readouterr().err.splitlines()) < 10
 
 
 HELLO = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,8 +12,8 @@ import numpy as np
 from refgss import ops
 from refgss.conformance import PROFILES
 from refgss.conformance.candidates import protocol
-from refgss.conformance.candidates.protocol import printable
 from refgss.conformance.judging.compare import Answer
+from refgss.text import printable
 
 PROBED = ("gss_layer", "dss_layer")  # the ops that have stages
 
@@ -30,6 +31,11 @@ class Capabilities:
     ops: tuple[str, ...]
     profiles: tuple[str, ...]
     probes: tuple[str, ...] = ()  # the ops whose stages it offers
+
+    @cached_property
+    def offered(self) -> frozenset[str]:
+        """The ops of the standard that are among those claimed."""
+        return frozenset(ops.OPS).intersection(self.ops)
 
 
 class Candidate(Protocol):

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from refgss.conformance import PROTOCOL
-from refgss.schemas import complaint, parse
+from refgss.schemas import parse, problem
+from refgss.text import printable
 
 MAX_LINE = 1 << 20  # bytes: a candidate that writes more without a newline is not speaking to us
 
@@ -24,8 +25,8 @@ class ProtocolError(ValueError):
 
 def encode(message: Mapping[str, Any]) -> bytes:
     """A message of the schema as one line.  Raises ProtocolError."""
-    if trouble := complaint("message", message):
-        raise ProtocolError(f"this is no message of protocol {PROTOCOL}: {trouble}")
+    if wrong := problem("message", message):
+        raise ProtocolError(f"this is no message of protocol {PROTOCOL}: {wrong}")
     try:
         return json.dumps(message, ensure_ascii=True, allow_nan=False).encode() + b"\n"
     except (TypeError, ValueError) as e:
@@ -39,16 +40,9 @@ def decode(line: bytes) -> dict[str, Any]:
         message = parse(line)
     except ValueError as e:
         raise ProtocolError(f"{shown!r} is not JSON") from e
-    if trouble := complaint("message", message):
-        raise ProtocolError(f"{shown!r} is not a message of protocol {PROTOCOL}: {trouble}")
+    if wrong := problem("message", message):
+        raise ProtocolError(f"{shown!r} is not a message of protocol {PROTOCOL}: {wrong}")
     return dict(message)
-
-
-def printable(text: str, most: int = 300) -> str:
-    """What a program says, in one line that does nothing to a terminal."""
-    line = " ".join(text[: 4 * most].split())
-    line = "".join(c if c.isprintable() else "\ufffd" for c in line)
-    return line if len(line) <= most else f"{line[:most]}…"
 
 
 def hello() -> dict[str, Any]:

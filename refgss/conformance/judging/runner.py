@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,9 +12,8 @@ import numpy as np
 from refgss.conformance import LAYER_PROFILES, PRECISIONS
 from refgss.conformance.candidates.claims import Candidate, Capabilities
 from refgss.conformance.judging import procedures
-from refgss.conformance.judging.compare import Answer, Failure, Finding, Outcome, Outputs, judge
+from refgss.conformance.judging.compare import Answer, Finding, Outcome, judge
 from refgss.conformance.vectors.format import Vector
-from refgss.ops import OPS
 
 Record = dict[str, Any]  # one case line of a report
 
@@ -76,7 +75,7 @@ def run(
 def ask(candidate: Candidate, question: Question) -> Record:
     """Put one question to the candidate and judge the answer."""
     v = question.vector
-    if v.op not in candidate.about.ops:
+    if v.op not in candidate.about.offered:
         return record(question, Finding(Outcome.UNCLAIMED), 0.0)
     start = time.perf_counter()
     answer = answer_to(candidate, v, question.precision)
@@ -87,26 +86,13 @@ def ask(candidate: Candidate, question: Question) -> Record:
     return record(question, finding, seconds)
 
 
-class NoOutputsError(Exception):
-    """A piece of a cut sequence was answered by a Failure, the exception's argument."""
-
-
 def answer_to(candidate: Candidate, v: Vector, precision: str) -> Answer:
-    """The answer to a vector, piece by piece where it is cut.  Clauses: GSS-STA-4."""
+    """The answer to a vector, piece by piece where it is cut."""
 
-    def piece(op: str, tensors: procedures.Tensors, options: Mapping[str, Any]) -> Any:
-        answer = candidate.ask(op, tensors, options, precision)
-        if isinstance(answer, Failure):
-            raise NoOutputsError(answer)
-        return answer.arrays
+    def piece(op: str, tensors: procedures.Tensors, options: procedures.Options) -> Answer:
+        return candidate.ask(op, tensors, options, precision)
 
-    try:
-        return Outputs(procedures.execute(piece, v.op, v.tensors, v.options))
-    except NoOutputsError as e:
-        failure: Failure = e.args[0]
-        return failure
-    except (KeyError, StopIteration, ValueError):
-        return Failure(Outcome.WRONG_SHAPE, "the pieces of the output do not fit together")
+    return procedures.execute(piece, v.op, v.tensors, v.options)
 
 
 def record(question: Question, finding: Finding, seconds: float) -> Record:
@@ -129,4 +115,4 @@ def record(question: Question, finding: Finding, seconds: float) -> Record:
 
 def unknown_ops(about: Capabilities) -> list[str]:
     """Ops that the candidate claims and that the standard does not have."""
-    return sorted(set(about.ops) - OPS.keys())
+    return sorted(set(about.ops) - about.offered)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from refgss.conformance.judging.compare import NEUTRAL, Outcome
 from refgss.conformance.judging.runner import Record
-from refgss.schemas import complaint, parse
+from refgss.schemas import parse, problem
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ def read(path: Path) -> list[Waiver]:
         content = parse(path.read_bytes())
     except ValueError as e:
         raise ValueError(f"{path} is not JSON: {e}") from e
-    if trouble := complaint("waivers", content):
-        raise ValueError(f"{path}: {trouble}")
+    if wrong := problem("waivers", content):
+        raise ValueError(f"{path}: {wrong}")
     found = [Waiver(**w) for w in content["waivers"]]
     if twice := [id for id, n in Counter(w.id for w in found).items() if n > 1]:
         raise ValueError(f"{path}: {twice[0]} is waived twice")

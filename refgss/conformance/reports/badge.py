@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 
-from refgss.conformance.candidates.protocol import printable
 from refgss.conformance.clauses import Clause
 from refgss.conformance.reports.report import CONFORMS, Report, must_clauses
+from refgss.text import printable
 
 ADVANCE = 6.6  # mean width of a character at 11 px
 

@@ -20,13 +20,13 @@ from typing import Any
 import refgss
 from refgss.conformance import PROTOCOL
 from refgss.conformance.candidates.claims import Capabilities
-from refgss.conformance.candidates.protocol import printable
 from refgss.conformance.clauses import Clause
 from refgss.conformance.judging.compare import BROKEN, NEUTRAL, Outcome
 from refgss.conformance.judging.runner import Record
 from refgss.conformance.vectors.format import SPEC_VERSION, VectorSet
 from refgss.files import atomic_write
-from refgss.schemas import complaint, parse
+from refgss.schemas import parse, problem
+from refgss.text import printable
 
 CONFORMS, FAILS, BROKE = "conforms", "does not conform", "broke the protocol"
 
@@ -137,8 +137,8 @@ def read(path: Path) -> Report:
     except ValueError as e:
         raise DamagedReportError(f"{path} is not a report: a line of it is not JSON") from e
     for number, value in enumerate(values, 1):
-        if trouble := complaint("report", value):
-            raise DamagedReportError(f"{path}, line {number}: {trouble}")
+        if wrong := problem("report", value):
+            raise DamagedReportError(f"{path}, line {number}: {wrong}")
     kinds = [value["type"] for value in values]
     if kinds != ["header", *["case"] * (len(kinds) - 2), "footer"]:
         raise DamagedReportError(f"{path} is truncated, or its lines are out of order")

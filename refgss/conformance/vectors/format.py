@@ -22,7 +22,7 @@ import safetensors.numpy
 from refgss.conformance import PRECISIONS
 from refgss.files import atomic_write
 from refgss.ops import OPS
-from refgss.schemas import complaint, parse
+from refgss.schemas import parse, problem
 from refgss.tensors import header_of
 
 SPEC_VERSION = "1.0.0"
@@ -197,8 +197,8 @@ def checked(name: str, text: bytes) -> Any:
         content = parse(text)
     except ValueError as e:
         raise DamagedVectorsError(f"{name}.json is not JSON ({e}): restore the vectors") from e
-    if trouble := complaint(name, content):
-        raise DamagedVectorsError(f"{name}.json: {trouble}")
+    if wrong := problem(name, content):
+        raise DamagedVectorsError(f"{name}.json: {wrong}")
     return content
 
 
