@@ -17,13 +17,12 @@ import numpy as np
 
 from refgss import native, reference, xla
 from refgss.cli.models import BUNDLED
+from refgss.conformance.selftest.mutants import copy, sources
 from refgss.model import load_checkpoint, load_tokenizer, save_checkpoint
 from refgss.model.generation import generate, start
 from refgss.model.sampling import GREEDY
 from refgss.model.session import Session
 from refgss.model.weights import quantize
-from refgss.native.layers import over
-from refgss.reference import language_model, layers
 
 TOKENS, SAMPLES, GENERATED = 128, 12, 200
 UNIT = 2.0**-24
@@ -52,11 +51,13 @@ def budget(params, tokens, config):
     """Six standard deviations of every logit (B,L,V)."""
     runs = []
     for seed in range(SAMPLES):
-        ops = {name: getattr(native, name) for name in NATIVE}
-        ops["dense"] = noisy_dense(np.random.default_rng(seed))
-        ops |= {name: over(ops, getattr(layers, name)) for name in ("gss_layer", "dss_layer")}
-        ops["hidden_states"] = over(ops, language_model.hidden_states)
-        runs.append(over(ops, language_model.lm_logits)(params, tokens, config=config)[0])
+        dense = noisy_dense(np.random.default_rng(seed))
+        model = copy(f"noisy_{seed}", sources())  # the reference's layers, over these ops
+        for name in NATIVE:
+            setattr(model.layers, name, getattr(native, name))
+        model.layers.dense = dense
+        ops = model.language_model.OPS._replace(dense=dense, layer_norm=native.layer_norm)
+        runs.append(model.lm_logits(params, tokens, config=config, ops=ops)[0])
     return 6 * np.std(runs, 0, ddof=1)
 
 

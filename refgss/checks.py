@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from refgss.config import DSSConfig, GSSConfig, KernelForm, LMConfig
+from refgss.config import KernelForm, LayerConfig, LMConfig
+from refgss.layers import kind_of
+from refgss.layers.tensor import Tensor
 
 MAX_LENGTH = 2**31 - 1
 KINDS = {
@@ -22,9 +24,13 @@ KINDS = {
 }
 
 
-def check_kind(op: str, name: str, x: Any, kind: str) -> None:
+def check_array(op: str, name: str, x: Any) -> None:
     if not hasattr(x, "shape") or not hasattr(x, "dtype"):
         raise TypeError(f"{op}: {name} must be an array, not {type(x).__name__}")
+
+
+def check_kind(op: str, name: str, x: Any, kind: str) -> None:
+    check_array(op, name, x)
     wanted, names = KINDS[kind]
     if str(x.dtype) not in names:
         raise TypeError(f"{op}: {name} must be {wanted}, not {x.dtype}")
@@ -38,6 +44,11 @@ def check_shape(op: str, name: str, x: Any, shape: tuple[int, ...], kind: str) -
 
 def check_rank(op: str, name: str, x: Any, axes: str, kind: str) -> None:
     check_kind(op, name, x, kind)
+    check_axes(op, name, x, axes)
+
+
+def check_axes(op: str, name: str, x: Any, axes: str) -> None:
+    check_array(op, name, x)
     if len(x.shape) != len(axes.split(",")):
         raise ValueError(f"{op}: {name} must have axes ({axes}), not shape {tuple(x.shape)}")
 
@@ -160,61 +171,59 @@ def check_dense(op: str, x: Any, weight: Any, bias: Any) -> None:
         check_shape(op, "bias", bias, weight.shape[1:], "f")
 
 
-def layer_shapes(
-    params: Mapping[str, Any], config: GSSConfig | DSSConfig
-) -> dict[str, tuple[int, ...]]:
-    """What shapes the other parameters must have, given norm.weight, ssm.c and w_v."""
-    E = params["norm.weight"].shape[0]
-    H, N = params["ssm.c"].shape
-    shapes: dict[str, tuple[int, ...]] = {"norm.weight": (E,), "norm.bias": (E,)}
-    shapes |= {"ssm.a": (N,), "ssm.b": (N,)}
-    shapes |= {"ssm.c": (H, N), "ssm.d": (H,)}
-    if isinstance(config, GSSConfig):
-        F = params["w_v"].shape[-1]
-        shapes |= {"w_v": (E, F), "w_u": (E, H), "w_uc": (H, F), "w_o": (F, E)}
-        if config.ssm_norm:
-            shapes |= {"ssm.norm.weight": (H,), "ssm.norm.bias": (H,)}
-    else:
-        steps = params["ssm.log_delta"].shape
-        shapes |= {"ssm.c": (E, N), "ssm.d": (E,), "w_o": (E, E)}
-        shapes |= {"ssm.log_delta": (E, 2) if len(steps) == 2 else (E,)}
-    if config.out_bias:
-        shapes |= {"b_o": (E,)}
-    return shapes
+KIND_LETTERS = {"real": "f", "complex": "c", "integer": "i"}  # of a Tensor's numbers, in KINDS
+
+
+def layer_shapes(params: Mapping[str, Any], config: LayerConfig) -> dict[str, tuple[int, ...]]:
+    """The shapes of all parameters, given those that tell the sizes of the kind."""
+    kind = kind_of(config)
+    return {k: t.shape for k, t in kind.parameters(config, kind.sizes(params)).items()}
 
 
 def check_layer(
-    op: str, params: Mapping[str, Any], x: Any, state: Any, config: GSSConfig | DSSConfig
+    op: str, params: Mapping[str, Any], x: Any, state: Any, config: LayerConfig
 ) -> None:
-    for name in (
-        "norm.weight",
-        "ssm.c",
-        "w_v" if isinstance(config, GSSConfig) else "ssm.log_delta",
-    ):
+    kind = kind_of(config)
+    for name, axes in kind.SIZED_BY.items():
         if name not in params:
             raise ValueError(f"{op}: the parameter {name} is missing")
-    check_rank(op, "norm.weight", params["norm.weight"], "E", "f")
-    check_rank(op, "ssm.c", params["ssm.c"], "H,N", "c")
-    shapes = layer_shapes(params, config)
-    if missing := shapes.keys() - params.keys():
+        check_axes(op, name, params[name], axes)
+    sizes = kind.sizes(params)
+    wanted = kind.parameters(config, sizes)
+    if missing := wanted.keys() - params.keys():
         raise ValueError(f"{op}: the parameter {min(missing)} is missing")
-    if unknown := params.keys() - shapes.keys():
+    if unknown := params.keys() - wanted.keys():
         raise ValueError(f"{op}: the parameter {min(unknown)} has no meaning under {config}")
-    for name, shape in shapes.items():
-        check_shape(op, name, params[name], shape, "c" if name == "ssm.c" else "f")
+    for name, tensor in wanted.items():
+        check_tensor(op, name, params[name], tensor)
     check_rank(op, "x", x, "B,L,E", "f")
-    if x.shape[2] != shapes["norm.weight"][0]:
-        raise ValueError(
-            f"{op}: x has width {x.shape[2]} where the layer has {shapes['norm.weight'][0]}"
-        )
-    check_state(op, state, params["ssm.c"], x.shape[0])
+    if x.shape[2] != sizes.width:
+        raise ValueError(f"{op}: x has width {x.shape[2]} where the layer has {sizes.width}")
+    if state is not None:
+        check_parts(op, "state", state, kind.state(config, sizes, x.shape[0]))
+
+
+def check_tensor(op: str, name: str, x: Any, wanted: Tensor) -> None:
+    check_shape(op, name, x, wanted.shape, KIND_LETTERS[wanted.numbers])
+
+
+def check_parts(op: str, name: str, state: Any, wanted: Mapping[str, Tensor]) -> None:
+    """A state of one part is an array, one of several a mapping of their names."""
+    if len(wanted) == 1:
+        (tensor,) = wanted.values()
+        return check_tensor(op, name, state, tensor)
+    if not isinstance(state, Mapping) or state.keys() != wanted.keys():
+        raise ValueError(f"{op}: {name} must be a mapping with {', '.join(wanted)}")
+    for part, tensor in wanted.items():
+        check_tensor(op, f"{name}.{part}", state[part], tensor)
 
 
 def check_layer_cotangents(
-    op: str, params: Mapping[str, Any], x: Any, dout: Any, dstate: Any
+    op: str, params: Mapping[str, Any], x: Any, dout: Any, dstate: Any, config: LayerConfig
 ) -> None:
     check_shape(op, "dout", dout, x.shape, "f")
-    check_shape(op, "dstate", dstate, (x.shape[0], *params["ssm.c"].shape), "c")
+    kind = kind_of(config)
+    check_parts(op, "dstate", dstate, kind.state(config, kind.sizes(params), x.shape[0]))
 
 
 def check_language_model(
@@ -236,8 +245,20 @@ def check_language_model(
     for name in params:
         if name not in shapes and not name.startswith(layers):
             raise ValueError(f"{op}: the parameter {name} has no meaning under {config}")
-    if state is not None and (len(state.shape) != 4 or state.shape[0] != config.depth):
-        raise ValueError(f"{op}: state must be ({config.depth},B,H,N), not {tuple(state.shape)}")
+    if state is not None:
+        check_depth(op, "state", state, config.depth)
+
+
+def check_depth(op: str, name: str, state: Any, depth: int) -> None:
+    """The states of all layers, stacked or as a tuple; each layer checks its own."""
+    stacked = not isinstance(state, tuple)
+    if stacked and (len(state.shape) < 1 or state.shape[0] != depth):
+        raise ValueError(
+            f"{op}: {name} must have one entry for each of the {depth} layers, (depth,...), "
+            f"not shape {tuple(state.shape)}"
+        )
+    if not stacked and len(state) != depth:
+        raise ValueError(f"{op}: {name} must have {depth} entries, one a layer, not {len(state)}")
 
 
 def check_targets(op: str, params: Mapping[str, Any], tokens: Any, targets: Any) -> None:

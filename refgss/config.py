@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 Method = Literal["zoh", "bilinear", "dss-exp", "dss-softmax"]
 Imag = Literal["exp", "identity"]
@@ -99,11 +99,23 @@ class DSSConfig:
     eps: float = 1e-5
 
 
+class LayerConfig(Protocol):
+    """The options of a layer of any kind: a frozen dataclass."""
+
+    @property
+    def eps(self) -> float:
+        """ε of every norm in the layer."""
+
+
 @dataclass(frozen=True)
 class LMConfig:
-    """A language model (GSS-LM-1..3): embedding, `depth` layers, optional final norm, head."""
+    """A language model (GSS-LM-1..3): embedding, `depth` layers, optional final norm, head.
 
-    layer: GSSConfig | DSSConfig
+    layer  the options of every layer, or a tuple of them: a pattern that repeats until `depth`
+           layers are there.  ε of the final norm is that of the last layer.
+    """
+
+    layer: LayerConfig | tuple[LayerConfig, ...]
     depth: int
     final_norm: bool = True
     tied: bool = False  # the head is the transposed embedding
@@ -111,3 +123,25 @@ class LMConfig:
     def __post_init__(self) -> None:
         if self.depth < 1:
             raise ValueError(f"a language model has at least one layer, not {self.depth}")
+        if isinstance(self.layer, tuple):
+            if not self.layer:
+                raise ValueError("a pattern of layers has at least one of them")
+            pattern = shortest(self.layers)  # one model has one description
+            object.__setattr__(self, "layer", pattern[0] if len(pattern) == 1 else pattern)
+
+    @property
+    def layers(self) -> tuple[LayerConfig, ...]:
+        """The options of each layer in order."""
+        pattern = self.layer if isinstance(self.layer, tuple) else (self.layer,)
+        return tuple(pattern[i % len(pattern)] for i in range(self.depth))
+
+    @property
+    def eps(self) -> float:
+        """ε of the final norm."""
+        return self.layers[-1].eps
+
+
+def shortest(layers: tuple[LayerConfig, ...]) -> tuple[LayerConfig, ...]:
+    """The shortest pattern that these layers repeat."""
+    lengths = range(1, len(layers) + 1)
+    return next(layers[:n] for n in lengths if layers[n:] == layers[: len(layers) - n])

@@ -7,8 +7,8 @@ that could drift.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import FunctionType
-from typing import Any, TypeVar
+from functools import partial, update_wrapper
+from typing import Any
 
 import numpy as np
 
@@ -17,10 +17,11 @@ from refgss.config import GSS, DSSConfig, GSSConfig
 from refgss.native import _core
 from refgss.native.pointwise import dense, dense_vjp, layer_norm, layer_norm_vjp
 from refgss.native.state_space import Prepared, form_tuple, gss_lambda
-from refgss.reference import language_model as _language_model
+from refgss.reference import language_model
+from refgss.reference.language_model import ModelOps
+from refgss.reference.layers import LayerOps
 
 Params = Mapping[str, np.ndarray]
-F = TypeVar("F", bound=Callable)
 
 
 def gss_layer(
@@ -51,7 +52,7 @@ def gss_layer_vjp(
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     """dout (B,L,E), dstate (B,H,N) -> dparams, dx (B,L,E), dstate_0.  Clauses: GSS-GRD-10."""
     checks.check_layer("gss_layer_vjp", params, x, state, config)
-    checks.check_layer_cotangents("gss_layer_vjp", params, x, dout, dstate)
+    checks.check_layer_cotangents("gss_layer_vjp", params, x, dout, dstate, config)
     options = config.imag == "exp", config.eps
     return _core.gss_layer_vjp(dict(params), x, state, dout, dstate, *options)
 
@@ -67,7 +68,7 @@ def dss_layer_vjp(
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     """dout (B,L,E), dstate (B,E,N) -> dparams, dx (B,L,E), dstate_0.  Clauses: GSS-GRD-10."""
     checks.check_layer("dss_layer_vjp", params, x, state, config)
-    checks.check_layer_cotangents("dss_layer_vjp", params, x, dout, dstate)
+    checks.check_layer_cotangents("dss_layer_vjp", params, x, dout, dstate, config)
     options = config.imag == "exp", config.eps, form_tuple(config.form)
     return _core.dss_layer_vjp(dict(params), x, state, dout, dstate, *options)
 
@@ -97,27 +98,19 @@ class PreparedLayer:
         return self._layer(self.params, self._map._core, x, state, *self._options)
 
 
-def over(ops: Mapping[str, Any], function: F) -> F:
-    """The same text, its names of ops meaning these."""
-    names = {**function.__globals__, **ops}
-    copy = FunctionType(function.__code__, names, function.__name__, function.__defaults__)
-    copy.__kwdefaults__, copy.__doc__ = function.__kwdefaults__, function.__doc__
-    copy.__annotations__, copy.__module__ = function.__annotations__, __name__
-    return copy  # type: ignore[return-value]
-
-
-_OPS: dict[str, Any] = {
-    "dense": dense,
-    "dense_vjp": dense_vjp,
-    "layer_norm": layer_norm,
-    "layer_norm_vjp": layer_norm_vjp,
-    "gss_layer": gss_layer,
-    "gss_layer_vjp": gss_layer_vjp,
-    "dss_layer": dss_layer,
-    "dss_layer_vjp": dss_layer_vjp,
+LAYERS = {
+    GSSConfig: LayerOps(gss_layer, gss_layer_vjp),
+    DSSConfig: LayerOps(dss_layer, dss_layer_vjp),
 }
-_OPS["hidden_states"] = over(_OPS, _language_model.hidden_states)
-lm_logits = _OPS["lm_logits"] = over(_OPS, _language_model.lm_logits)
-lm_logits_vjp = _OPS["lm_logits_vjp"] = over(_OPS, _language_model.lm_logits_vjp)
-lm_loss = over(_OPS, _language_model.lm_loss)
-lm_loss_vjp = over(_OPS, _language_model.lm_loss_vjp)
+OPS = ModelOps(LAYERS, dense, dense_vjp, layer_norm, layer_norm_vjp)
+
+
+def composed(op: Callable[..., Any]) -> Callable[..., Any]:
+    """An op of the reference's language model over the ops of this backend."""
+    return update_wrapper(partial(op, ops=OPS), op)
+
+
+lm_logits = composed(language_model.lm_logits)
+lm_logits_vjp = composed(language_model.lm_logits_vjp)
+lm_loss = composed(language_model.lm_loss)
+lm_loss_vjp = composed(language_model.lm_loss_vjp)

@@ -13,10 +13,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from refgss import checks
 from refgss.config import DSSConfig, GSSConfig, Imag, KernelForm, LMConfig
+from refgss.layers.states import State, zero_states
 from refgss.xla import (
     convolution,
     discretization,
@@ -37,7 +37,7 @@ Params = Mapping[str, Array]
 def transposed(f: Callable, primals: tuple, cotangents: tuple, fixed: tuple, options: Any) -> tuple:
     """(∂f)^T cotangents in the standard's convention; f(*primals, *fixed, **options)."""
     out, back = jax.vjp(lambda *p: f(*p, *fixed, **dict(options)), *primals)
-    conjugated = tuple(jnp.conj(d) for d in cotangents)
+    conjugated = jax.tree.map(jnp.conj, cotangents)
     gradients = back(conjugated if isinstance(out, tuple) else conjugated[0])
     return jax.tree.map(jnp.conj, gradients)
 
@@ -50,10 +50,15 @@ def pull_back(
     Raises as f does, and where a cotangent, given by name, has not the shape of its output.
     """
     out = jax.eval_shape(partial(f, **options), *primals, *fixed)
-    for (name, d), y in zip(cotangents.items(), jax.tree.leaves(out), strict=True):
-        checks.check_shape(op, name, d, y.shape, "c" if jnp.iscomplexobj(y) else "f")
-    given = tuple(arrays(op, *cotangents.values()))
-    return transposed(f, primals, given, fixed, tuple(options.items()))
+    outputs = out if isinstance(out, tuple) else (out,)
+    for (name, d), y in zip(cotangents.items(), outputs, strict=True):
+        given, wanted = jax.tree.leaves(d), jax.tree.leaves(y)
+        if len(given) != len(wanted):
+            raise ValueError(f"{op}: {name} must have {len(wanted)} arrays, not {len(given)}")
+        for part, z in zip(given, wanted, strict=True):
+            checks.check_shape(op, name, part, z.shape, "c" if jnp.iscomplexobj(z) else "f")
+    tensors = tuple(arrays(op, *cotangents.values()))
+    return transposed(f, primals, tensors, fixed, tuple(options.items()))
 
 
 # the ops with everything that they differentiate in front
@@ -275,24 +280,19 @@ def dss_layer_vjp(
     )
 
 
-def zero_states(params: Params, tokens: Array, config: LMConfig) -> np.ndarray:
-    c = params["layers.0.ssm.c"]
-    return np.zeros((config.depth, tokens.shape[0], *c.shape), str(c.dtype))
-
-
 def lm_logits_vjp(
     params: Params,
     tokens: Array,
-    state: Array | None,
+    state: State | None,
     dlogits: Array,
-    dstate: Array,
+    dstate: State,
     *,
     config: LMConfig,
     plan: Plan | None = None,
-) -> tuple[dict[str, Array], Array]:
+) -> tuple[dict[str, Array], State]:
     """dlogits (B,L,V), dstate (depth,B,H,N) -> dparams, dstate_0.  Clauses: GSS-GRD-9."""
     checks.check_language_model("lm_logits_vjp", params, tokens, state, config)
-    state = zero_states(params, tokens, config) if state is None else state
+    state = zero_states(params, config, tokens.shape[0]) if state is None else state
     return pull_back(
         "lm_logits_vjp",
         logits_op,
@@ -308,15 +308,15 @@ def lm_loss_vjp(
     params: Params,
     tokens: Array,
     targets: Array,
-    state: Array | None,
+    state: State | None,
     dloss: Array,
     *,
     config: LMConfig,
     plan: Plan | None = None,
-) -> tuple[dict[str, Array], Array]:
+) -> tuple[dict[str, Array], State]:
     """dloss scalar -> dparams, dstate_0.  Clauses: GSS-GRD-9."""
     checks.check_targets("lm_loss_vjp", params, tokens, targets)
-    state = zero_states(params, tokens, config) if state is None else state
+    state = zero_states(params, config, tokens.shape[0]) if state is None else state
     return pull_back(
         "lm_loss_vjp",
         loss_op,

@@ -17,16 +17,17 @@ def x64() -> bool:
 
 
 def arrays(op: str, *tensors: Any) -> list[Array]:
-    """NumPy or JAX arrays (None stays None) as JAX arrays, never at a lower precision.
+    """NumPy or JAX arrays, or trees of them, as JAX arrays, never at a lower precision.
 
     Raises ValueError for 64-bit floats where x64 is disabled: JAX would round them silently.
     """
-    wide = [x for x in tensors if x is not None and str(x.dtype) in ("float64", "complex128")]
+    leaves = jax.tree.leaves(tensors)
+    wide = [x for x in leaves if str(x.dtype) in ("float64", "complex128")]
     if wide and not x64():
         raise ValueError(
             f"{op}: {wide[0].dtype} needs JAX's x64 mode: set JAX_ENABLE_X64=1 or give float32"
         )
-    return [None if x is None else jnp.asarray(x) for x in tensors]
+    return [jax.tree.map(jnp.asarray, x) for x in tensors]
 
 
 def parameters(op: str, params: Mapping[str, Any]) -> dict[str, Array]:

@@ -1,9 +1,10 @@
-"""Chapter 8: the language model and its loss, with one compiled layer for all layers."""
+"""Chapter 8: the language model and its loss; layers of equal options in a row compile once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 import jax
@@ -11,9 +12,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from refgss import checks
-from refgss.config import GSSConfig, LMConfig
+from refgss.config import LMConfig
+from refgss.layers import of_layer
+from refgss.layers.states import State, bundled
 from refgss.xla.inputs import arrays, parameters
-from refgss.xla.layers import dss_layer, gss_layer
+from refgss.xla.layers import LAYERS
 from refgss.xla.pairs import Array
 from refgss.xla.plan import Plan, resolve
 from refgss.xla.pointwise import dense, layer_norm
@@ -21,34 +24,38 @@ from refgss.xla.pointwise import dense, layer_norm
 Params = Mapping[str, Array]
 
 
-def stacked_layers(params: Params, depth: int) -> dict[str, Array]:
-    """layers.{i}.NAME as NAME (depth, ...): what a scan over the layers takes apart again."""
-    names = [k.removeprefix("layers.0.") for k in params if k.startswith("layers.0.")]
-    return {k: jnp.stack([params[f"layers.{i}.{k}"] for i in range(depth)]) for k in names}
+def stacked(trees: Sequence[Any]) -> Any:
+    """Trees of one form as one, each array with a new first axis."""
+    return jax.tree.map(lambda *xs: jnp.stack(xs), *trees)
 
 
 def hidden_states(
-    params: Params, tokens: Array, state: Array | None, config: LMConfig, plan: Plan
-) -> tuple[Array, Array]:
-    """The output of the last layer (B,L,E), and the states (depth,B,H,N)."""
-    layer: Any = gss_layer if isinstance(config.layer, GSSConfig) else dss_layer
+    params: Params, tokens: Array, state: State | None, config: LMConfig, plan: Plan
+) -> tuple[Array, State]:
+    """The output of the last layer (B,L,E), and the states."""
+    x, states = params["embedding.weight"][tokens], []
+    for layer, run in groupby(range(config.depth), config.layers.__getitem__):
+        of_run = list(run)
 
-    def body(x: Array, of_layer: tuple[Params, Array | None]) -> tuple[Array, Array]:
-        return layer(of_layer[0], x, of_layer[1], config=config.layer, plan=plan)
+        def body(x: Array, of_one: tuple[Params, State | None]) -> tuple[Array, State]:
+            p, given = of_one
+            return LAYERS[type(layer)](p, x, given, config=layer, plan=plan)  # noqa: B023
 
-    x = params["embedding.weight"][tokens]
-    return lax.scan(body, x, (stacked_layers(params, config.depth), state))
+        given = None if state is None else stacked([state[i] for i in of_run])
+        x, after = lax.scan(body, x, (stacked([of_layer(params, i) for i in of_run]), given))
+        states += [jax.tree.map(lambda s, j=j: s[j], after) for j in range(len(of_run))]
+    return x, bundled(states, jnp.stack)
 
 
 def lm_logits(
     params: Params,
     tokens: Array,
-    state: Array | None = None,
+    state: State | None = None,
     *,
     config: LMConfig,
     plan: Plan | None = None,
-) -> tuple[Array, Array]:
-    """tokens (B,L) int, state (depth,B,H,N) or None -> logits (B,L,V), state.
+) -> tuple[Array, State]:
+    """tokens (B,L) int, state (depth,B,H,N) or a tuple, or None -> logits (B,L,V), state.
 
     Clauses: GSS-LM-1, GSS-LM-2, GSS-LM-3, GSS-STA-3.
     """
@@ -59,11 +66,11 @@ def lm_logits(
 
 @partial(jax.jit, static_argnames=("config", "plan"))
 def logits_compiled(
-    p: Params, tokens: Array, state: Array | None, config: LMConfig, plan: Plan
-) -> tuple[Array, Array]:
+    p: Params, tokens: Array, state: State | None, config: LMConfig, plan: Plan
+) -> tuple[Array, State]:
     x, state = hidden_states(p, tokens, state, config, plan)
     if config.final_norm:
-        x = layer_norm(x, p["norm.weight"], p["norm.bias"], eps=config.layer.eps, plan=plan)
+        x = layer_norm(x, p["norm.weight"], p["norm.bias"], eps=config.eps, plan=plan)
     head = p["embedding.weight"].T if config.tied else p["head.weight"]
     return dense(x, head, plan=plan), state
 
@@ -72,7 +79,7 @@ def lm_loss(
     params: Params,
     tokens: Array,
     targets: Array,
-    state: Array | None = None,
+    state: State | None = None,
     *,
     config: LMConfig,
     plan: Plan | None = None,

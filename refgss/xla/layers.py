@@ -118,3 +118,9 @@ def dss_compiled(
     s, state = ssm_scan(u, lam, p["ssm.c"], state, delta=delta, form=config.form, plan=plan)
     y = gelu(s + p["ssm.d"] * u, plan=plan)
     return dense(y, p["w_o"], p.get("b_o"), plan=plan) + x, state
+
+
+LAYERS: dict[type, Callable[..., tuple[Array, Array]]] = {
+    GSSConfig: gss_layer,
+    DSSConfig: dss_layer,
+}

@@ -14,9 +14,9 @@ from typing import Any
 from jax import shard_map
 from jax.sharding import Mesh, PartitionSpec
 
-from refgss.config import DSSConfig, GSSConfig, LMConfig
+from refgss.config import LayerConfig, LMConfig
 from refgss.xla.language_model import lm_logits
-from refgss.xla.layers import dss_layer, gss_layer
+from refgss.xla.layers import LAYERS
 from refgss.xla.pairs import Array
 from refgss.xla.plan import Plan, resolve
 
@@ -24,7 +24,7 @@ from refgss.xla.plan import Plan, resolve
 def sequence_parallel(
     mesh: Mesh,
     *,
-    config: GSSConfig | DSSConfig | LMConfig,
+    config: LayerConfig | LMConfig,
     batch_axis: str | None = None,
     length_axis: str,
     plan: Plan | None = None,
@@ -40,7 +40,7 @@ def sequence_parallel(
         if name is not None and name not in mesh.shape:
             raise ValueError(f"the mesh has axes {tuple(mesh.shape)}, and no {name!r}")
     mesh = Mesh(mesh.devices, mesh.axis_names)  # shardings inferred, not part of the types
-    op: Any = {GSSConfig: gss_layer, DSSConfig: dss_layer, LMConfig: lm_logits}[type(config)]
+    op: Any = {**LAYERS, LMConfig: lm_logits}[type(config)]
     local = replace(resolve(plan), length_axis=length_axis)
     along = PartitionSpec(batch_axis, length_axis)
     states = PartitionSpec(*([None] if op is lm_logits else []), batch_axis)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from refgss import checks, ops, reference
 from refgss import config as cfg
 from refgss.conformance.vectors import cases
+from refgss.layers.tensor import Tensor
 from refgss.reference import initialization
 
 from . import hard_cases
@@ -149,7 +150,8 @@ REFUSALS = [
     bad("lm_logits", "tokens must be an integer type", TypeError, tokens=TOKENS + 0.5),
     bad("lm_logits", "norm.weight is missing", params=without(MODEL_PARAMS, "norm.weight")),
     bad("lm_logits", "head.weight has no meaning", config=cfg.LMConfig(cfg.PAPER, 2, tied=True)),
-    bad("lm_logits", "state must be (2,B,H,N)", state=np.ones((1, 1, 3, 2), complex)),
+    bad("lm_logits", "one entry for each of the 2 layers", state=np.ones((1, 1, 3, 2), complex)),
+    bad("lm_logits", "state must have 2 entries, one a layer, not 1", state=(None,)),
     bad("lm_loss", "targets must be between 0 and 4", targets=TOKENS + 1),
     bad("lm_loss", "targets must have shape (1, 2)", targets=TOKENS[:, :1]),
     bad("lm_loss", "the mean over no tokens", tokens=TOKENS[:, :0], targets=TOKENS[:, :0]),
@@ -162,6 +164,10 @@ OPTIONS = {  # a config that cannot be made, and what its refusal must say
     "eps must be positive": lambda: cfg.KernelForm("dss-exp", eps=0.0),
     "the softmax length must be at least 1": lambda: cfg.dss_softmax(0),
     "at least one layer": lambda: cfg.LMConfig(cfg.PAPER, depth=0),
+    "a pattern of layers has at least one of them": lambda: cfg.LMConfig((), depth=2),
+    "must be a mapping with k, v": lambda: checks.check_parts(
+        "attention", "state", None, dict.fromkeys("kv", Tensor((1,)))
+    ),
 }
 
 

@@ -1,0 +1,74 @@
+"""Layer kinds: what a layer has, without what it computes.
+
+A kind is a module.  It offers
+
+    NAME                        the tag of the kind in files
+    Config                      the type of its options (refgss.config)
+    Sizes                       a frozen dataclass: the sizes of its axes, E first, named `width`
+    SIZED_BY                    the parameters that tell the sizes, with their axes
+    ROLES                       "matrix": dense maps, which may have few bits (GSS-FMT-13);
+                                "modes": exponents of Λ and Δ; others have none
+    sizes(params)               the Sizes of parameters among which those of SIZED_BY are
+    parameters(config, sizes)   every parameter by name, as a Tensor
+    state(config, sizes, batch) every part of its state by name, as a Tensor
+    config_of(fields)           the options from the JSON object of their fields
+    check_values(params, config)  raises ValueError for numbers that are no layer of this kind
+    length_limit(config)        after how many tokens a stream ends, or None
+
+A state of one part is that array itself, a state of several is a mapping of their names.  What a
+kind computes stands in a table of each backend, by the type of its options: `LAYERS` of
+refgss.reference.layers, refgss.native.layers and refgss.xla.layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from types import ModuleType
+from typing import Any
+
+from refgss.config import LayerConfig, LMConfig
+from refgss.layers import dss, gss
+
+KINDS: dict[type, ModuleType] = {kind.Config: kind for kind in (gss, dss)}
+
+
+def kind_of(config: LayerConfig) -> ModuleType:
+    """The kind of the layer that has these options."""
+    return KINDS[type(config)]
+
+
+def of_layer(params: Mapping[str, Any], i: int) -> dict[str, Any]:
+    """The parameters of layer i of a language model under its own names."""
+    prefix = f"layers.{i}."
+    return {k.removeprefix(prefix): v for k, v in params.items() if k.startswith(prefix)}
+
+
+TABLES = ("embedding.weight", "head.weight")  # the matrices that belong to no layer
+
+
+def role_of(name: str, config: LMConfig) -> str:
+    """The role of a parameter of a language model: that in its layer, "table", or "other"."""
+    if not name.startswith("layers."):
+        return "table" if name in TABLES else "other"
+    _, i, own = name.split(".", 2)
+    return kind_of(config.layers[int(i)]).ROLES.get(own, "other")
+
+
+def layer_to_json(config: LayerConfig) -> dict[str, Any]:
+    """The options of a layer as files have them: their fields, and the kind."""
+    return {"kind": kind_of(config).NAME, **asdict(config)}  # type: ignore[call-overload]
+
+
+def layer_from_json(fields: Mapping[str, Any]) -> LayerConfig:
+    """The inverse of `layer_to_json`; files of before have no kind, and are GSS or DSS.
+
+    Raises ValueError for a kind that this version does not know.
+    """
+    fields = dict(fields)
+    name = fields.pop("kind", "dss" if "form" in fields else "gss")
+    for kind in KINDS.values():
+        if name == kind.NAME:
+            return kind.config_of(fields)
+    known = ", ".join(sorted(kind.NAME for kind in KINDS.values()))
+    raise ValueError(f"it has a layer of the kind {name!r}, and this version knows {known}")

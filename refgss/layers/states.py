@@ -1,0 +1,50 @@
+"""The form of states: of one layer, and of a language model (GSS-STA-3).
+
+A layer's state is an array where it has one part, and a mapping of names to arrays where it has
+several.  A model's is those of its layers, stacked where all are arrays of one shape and type, else
+a tuple.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from refgss.config import LMConfig
+from refgss.layers import kind_of, of_layer
+from refgss.layers.tensor import Tensor
+
+State = Any
+
+
+def bundled(states: Sequence[State], stack: Callable[[Sequence[Any]], Any] = np.stack) -> State:
+    """The state of a model whose layers have these."""
+    forms = {None if isinstance(s, Mapping) else (s.shape, s.dtype) for s in states}
+    return stack(states) if len(forms) == 1 and None not in forms else tuple(states)
+
+
+def mapped(f: Callable[[Any], Any], state: State) -> State:
+    """f of every array of a state, in the same form."""
+    if isinstance(state, tuple):
+        return tuple(mapped(f, s) for s in state)
+    if isinstance(state, Mapping):
+        return {part: mapped(f, x) for part, x in state.items()}
+    return f(state)
+
+
+def zero_states(params: Mapping[str, Any], config: LMConfig, batch: int) -> State:
+    """Before the first token: NumPy zeros, as precise as the parameters.  Clauses: GSS-STA-2."""
+    real = np.dtype(str(params["embedding.weight"].dtype))
+    dtypes = {"real": real, "complex": np.result_type(real, 1j), "integer": np.dtype(np.int32)}
+
+    def zeros(parts: Mapping[str, Tensor]) -> State:
+        arrays = {name: np.zeros(t.shape, dtypes[t.numbers]) for name, t in parts.items()}
+        return arrays if len(arrays) > 1 else next(iter(arrays.values()))
+
+    states = []
+    for i, layer in enumerate(config.layers):
+        kind = kind_of(layer)
+        states.append(zeros(kind.state(layer, kind.sizes(of_layer(params, i)), batch)))
+    return bundled(states)
