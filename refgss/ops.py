@@ -6,7 +6,7 @@ languages, the C ABI and the mutants.  A case is an op, tensors by name, and JSO
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -65,6 +65,43 @@ OPS: dict[str, Op] = {
     "lm_loss": _op("params tokens targets state", "config", "loss"),
     "lm_loss_vjp": _op("params tokens targets state dloss", "config", "dparams dstate0"),
 }
+
+# What each op asks of its tensors: their axes, "..." for any leading ones.  Axes of one letter are
+# equally long.  Δ ("delta") is a scalar, (H,) or (H,2); of "params", `checks.layer_shapes` tells.
+SCAN = {"lam": "N", "c": "H N", "state": "B H N", "delta": ""}
+LAYER = {"params": "", "x": "B L E", "state": "B H N"}
+LM = {"params": "", "tokens": "B L", "state": "D B H N"}
+LAYER_VJP = LAYER | {"dout": "B L E", "dstate": "B H N"}
+AXES: dict[str, dict[str, str]] = {
+    "s4d_lambda": {},
+    "gss_lambda": {"a": "N", "b": "N"},
+    "gss_lambda_vjp": {"a": "N", "b": "N", "dlam": "N"},
+    "discretize": {"lam": "N", "delta": ""},
+    "discretize_vjp": {"lam": "N", "delta": "", "dabar": "N", "dbbar": "N"},
+    "ssm_kernel": {"lam": "N", "c": "H N", "delta": ""},
+    "ssm_kernel_vjp": {"lam": "N", "c": "H N", "delta": "", "dk": "H L"},
+    "causal_conv": {"u": "B L H", "k": "H K"},
+    "causal_conv_vjp": {"u": "B L H", "k": "H K", "dy": "B L H"},
+    "ssm_scan": {"u": "B L H"} | SCAN,
+    "ssm_scan_vjp": {"u": "B L H"} | SCAN | {"dy": "B L H", "dstate": "B H N"},
+    "ssm_step": {"u": "B H"} | SCAN,
+    "ssm_step_vjp": {"u": "B H"} | SCAN | {"dy": "B H", "dstate": "B H N"},
+    "layer_norm": {"x": "... E", "weight": "E", "bias": "E"},
+    "layer_norm_vjp": {"x": "B E", "weight": "E", "bias": "E", "dy": "B E"},
+    "gelu": {"x": "..."},
+    "gelu_vjp": {"x": "B E", "dy": "B E"},
+    "dense": {"x": "... I", "weight": "I O", "bias": "O"},
+    "dense_vjp": {"x": "B I", "weight": "I O", "bias": "O", "dy": "B O"},
+    "gss_layer": LAYER,
+    "gss_layer_vjp": LAYER_VJP,
+    "dss_layer": LAYER,
+    "dss_layer_vjp": LAYER_VJP,
+    "lm_logits": LM,
+    "lm_logits_vjp": LM | {"dlogits": "B L V", "dstate": "D B H N"},
+    "lm_loss": LM | {"targets": "B L"},
+    "lm_loss_vjp": LM | {"targets": "B L", "dloss": ""},
+}
+
 
 LAYERS = {"gss_layer": GSSConfig, "dss_layer": DSSConfig}
 
@@ -140,6 +177,14 @@ def to_real(x: Any) -> np.ndarray:
 
 
 FLOATS = {"f32": np.float32, "f64": np.float64}
+
+
+def never_returned(given: Collection[str]) -> set[str]:
+    """The outputs that are None for these arguments: the gradient of what was not given.
+
+    A state that is not given means zeros, and has a gradient.
+    """
+    return {f"d{name}" for name in OPTIONAL - {"state"} if name not in given}
 
 
 def at_precision(tensors: Mapping[str, np.ndarray], precision: str) -> dict[str, np.ndarray]:

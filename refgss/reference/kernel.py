@@ -48,7 +48,10 @@ def ssm_kernel(lam: Array, c: Array, length: int, *, delta: Array, form: KernelF
 def ssm_kernel_vjp(
     lam: Array, c: Array, length: int, dk: Array, *, delta: Array, form: KernelForm
 ) -> tuple[Array, Array, Array]:
-    """dK (H,length) -> dΛ (N,), dC (H,N), dΔ of Δ's shape.  Clauses: GSS-GRD-1, GSS-GRD-4."""
+    """dK (H,length) -> dΛ (N,), dC (H,N), dΔ of Δ's shape.
+
+    Clauses: GSS-GRD-1, GSS-GRD-4, GSS-NFI-16.
+    """
     delta = checks.check_kernel("ssm_kernel_vjp", lam, c, length, delta, form)
     checks.check_shape("ssm_kernel_vjp", "dk", dk, (c.shape[0], length), "f")
     z, l = step_exponent(lam, delta), np.arange(length)

@@ -1,0 +1,67 @@
+"""A call in order of every op, small, made from the table of what it asks (`ops.AXES`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from refgss import config as cfg
+from refgss.conformance.vectors.cases.common import Draw, F
+from refgss.conformance.vectors.cases.language_model import model_params
+from refgss.conformance.vectors.cases.layers import layer_params, named
+from refgss.ops import AXES, OPS, SCALARS, encode_option, is_complex
+
+SIZES = {
+    "B": 2,
+    "L": 4,
+    "H": 3,
+    "N": 2,
+    "K": 5,
+    "E": 3,
+    "F": 4,
+    "I": 4,
+    "O": 3,
+    "V": 5,
+    "D": 2,
+    "...": 2,
+}
+
+
+def tensors_of(op: str, config: Any = None, **sizes: int) -> dict[str, np.ndarray]:
+    """Tensors of the op that are in order, of SIZES but for those given."""
+    draw = Draw(f"asked/{op}")
+    shape = SIZES | sizes
+    shape |= {"D": config.depth} if isinstance(config, cfg.LMConfig) else {}
+    shape |= {"H": shape["E"]} if op.startswith("dss") or is_dss(config) else {}
+    tensors = {n: tensor(draw, n, axes, shape) for n, axes in AXES[op].items() if n != "params"}
+    if config is None:
+        return tensors
+    e, f, h, n, v = (shape[a] for a in "EFHNV")
+    if isinstance(config, cfg.LMConfig):
+        return named(model_params(draw, config, v, e, f, h, n)) | tensors
+    return named(layer_params(draw, config, e, f, h, n)) | tensors
+
+
+def is_dss(config: Any) -> bool:
+    return isinstance(getattr(config, "layer", config), cfg.DSSConfig)
+
+
+def tensor(draw: Draw, name: str, axes: str, sizes: Mapping[str, int]) -> np.ndarray:
+    shape = tuple(sizes[a] for a in axes.split())
+    if name == "lam":
+        return draw.modes(*shape)
+    if name == "delta":
+        return np.array(1, F)
+    if name in ("tokens", "targets"):
+        return draw.tokens(sizes["V"], *shape)
+    return draw(*shape, *((2,) if is_complex(name) else ()))
+
+
+def options_of(op: str, **chosen: Any) -> dict[str, Any]:
+    """The options of the op, encoded: the ones given, and otherwise the plainest."""
+    plain = {"init": "lin", "n": 3, "imag": "exp", "eps": 1e-5, "length": SIZES["L"]}
+    wanted = SCALARS & {*OPS[op].arguments, *OPS[op].keywords}
+    every = {**plain, "form": cfg.GSS, **chosen}
+    return {k: encode_option(x) for k, x in every.items() if k in wanted}
