@@ -165,6 +165,8 @@ def check(
             questions = asked(published, profiles, ops, only, about, seed, per_op)
             with terminal.progress(about.name, len(questions)) as step:
                 records = runner.run(candidate, questions, seed, step)
+            if not only:  # those of one clause may well be cases that an honest candidate declines
+                records = runner.claimed_in_vain(about.offered, questions, records)
             records, old = waivers.apply(accepted, records, date.today())
             header = reports.header(spec, about, profiles, published, seed)
             done.append(reports.close(header, records, diagnosed(candidate, published, records)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -70,6 +70,29 @@ def run(
         records[i] = ask(candidate, questions[i])
         progress()
     return records
+
+
+def claimed_in_vain(
+    claims: Container[str], questions: Sequence[Question], records: Sequence[Record]
+) -> list[Record]:
+    """The records; an op that is claimed and declined wherever a result is due has failed.
+
+    Refusals are no results: who refuses everything has computed nothing.  Clauses: GSS-CNF-15.
+    """
+    due = [q.vector.op in claims and not q.vector.error for q in questions]
+    asked = list(zip(due, questions, records, strict=True))
+    answered = {
+        (q.vector.op, q.precision)
+        for is_due, q, r in asked
+        if is_due and r["outcome"] != Outcome.UNCLAIMED
+    }
+    detail = "the op is claimed, and every case of it was declined"
+    return [
+        record(q, Finding(Outcome.RAISED, detail), r["seconds"])
+        if is_due and (q.vector.op, q.precision) not in answered
+        else r
+        for is_due, q, r in asked
+    ]
 
 
 def ask(candidate: Candidate, question: Question) -> Record:
