@@ -7,7 +7,9 @@
  *    are only read.  Outputs are allocated by the caller with the shape that is documented, and are
  *    overwritten.  The address range of an output must not meet that of any other argument.
  *  - Strides count elements and may be negative or, for inputs, zero.  Data is aligned to its
- *    element.  An axis may have length zero; where an array has no element, `data` may be NULL.
+ *    element and to nothing more, and may lie on pages that cannot be written to.  Axes may be in
+ *    any order in memory.  An axis may have length zero; where an array has no element, `data` may
+ *    be NULL.
  *  - All floating-point arrays of one call have the same dtype.  Complex arrays have a trailing
  *    axis of two, (re, im).
  *  - The result is a status.  On any status but REFGSS_OK the outputs are unspecified and

@@ -18,7 +18,7 @@ from refgss.conformance import PROFILES
 from refgss.conformance.candidates.claims import Candidate, CandidateError, Capabilities, claimed
 from refgss.conformance.candidates.targets import ALIASES, import_backend, open_candidate
 from refgss.conformance.clauses import read_clauses
-from refgss.conformance.judging import runner, shrink, waivers
+from refgss.conformance.judging import presented, runner, shrink, waivers
 from refgss.conformance.judging.compare import NEUTRAL, Outcome
 from refgss.conformance.judging.diagnosis import diagnose
 from refgss.conformance.judging.diagnosis import published as signatures
@@ -110,6 +110,15 @@ NAMED = 5  # names that a candidate claims and that mean nothing
     help="Fresh cases to draw and certify for each op.",
 )
 @click.option(
+    "--again",
+    "again_per_op",
+    default=2,
+    show_default=True,
+    type=click.IntRange(0),
+    metavar="N",
+    help="Cases of each op to ask again in each other way: strides, read-only, threads …",
+)
+@click.option(
     "--waivers",
     "waiver_file",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
@@ -138,6 +147,7 @@ def check(
     memory: float,
     seed: int | None,
     per_op: int,
+    again_per_op: int,
     waiver_file: Path | None,
     folder: Path | None,
     counterexamples: Path | None,
@@ -167,6 +177,11 @@ def check(
                 records = runner.run(candidate, questions, seed, step)
             if not only:  # those of one clause may well be cases that an honest candidate declines
                 records = runner.claimed_in_vain(about.offered, questions, records)
+            ways = about.ways
+            more = presented.again(questions, records, ways, again_per_op, seed)
+            with terminal.progress(f"{about.name}, again", len(more)) as step:
+                records += presented.ask_again(candidate, more, seed, step)
+            questions += more
             records, old = waivers.apply(accepted, records, date.today())
             header = reports.header(spec, about, profiles, published, seed)
             done.append(reports.close(header, records, diagnosed(candidate, published, records)))
@@ -275,8 +290,10 @@ def diagnosed(
     """The clauses that the failures point to, if there are failures."""
     if all(record["outcome"] in NEUTRAL for record in records):
         return []
-    found = diagnose(candidate, published.vectors, records, signatures())
-    return [{"clause": s.clause, "reason": s.reason} for s in found[:SUSPECTS]]
+    mathematical = [record for record in records if not presented.own(record)]
+    found = diagnose(candidate, published.vectors, mathematical, signatures())
+    named = [{"clause": s.clause, "reason": s.reason} for s in found[:SUSPECTS]]
+    return named + presented.suspects(records)
 
 
 def save_counterexamples(

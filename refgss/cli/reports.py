@@ -59,7 +59,7 @@ def diff(before: Path, after: Path) -> None:
     for key in sorted(old.keys() | new.keys()):
         a, b = old.get(key), new.get(key)
         if (change := changed(a, b)) is not None:
-            click.echo(f"{key[0]} ({key[1]}): {change}")
+            click.echo(f"{key[0]} ({', '.join(filter(None, key[1:]))}): {change}")
         worse += fails(b) and not fails(a)
     for which, only in (("first", old.keys() - new.keys()), ("second", new.keys() - old.keys())):
         if only:
@@ -73,12 +73,12 @@ def fails(case: Record | None) -> bool:
     return case is not None and case["outcome"] not in NEUTRAL
 
 
-def by_key(report: Report) -> dict[tuple[str, str], Record]:
+def by_key(report: Report) -> dict[tuple[str, str, str], Record]:
     """The cases of a report that another may have too, and every failure."""
     return {
-        (case["id"], case["precision"]): case
+        (case["id"], case["precision"], case.get("way", "")): case
         for case in report.cases
-        if not case.get("fresh") or fails(case)
+        if not (case.get("fresh") or case.get("way")) or fails(case)
     }
 
 

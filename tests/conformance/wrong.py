@@ -147,3 +147,84 @@ class Ambitious(Gelu):
 class Boastful(Gelu):
     def capabilities(self):
         return super().capabilities() | {"ops": "all of them", "profiles": None}
+
+
+class Flat(Gelu):
+    """Reads its argument as if it were contiguous."""
+
+    def gelu(self, x):
+        memory = ctypes.string_at(x.ctypes.data, x.nbytes)
+        return reference.gelu(np.frombuffer(memory, x.dtype).reshape(x.shape))
+
+
+class Particular(Gelu):
+    """Asks its caller for a copy."""
+
+    def gelu(self, x):
+        if not x.flags.c_contiguous:
+            raise ValueError("x must be contiguous")
+        return reference.gelu(x)
+
+
+class InPlace(Gelu):
+    def gelu(self, x):
+        x[...] = reference.gelu(x)
+        return x.copy()
+
+
+class Borrowing(Gelu):
+    """Works in its argument, and gives it back as it was."""
+
+    def gelu(self, x):
+        np.negative(x, out=x)
+        np.negative(x, out=x)
+        return reference.gelu(x)
+
+
+class Caching(Gelu):
+    """Knows an array again by its address and its shape."""
+
+    @cached_property
+    def known(self):
+        return {}
+
+    def gelu(self, x):
+        key = x.ctypes.data, x.shape, x.dtype
+        if key not in self.known:
+            self.known[key] = x, reference.gelu(x)  # x too, so that its memory stays taken
+        return self.known[key][1].copy()
+
+
+class Buffering(Gelu):
+    """Returns a buffer of its own, one for each shape."""
+
+    @cached_property
+    def buffers(self):
+        return {}
+
+    def gelu(self, x):
+        y = self.buffers.setdefault((x.shape, x.dtype), np.empty_like(x, order="C"))
+        y[...] = reference.gelu(x)
+        return y
+
+
+class Racing(Gelu):
+    """Works where all threads work."""
+
+    def gelu(self, x):
+        self.x = x
+        self.cdf = reference.elementary.normal_cdf(self.x)
+        return np.asarray(self.x * self.cdf, x.dtype)
+
+
+class Tired(Gelu):
+    """Answers each question once."""
+
+    @cached_property
+    def seen(self):
+        return set()
+
+    def gelu(self, x):
+        key = x.dtype, x.shape, x.tobytes()
+        tired, _ = key in self.seen, self.seen.add(key)
+        return reference.gelu(x) * x.dtype.type(2 if tired else 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ import numpy as np
 from refgss import ops
 from refgss.conformance import PROFILES
 from refgss.conformance.candidates import protocol
+from refgss.conformance.candidates.presentation import ways_of
 from refgss.conformance.judging.compare import Answer
 from refgss.text import printable
 
@@ -31,6 +32,8 @@ class Capabilities:
     ops: tuple[str, ...]
     profiles: tuple[str, ...]
     probes: tuple[str, ...] = ()  # the ops whose stages it offers
+    arrays: str = "numpy"  # the framework whose arrays it takes
+    ways: tuple[str, ...] = ()  # in which it can be asked besides (`presentation.WAYS`)
 
     @cached_property
     def offered(self) -> frozenset[str]:
@@ -42,9 +45,17 @@ class Candidate(Protocol):
     about: Capabilities
 
     def ask(
-        self, op: str, tensors: Mapping[str, np.ndarray], options: Mapping[str, Any], precision: str
+        self,
+        op: str,
+        tensors: Mapping[str, np.ndarray],
+        options: Mapping[str, Any],
+        precision: str,
+        way: str | None = None,
     ) -> Answer:
-        """The answer to one case; tensors are float32 or int32 in real layout."""
+        """The answer to one case; tensors are float32 or int32 in real layout.
+
+        way: one of `about.ways` in which it is asked.
+        """
 
     def probe(
         self, op: str, tensors: Mapping[str, np.ndarray], options: Mapping[str, Any], precision: str
@@ -61,12 +72,14 @@ def claimed(module: Any) -> Capabilities:
     """
     if not hasattr(module, "capabilities"):
         name = getattr(module, "__name__", type(module).__name__)
-        return Capabilities(name, "", tuple(op for op in ops.OPS if hasattr(module, op)), PROFILES)
+        has = tuple(op for op in ops.OPS if hasattr(module, op))
+        return Capabilities(name, "", has, PROFILES, ways=ways_of("numpy"))
     try:
         says = module.capabilities()
         if hasattr(module, "probe"):
             says = {"probes": [op for op in PROBED if hasattr(module, op)], **says}
-        return capabilities_of(protocol.decode(protocol.encode(protocol.capabilities(says))))
+        found = capabilities_of(protocol.decode(protocol.encode(protocol.capabilities(says))))
+        return replace(found, ways=ways_of(found.arrays))
     except protocol.ProtocolError as e:
         raise CandidateError(f"capabilities() does not fit the protocol: {e}") from e
     except Exception as e:
@@ -80,6 +93,8 @@ def capabilities_of(message: Mapping[str, Any]) -> Capabilities:
         tuple(message["ops"]),
         tuple(message["profiles"]),
         tuple(message.get("probes", ())),
+        message.get("arrays", "numpy"),
+        tuple(message.get("ways", ())),
     )
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from copy import copy
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,15 @@ import numpy as np
 
 from refgss import ops
 from refgss.conformance.candidates.claims import CandidateError
+from refgss.conformance.candidates.presentation import (
+    Laid,
+    Layout,
+    WroteElsewhereError,
+    contiguous,
+    laid,
+    of_output,
+)
+from refgss.conformance.judging.compare import Answer, Failure, Outcome, Outputs
 from refgss.standard import header_file
 
 ABI_VERSION = 1
@@ -84,8 +95,22 @@ class Library:
         if version != ABI_VERSION:
             raise CandidateError(f"{path} implements version {version} of refgss.h, not 1")
         self.path, self.parameters = path, parameters(declared)
-        for op in self.offered():
+        self.ops = self.offered()
+        self.bind(contiguous)
+
+    def bind(self, layout: Layout) -> None:
+        """Offer the ops, with arrays that the library sees in this layout."""
+        self.layout = layout
+        for op in self.ops:
             setattr(self, op, partial(self.call, op))
+
+    def laid_out(self, layout: Layout) -> Library:
+        """The same library, given arrays of another layout."""
+        if layout is self.layout:
+            return self
+        other = copy(self)
+        other.bind(layout)
+        return other
 
     def offered(self) -> list[str]:
         return [op for op in self.parameters if hasattr(self.lib, f"refgss_{op}")]
@@ -96,6 +121,10 @@ class Library:
 
     def call(self, op: str, *arguments: Any, **keywords: Any) -> tuple[Any, ...] | Any:
         """One call through the C ABI; outputs complex where the contract has complex ones."""
+        return self.prepare(op, *arguments, **keywords).results()
+
+    def prepare(self, op: str, *arguments: Any, **keywords: Any) -> Prepared:
+        """A call through the C ABI, its arguments and outputs in memory that C can see."""
         contract = ops.OPS[op]
         given = dict(zip(contract.arguments, arguments, strict=True)) | keywords
         tensors: Arrays = {
@@ -105,17 +134,16 @@ class Library:
         }
         dtype = next(x.dtype for x in tensors.values() if x is not None)
         outputs: Arrays = {name: room(op, name, given, tensors, dtype) for name in contract.outputs}
-        seen_in, seen_out = (
-            as_matrices(x) if op.removesuffix("_vjp") in POINTWISE else x
-            for x in (tensors, outputs)
-        )
+        pointwise = op.removesuffix("_vjp") in POINTWISE
+        seen = [as_seen(arrays, pointwise) for arrays in (tensors, outputs)]
+        into, out = laid(seen[0], self.layout), laid(seen[1], of_output(self.layout, pointwise))
         keep: list[Any] = []  # what C sees must outlive the call
-        values = [self.argument(p, given, seen_in, seen_out, keep) for p in self.parameters[op]]
-        self.check(getattr(self.lib, f"refgss_{op}")(*values))
-        results = tuple(
-            None if y is None else ops.from_real(name, y) for name, y in outputs.items()
-        )
-        return results if len(results) > 1 else results[0]
+        values = [
+            self.argument(name, given, into.arrays, out.arrays, keep)
+            for name in self.parameters[op]
+        ]
+        run = partial(getattr(self.lib, f"refgss_{op}"), *values)
+        return Prepared(run, self.check, into, out, outputs, keep)
 
     def argument(
         self, name: str, given: Values, tensors: Values, outputs: Values, keep: list[Any]
@@ -130,20 +158,22 @@ class Library:
         elif name in ops.SCALARS:
             return given[name]
         else:
-            x = tensors.get(name) if name in given else outputs[meaning(name)]
+            x = tensors.get(name) if name in given else outputs.get(meaning(name))
             if x is None:
                 return self.ffi.NULL
             keep.append(self.view(x, keep))
         return keep[-1]
 
     def view(self, x: np.ndarray, keep: list[Any]) -> Any:
-        """A refgss_array of a contiguous array."""
+        """A refgss_array of an array."""
         if x.ndim > MOST_AXES or x.dtype.name not in DTYPES:
             raise NotImplementedError(f"refgss.h has no array of {x.ndim} axes of {x.dtype}")
-        data = self.ffi.from_buffer(x) if x.size else self.ffi.NULL
-        keep.append(data)
-        strides = [math.prod(x.shape[i + 1 :]) for i in range(x.ndim)]  # NumPy's are odd if empty
-        fields = {"data": self.ffi.cast("void *", data), "dtype": DTYPES[x.dtype.name]}
+        keep.append(x)
+        data = self.ffi.cast("void *", x.ctypes.data) if x.size else self.ffi.NULL
+        strides = [step // x.itemsize for step in x.strides]
+        if not x.size:  # NumPy's are odd then
+            strides = [math.prod(x.shape[i + 1 :]) for i in range(x.ndim)]
+        fields = {"data": data, "dtype": DTYPES[x.dtype.name]}
         fields |= {"rank": x.ndim, "shape": list(x.shape), "stride": strides}
         return self.ffi.new("refgss_array *", fields)
 
@@ -156,15 +186,55 @@ class Library:
         raise kinds.get(status, RuntimeError)(sentence or f"status {status}")
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A call of a library that can be made again and again, on the same memory."""
+
+    run: Callable[[], int]  # the call itself: a status
+    check: Callable[[int], None]
+    into: Laid
+    out: Laid
+    outputs: Arrays  # by name in the contract's order, of the contract's shapes; None if not given
+    keep: list[Any]
+
+    def step(self) -> Answer:
+        """The call and nothing else; the outputs stay where they are, and of the shapes seen."""
+        status = self.run()
+        return Outputs(self.out.arrays) if status == 0 else Failure(Outcome.RAISED, f"{status}")
+
+    def results(self) -> tuple[Any, ...] | Any:
+        """One call, checked: its outputs as the contract has them."""
+        self.check(self.run())
+        results = {name: y.reshape(self.outputs[name].shape) for name, y in taken(self.out).items()}
+        if changed := self.into.changed():
+            raise WroteElsewhereError(f"the argument {changed} was changed")
+        if changed := self.out.changed():
+            raise WroteElsewhereError(f"memory beside the output {changed} was written to")
+        found = [ops.from_real(k, results[k]) if k in results else None for k in self.outputs]
+        return tuple(found) if len(found) > 1 else found[0]
+
+
 # ---- Arrays as the header wants them -----------------------------------------------------------
 
 POINTWISE = ("layer_norm", "gelu", "dense")
 OF_ROWS = ("x", "y", "dx", "dy")  # of these, all axes but the last are rows of a matrix
 
 
-def as_matrices(arrays: Arrays) -> Arrays:
-    """The same memory, signals as matrices."""
-    return {k: matrix(x) if k in OF_ROWS and x is not None else x for k, x in arrays.items()}
+def as_seen(arrays: Arrays, pointwise: bool) -> dict[str, np.ndarray]:
+    """What a function sees of its arrays: those that there are, signals as matrices if it asks."""
+    return {
+        name: matrix(x) if pointwise and name in OF_ROWS else x
+        for name, x in arrays.items()
+        if x is not None
+    }
+
+
+def taken(outputs: Laid) -> dict[str, np.ndarray]:
+    """Copies of the outputs; their memory then holds NaN, as before the call."""
+    found = {name: np.array(y, order="C") for name, y in outputs.arrays.items()}
+    for y in outputs.arrays.values():
+        y[...] = np.nan
+    return found
 
 
 def matrix(x: np.ndarray) -> np.ndarray:

@@ -86,8 +86,15 @@ class ProcessCandidate:
             )
         return capabilities_of(message)
 
-    def ask(self, op: str, tensors: Tensors, options: Options, precision: str) -> Answer:
-        return self.exchange(op, tensors, options, precision, read_answer)
+    def ask(
+        self,
+        op: str,
+        tensors: Tensors,
+        options: Options,
+        precision: str,
+        way: str | None = None,
+    ) -> Answer:
+        return self.exchange(op, tensors, options, precision, read_answer, way)
 
     def probe(self, op: str, tensors: Tensors, options: Options, precision: str) -> Tensors:
         if op not in self.about.probes:
@@ -96,7 +103,13 @@ class ProcessCandidate:
         return {} if isinstance(found, Failure) else found
 
     def exchange(
-        self, op: str, tensors: Tensors, options: Options, precision: str, read: Read[T]
+        self,
+        op: str,
+        tensors: Tensors,
+        options: Options,
+        precision: str,
+        read: Read[T],
+        way: str | None = None,
     ) -> T | Failure:
         """Send one case and read what comes back; whatever goes wrong is an outcome.
 
@@ -109,7 +122,7 @@ class ProcessCandidate:
             why = f"not asked: no answer to {IN_A_ROW} cases in a row"
             return Failure(self.unanswered[-1], why)
         case = {"type": "case", "case": self.number, "op": op, "precision": precision}
-        case |= {"options": dict(options)}
+        case |= {"options": dict(options)} | ({} if way is None else {"way": way})
         found = self.attempt(case, ops.at_precision(tensors, precision), read)
         self.number += 1 + secrets.randbelow(CASE_NUMBER_STEP)
         if isinstance(found, Failure) and found.outcome in FATAL:
@@ -185,6 +198,8 @@ def read_answer(message: Mapping[str, Any], folder: Path, deadline: float) -> An
         return Failure(Outcome.RAISED, printable(message["message"]))
     if message["type"] != "done":
         raise protocol.ProtocolError(f"{message['type']} is no answer to a case")
+    if "wrote" in message:
+        return Failure(Outcome.WROTE, printable(message["wrote"]))
     if "message" in message:
         return Failure(Outcome.WRONG_DTYPE, printable(message["message"]))
     content = read_given(folder / "outputs", deadline)

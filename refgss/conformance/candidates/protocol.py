@@ -54,5 +54,6 @@ def capabilities(claims: Mapping[str, Any]) -> dict[str, Any]:
     missing = {"name": "unnamed", "version": "", "ops": [], "profiles": []}
     found = {key: claims.get(key, default) for key, default in missing.items()}
     found = {key: list(x) if isinstance(x, tuple) else x for key, x in found.items()}
-    found |= {"probes": list(claims["probes"])} if claims.get("probes") else {}
+    found |= {key: list(claims[key]) for key in ("probes", "ways") if claims.get(key)}
+    found |= {"arrays": claims["arrays"]} if "arrays" in claims else {}
     return {"type": "capabilities", "protocol": PROTOCOL, **found}

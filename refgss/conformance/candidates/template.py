@@ -4,7 +4,8 @@
 
 An op that is missing here, or that raises NotImplementedError, counts as not claimed; any other
 exception counts as a refusal of the input.  `refgss spec GSS-KER-1` prints a clause.  Arrays are
-NumPy, channels last: u (B,L,H).  Results have the precision of the arguments.
+NumPy, of any strides, and stay as they are; channels last: u (B,L,H).  Results have the precision
+of the arguments.
 """
 
 import numpy as np
@@ -17,6 +18,7 @@ def capabilities():
         "version": "0.1",
         "ops": ["causal_conv", "ssm_kernel", "layer_norm"],
         "profiles": ["f32", "f64"],
+        "arrays": "numpy",  # or "jax" or "torch": those of your framework
     }
 
 

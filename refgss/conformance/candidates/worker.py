@@ -22,7 +22,7 @@ import safetensors
 import safetensors.numpy
 
 from refgss.conformance.candidates import protocol
-from refgss.conformance.candidates.calling import answer_of, stages_of
+from refgss.conformance.candidates.calling import answer_of, presented, stages_of
 from refgss.conformance.candidates.claims import CandidateError, claimed, one_line
 from refgss.conformance.judging.compare import Answer, Outcome, Outputs
 
@@ -54,15 +54,16 @@ def load_file(path: Path) -> ModuleType:
     return module
 
 
-def answer(candidate: Any, case: dict[str, Any]) -> dict[str, Any]:
+def answer(candidate: Any, case: dict[str, Any], arrays: str = "numpy") -> dict[str, Any]:
     """Compute one case, write its outputs, and say how it went."""
     tensors = safetensors.numpy.load_file(case["inputs"])
     number = {"case": case["case"]}
     if not hasattr(candidate, case["op"]):
         return {"type": "unclaimed", **number}
-    result: Answer = answer_of(candidate, case["op"], tensors, case["options"])
+    asked = candidate, case["op"], tensors, case["options"], arrays
+    result: Answer = presented(case["way"], *asked) if "way" in case else answer_of(*asked)
     if "probes" in case:
-        stages = stages_of(candidate, case["op"], tensors, case["options"])
+        stages = stages_of(*asked)
         written(Outputs(stages), case["probes"])
     if isinstance(result, Outputs):
         return written(result, case["outputs"]) | number
@@ -70,6 +71,8 @@ def answer(candidate: Any, case: dict[str, Any]) -> dict[str, Any]:
         return {"type": "unclaimed", **number, "message": result.message}
     if result.outcome is Outcome.RAISED:
         return {"type": "error", **number, "message": result.message}
+    if result.outcome is Outcome.WROTE:
+        return {"type": "done", **number, "wrote": result.message}
     if result.outcome is Outcome.WRONG_DTYPE:
         return {"type": "done", **number, "message": result.message}
     return written(Outputs({}), case["outputs"]) | number  # not the op's outputs: none at all
@@ -87,16 +90,16 @@ def written(outputs: Outputs, path: str) -> dict[str, Any]:
 
 def serve(candidate: Any, lines: BinaryIO, replies: BinaryIO) -> None:
     """Answer messages until bye or the end of input."""
+    about = claimed(candidate)
     for line in lines:
         message = protocol.decode(line)
         if message["type"] == "bye":
             return
-        reply = answer(candidate, message) if message["type"] == "case" else greeting(candidate)
+        if message["type"] == "case":
+            reply = answer(candidate, message, about.arrays)
+        else:
+            reply = protocol.capabilities(vars(about))
         replies.write(protocol.encode(reply))
-
-
-def greeting(candidate: Any) -> dict[str, Any]:
-    return protocol.capabilities(vars(claimed(candidate)))
 
 
 def main(kind: str, target: str) -> None:

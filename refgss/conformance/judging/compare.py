@@ -25,6 +25,7 @@ class Outcome(StrEnum):
     GARBAGE = "garbage"
     OUT_OF_ORDER = "out of order"
     WRONG_FRESH = "wrong on fresh input"
+    WROTE = "wrote elsewhere"
     UNCLAIMED = "not claimed"
     WAIVED = "waived"
 

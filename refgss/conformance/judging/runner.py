@@ -11,6 +11,8 @@ import numpy as np
 
 from refgss.conformance import LAYER_PROFILES, PRECISIONS
 from refgss.conformance.candidates.claims import Candidate, Capabilities
+from refgss.conformance.candidates.presentation import AGAIN, UNTOUCHED
+from refgss.conformance.candidates.presentation import clauses_of as clauses_of_way
 from refgss.conformance.judging import procedures
 from refgss.conformance.judging.compare import Answer, Finding, Outcome, judge
 from refgss.conformance.vectors.format import Vector
@@ -25,6 +27,7 @@ class Question:
     vector: Vector
     precision: str
     fresh: bool = False
+    way: str | None = None  # in which it is asked: `presentation.WAYS`
 
 
 def profiles_to_check(requested: Sequence[str], claimed: Sequence[str]) -> list[str]:
@@ -101,7 +104,7 @@ def ask(candidate: Candidate, question: Question) -> Record:
     if v.op not in candidate.about.offered:
         return record(question, Finding(Outcome.UNCLAIMED), 0.0)
     start = time.perf_counter()
-    answer = answer_to(candidate, v, question.precision)
+    answer = answer_to(candidate, v, question.precision, question.way)
     seconds = time.perf_counter() - start
     finding = judge(v, answer, question.precision)
     if question.fresh and finding.outcome in (Outcome.WRONG_VALUE, Outcome.NON_FINITE):
@@ -109,11 +112,12 @@ def ask(candidate: Candidate, question: Question) -> Record:
     return record(question, finding, seconds)
 
 
-def answer_to(candidate: Candidate, v: Vector, precision: str) -> Answer:
-    """The answer to a vector, piece by piece where it is cut."""
+def answer_to(candidate: Candidate, v: Vector, precision: str, way: str | None = None) -> Answer:
+    """The answer to a vector, piece by piece where it is cut, asked in this way."""
+    manner = {} if way in (None, AGAIN) else {"way": way}
 
     def piece(op: str, tensors: procedures.Tensors, options: procedures.Options) -> Answer:
-        return candidate.ask(op, tensors, options, precision)
+        return candidate.ask(op, tensors, options, precision, **manner)
 
     return procedures.execute(piece, v.op, v.tensors, v.options)
 
@@ -122,11 +126,12 @@ def record(question: Question, finding: Finding, seconds: float) -> Record:
     """The line of the report; what is unknown is left out."""
     v = question.vector
     line: Record = {"type": "case", "id": v.id, "op": v.op, "precision": question.precision}
-    line |= {"clauses": list(v.clauses), "outcome": str(finding.outcome)}
+    line |= {"clauses": list(clauses_of(question, finding)), "outcome": str(finding.outcome)}
     line |= {
         "seconds": round(seconds, 6),
         "layer_profile": v.layer_profile,
         "fresh": question.fresh,
+        "way": question.way,
     }
     line |= {"output": finding.output, "detail": finding.detail or None}
     line |= {"index": None if finding.index is None else list(finding.index)}
@@ -134,6 +139,13 @@ def record(question: Question, finding: Finding, seconds: float) -> Record:
         value = getattr(finding, name)
         line[name] = value if value is None or np.isfinite(value) else str(value)
     return {k: x for k, x in line.items() if x is not None and x is not False}
+
+
+def clauses_of(question: Question, finding: Finding) -> tuple[str, ...]:
+    """What a case judges: its vector's clauses, or those on the way in which it is asked."""
+    if finding.outcome is Outcome.WROTE:
+        return UNTOUCHED
+    return question.vector.clauses if question.way is None else clauses_of_way(question.way)
 
 
 def unknown_ops(about: Capabilities) -> list[str]:

@@ -157,7 +157,7 @@ def counterexamples(
     worst: dict[str, tuple[Question, Record]] = {}
     for question, record in zip(questions, records, strict=True):
         op = question.vector.op
-        if record["outcome"] in WORTH_IT and can_shrink(question.vector):
+        if question.way is None and record["outcome"] in WORTH_IT and can_shrink(question.vector):
             if op not in worst or ratio_of(record) > ratio_of(worst[op][1]):
                 worst[op] = question, record
     found = {}

@@ -32,7 +32,7 @@ def junit(reports: Sequence[Report]) -> str:
                 suite,
                 "testcase",
                 classname=clean(f"{case['op']}.{case['precision']}"),
-                name=case["id"],
+                name=clean(" ".join(filter(None, (case["id"], case.get("way"))))),
                 time=f"{case['seconds']:.6f}",
             )
             text = clean(case.get("reason") or case.get("detail") or case["outcome"])
