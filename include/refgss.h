@@ -6,10 +6,8 @@
  *  - An array is a borrowed view (`refgss_array`): the library neither keeps nor frees it.  Inputs
  *    are only read.  Outputs are allocated by the caller with the shape that is documented, and are
  *    overwritten.  The address range of an output must not meet that of any other argument.
- *  - Strides count elements and may be negative or, for inputs, zero.  Data is aligned to its
- *    element and to nothing more, and may lie on pages that cannot be written to.  Axes may be in
- *    any order in memory.  An axis may have length zero; where an array has no element, `data` may
- *    be NULL.
+ *  - Strides count elements, in any order of axes, and may be negative or, for inputs, zero.  Data is
+ *    aligned to its element, no more.  An axis may have length zero: `data` may then be NULL.
  *  - All floating-point arrays of one call have the same dtype.  Complex arrays have a trailing
  *    axis of two, (re, im).
  *  - The result is a status.  On any status but REFGSS_OK the outputs are unspecified and
