@@ -1,16 +1,23 @@
 """The C++ backend: librefgss (the C ABI of include/refgss.h) and refgss.native._core on top of it.
 
 Every file of csrc/kernels is compiled once per instruction set and chosen at run time, those of
-csrc/kernels/amx for AMX alone; the rest is compiled once.  Without a C++17 compiler the
-installation succeeds without the backend.
+csrc/kernels/amx for AMX alone; the rest is compiled once.  Every build compiles everything, and
+nothing of an earlier build is installed.
 
-    REFGSS_REQUIRE_NATIVE=1   a failure to build the backend is an error
+Where the backend is not built, refgss/native/not_built.txt says why.  Without a C++17 compiler the
+installation succeeds; a compiler that cannot compile the backend makes it fail, with the reason as
+its last line.
+
+    REFGSS_REQUIRE_NATIVE=1   a missing compiler is an error too
+    REFGSS_REQUIRE_NATIVE=0   nothing is: refgss is installed without the backend where it must be
     REFGSS_SANITIZE=NAMES     builds with -fsanitize=NAMES (address,undefined or thread)
 """
 
 import os
 import platform
+import re
 import shutil
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,11 +25,15 @@ from pathlib import Path
 import pybind11
 from pybind11.setup_helpers import has_flag
 from setuptools import Extension, find_packages, setup
+from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CCompilerError, CompileError, ExecError
 
 HERE = Path(__file__).parent
 LIBRARY = "librefgss.dylib" if sys.platform == "darwin" else "librefgss.so"
 HEADER = "refgss.h"
+NOT_BUILT = "not_built.txt"
+WITHOUT = "`REFGSS_REQUIRE_NATIVE=0 pip install` installs refgss without it, on NumPy alone"
 
 # -ffp-contract=off: a product and a sum are fused where the code says so, and nowhere else
 COMMON = ["-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
@@ -43,12 +54,68 @@ def sanitizers() -> list[str]:
     return [f"-fsanitize={names}", "-fno-omit-frame-pointer", "-g", "-O1"] if names else ["-g0"]
 
 
+def native_files(package: Path) -> list[Path]:
+    """What a build leaves in refgss/native: extension, library and header, or why there is none."""
+    return [*package.glob("_core.*"), *(package / f for f in (LIBRARY, HEADER, NOT_BUILT))]
+
+
+def run_compiler(command: list[str]) -> None:
+    """Runs a compiler or linker.  Raises ExecError with the first error that it prints."""
+    try:
+        done = subprocess.run(
+            command,
+            env=os.environ | {"LC_ALL": "C"},
+            capture_output=True,
+            text=True,
+            errors="replace",
+        )
+    except OSError as e:
+        raise ExecError(f"{command[0]} cannot be run: {e.strerror}") from e
+    sys.stderr.write(done.stderr)
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if re.search(r"\berror\b", line)]
+        ended = f"{command[0]} ended with status {done.returncode}"
+        raise ExecError(errors[0].strip() if errors else ended)
+
+
+class BuildFromNothing(build):
+    """pip installs all that lies in build/, so what earlier builds left there goes first."""
+
+    def run(self) -> None:
+        for folder in (Path(self.build_lib), *Path(self.build_base).glob("bdist.*")):
+            shutil.rmtree(folder, ignore_errors=True)
+        super().run()
+
+
 class BuildNative(build_ext):
     """Compiles librefgss in parallel, then the extension, and puts them side by side."""
 
+    def run(self) -> None:
+        self.failure: CCompilerError | None = None
+        super().run()
+        required = os.environ.get("REFGSS_REQUIRE_NATIVE")
+        if self.failure and (required == "1" or (self.has_compiler and required != "0")):
+            raise CompileError(f"refgss: {self.failure}; {WITHOUT}")
+
     def build_extension(self, ext: Extension) -> None:
-        target = Path(self.get_ext_fullpath(ext.name)).parent
-        target.mkdir(parents=True, exist_ok=True)
+        package = Path(self.get_ext_fullpath(ext.name)).parent
+        package.mkdir(parents=True, exist_ok=True)
+        for file in native_files(package):
+            file.unlink(missing_ok=True)
+        self.compiler.spawn = run_compiler
+        self.has_compiler = has_flag(self.compiler, "-std=c++17")
+        try:
+            if not self.has_compiler:
+                raise CompileError("there is no C++17 compiler: install g++ or clang++")
+            self.link(ext, package, self.compile_all(ext))
+            shutil.copy(HERE / "include" / HEADER, package / HEADER)
+        except CCompilerError as e:
+            what = "the C++ backend cannot be compiled: " if self.has_compiler else ""
+            self.failure = CompileError(f"{what}{e}")
+            (package / NOT_BUILT).write_text(f"{self.failure}\n", "utf-8")
+
+    def compile_all(self, ext: Extension) -> list[str]:
+        """The objects, in the order in which they are linked."""
         flags = COMMON + sanitizers()
         jobs = [
             (path, "once", [])
@@ -71,12 +138,18 @@ class BuildNative(build_ext):
                 include_dirs=["include", "csrc", *python],
                 macros=[("REFGSS_API", '__attribute__((visibility("default")))')],
                 extra_postargs=flags + extra,
-                depends=[str(p) for p in HERE.glob("csrc/**/*.hpp")] + ["include/refgss.h"],
             )
             return made
 
         with ThreadPoolExecutor(os.cpu_count() or 1) as workers:
-            objects = list(workers.map(compile_one, jobs))
+            running = [workers.submit(compile_one, job) for job in jobs]
+            try:
+                return [job.result() for job in running]
+            except CCompilerError:
+                workers.shutdown(cancel_futures=True)  # the first error is enough
+                raise
+
+    def link(self, ext: Extension, package: Path, objects: list[str]) -> None:
         bindings = [o for o in objects if Path(o).parent.name == "bindings"]
         library = [o for o in objects if o not in bindings]
         mac = sys.platform == "darwin"
@@ -84,32 +157,26 @@ class BuildNative(build_ext):
         rpath = "@loader_path" if mac else "$ORIGIN"
         self.compiler.link_shared_object(
             library,
-            str(target / LIBRARY),
+            str(package / LIBRARY),
             extra_postargs=[*name, "-pthread", *sanitizers()],
             target_lang="c++",
         )
         self.compiler.link_shared_object(
             bindings,
             self.get_ext_fullpath(ext.name),
-            extra_postargs=[str(target / LIBRARY), f"-Wl,-rpath,{rpath}", *sanitizers()],
+            extra_postargs=[str(package / LIBRARY), f"-Wl,-rpath,{rpath}", *sanitizers()],
             target_lang="c++",
         )
-        shutil.copy(HERE / "include" / HEADER, target / HEADER)
-
-    def companions(self, ext: Extension) -> list[Path]:
-        """The library and the header, as they are built next to the extension."""
-        folder = Path(self.build_lib, *ext.name.split(".")[:-1])
-        return [folder / LIBRARY, folder / HEADER]
 
     def get_outputs(self) -> list[str]:
-        files = [str(file) for ext in self.extensions for file in self.companions(ext)]
-        return super().get_outputs() + ([] if self.inplace else files)
+        built = native_files(Path(self.build_lib, "refgss/native"))
+        return [] if self.inplace else [str(file) for file in built if file.exists()]
 
     def copy_extensions_to_source(self) -> None:  # build_ext --inplace and editable installs
-        super().copy_extensions_to_source()
-        for ext in self.extensions:
-            for file in filter(Path.exists, self.companions(ext)):
-                shutil.copy(file, HERE.joinpath(*ext.name.split(".")[:-1]))
+        for old in native_files(HERE / "refgss/native"):
+            old.unlink(missing_ok=True)
+        for new in filter(Path.exists, native_files(Path(self.build_lib, "refgss/native"))):
+            shutil.copy(new, HERE / "refgss/native")
 
 
 setup(
@@ -121,7 +188,7 @@ setup(
         "refgss.spec": ["*.md", "*.json", "schemas/*.json", "vectors/*"],
         "refgss.include": ["*.h"],
     },
-    cmdclass={"build_ext": BuildNative},
+    cmdclass={"build": BuildFromNothing, "build_ext": BuildNative},
     ext_modules=[
         Extension(
             "refgss.native._core",
@@ -129,7 +196,6 @@ setup(
             depends=["include/refgss.h"],
             include_dirs=[pybind11.get_include()],
             language="c++",
-            optional=os.environ.get("REFGSS_REQUIRE_NATIVE") != "1",
         )
     ],
 )

@@ -10,6 +10,7 @@ this process.  The verdicts of all kinds are compared case by case; leaves with 
 from __future__ import annotations
 
 import argparse
+import shlex
 import statistics
 import subprocess
 import sys
@@ -18,9 +19,10 @@ import time
 from pathlib import Path
 
 from refgss import native
+from refgss.children import python
 from refgss.conformance.reports.report import Report, read
 
-WORKER = f"{sys.executable} -m refgss.conformance.candidates.worker python refgss.native"
+WORKER = shlex.join(python("-m", "refgss.conformance.candidates.worker", "python", "refgss.native"))
 
 
 def candidates() -> dict[str, str]:
@@ -37,7 +39,7 @@ def candidates() -> dict[str, str]:
 def check(spec: str, folder: Path) -> tuple[float, Report]:
     """Seconds of the whole command, and its report."""
     file = folder / "report.jsonl"
-    command = [sys.executable, "-m", "refgss", "check", "--candidate", spec, "--profile", "f32"]
+    command = python("-m", "refgss", "check", "--candidate", spec, "--profile", "f32")
     start = time.perf_counter()
     done = subprocess.run(
         [*command, "--seed", "1", "--report", str(file)], capture_output=True, text=True

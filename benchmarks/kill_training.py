@@ -17,11 +17,11 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+from refgss.children import python
 from refgss.tensors import read_tensors
 
 OPTIONS = "--batch 2 --length 32 --width 32 --gate 32 --channels 16 --states 8"
@@ -31,16 +31,7 @@ OPTIONS += (
 
 
 def start(text: Path, out: Path, steps: int) -> subprocess.Popen:
-    command = [
-        sys.executable,
-        "-m",
-        "refgss",
-        "train",
-        "--data",
-        str(text),
-        "--held-out-tail",
-        "0.1",
-    ]
+    command = python("-m", "refgss", "train", "--data", str(text), "--held-out-tail", "0.1")
     cache = {"JAX_COMPILATION_CACHE_DIR": str(out.parent / "compiled")}
     cache |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     return subprocess.Popen(

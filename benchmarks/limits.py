@@ -11,6 +11,7 @@ import time
 import numpy as np
 
 from refgss import native
+from refgss.children import python
 from refgss.config import GSS
 
 TOKENS, CHANNELS, STATES = 1 << 20, 16, 64
@@ -105,4 +106,4 @@ if __name__ == "__main__":
         TASKS[sys.argv[1]]()
     else:  # a process each: a peak never falls
         for name in TASKS:
-            subprocess.run([sys.executable, __file__, name], check=True)
+            subprocess.run(python(__file__, name), check=True)

@@ -10,6 +10,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from refgss.children import python
+
 COMMAND = "import resource, sys; from refgss.cli import run; code = run(sys.argv[1:]); "
 COMMAND += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); "
 COMMAND += "sys.exit(code)"
@@ -34,7 +36,7 @@ def main():
     for length in LENGTHS:
         arguments = ["generate", *sys.argv[1:], "--tokens", "200", "--temperature", "0"]
         done = subprocess.run(
-            [sys.executable, "-c", COMMAND, *arguments],
+            python("-c", COMMAND, *arguments),
             input=library(length),
             capture_output=True,
             check=True,

@@ -15,6 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ import numpy as np
 
 from refgss.bench.report import OURS, Report, report_from
 from refgss.bench.works import WORKS
+from refgss.children import python
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 PREFIXES = (
@@ -49,8 +51,10 @@ def run(
     """Times `work` (a key of WORKS), at its default sizes if none are given.
 
     seconds: about how long the contenders of one size take turns, at least 5 rounds.
-    Raises ValueError for an unknown work or rival, RuntimeError where the process fails.
+    Raises ImportError where the native backend is not built, ValueError for an unknown work or
+    rival, RuntimeError where the process fails.
     """
+    import_module("refgss.native")
     if work not in WORKS:
         raise ValueError(f"unknown work {work!r}: use {', '.join(WORKS)}")
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
@@ -65,7 +69,7 @@ def run(
     }
     fixed = {name: str(threads) for name in THREAD_VARIABLES} | {"REFGSS_NUM_THREADS": str(threads)}
     done = subprocess.run(
-        [sys.executable, "-c", "from refgss.bench.runner import main; main()"],
+        python("-c", "from refgss.bench.runner import main; main()"),
         input=json.dumps(order),
         stdout=subprocess.PIPE,
         text=True,

@@ -42,7 +42,7 @@ def bench(
         sizes = [model_sizes(s, work, weights) for s in ([size] if size else MODELS)]
     try:
         report = run(work, sizes, threads=threads, seconds=seconds)
-    except ValueError as e:
+    except (ImportError, ValueError) as e:
         raise click.UsageError(str(e)) from e
     click.echo(report.table())
     if file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import click
 
 import refgss
+from refgss.cli.terminal import note
 from refgss.conformance.candidates.claims import CandidateError
 from refgss.conformance.candidates.targets import ALIASES, import_backend
 from refgss.model import Checkpoint, load_checkpoint
@@ -42,11 +44,18 @@ def backend_options(command: Callable) -> Callable:
 
 
 def usable_backend(alias: str | None, threads: int | None) -> Any:
-    """The module.  Raises UsageError where it cannot be imported."""
+    """The module; a note says so where it is NumPy for want of the native one.
+
+    Raises UsageError where it cannot be imported.
+    """
     try:
-        module = import_backend(alias) if alias else default_backend()
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            module = import_backend(alias) if alias else default_backend()
     except CandidateError as e:
         raise click.UsageError(str(e)) from e
+    for warning in said:
+        note(str(warning.message))
     if threads is not None:
         if not hasattr(module, "set_num_threads"):
             raise click.UsageError(f"--threads is for the native backend, not {module.__name__}")

@@ -9,6 +9,7 @@ A backend is any module with the op `lm_logits`; refgss.native decodes faster by
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
@@ -28,10 +29,11 @@ PIECES = (256, 16, 1)  # tokens that an op is given at once: few lengths to comp
 
 
 def default_backend() -> Any:
-    """refgss.native where it is built, else the reference."""
+    """refgss.native where it is built; else the reference, with a warning that says why."""
     try:
         from refgss import native
-    except ImportError:
+    except ImportError as e:
+        warnings.warn(f"NumPy computes, slowly: {e}", RuntimeWarning, stacklevel=2)
         return reference
     return native
 

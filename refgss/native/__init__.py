@@ -8,10 +8,9 @@ the contract: `Spectrum` and `ConvStream` (convolution), `Prepared` and `Stepper
 try:
     from refgss.native._core import get_num_threads, set_num_threads, simd
 except ImportError as error:
-    raise ImportError(
-        "refgss.native is not built: install a C++17 compiler (g++ or clang++) and run "
-        f"`pip install .` again; REFGSS_REQUIRE_NATIVE=1 shows what fails ({error})"
-    ) from error
+    from refgss.native.missing import reason
+
+    raise ImportError(reason(error)) from error
 
 from refgss import __version__
 from refgss.native.convolution import ConvStream, Spectrum, causal_conv, causal_conv_vjp

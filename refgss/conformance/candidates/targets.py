@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 import os
 import shlex
-import sys
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 
+from refgss.children import python
 from refgss.conformance.candidates.calling import ModuleCandidate
 from refgss.conformance.candidates.claims import Candidate, CandidateError
 from refgss.conformance.candidates.processes import ProcessCandidate
@@ -28,7 +28,7 @@ def open_candidate(spec: str, timeout: float = 30.0, memory: int = 8 << 30) -> C
     if kind in ALIASES and not target:
         return ModuleCandidate(import_backend(kind))
     if kind in ("python", "lib") and target:
-        worker = [sys.executable, "-m", "refgss.conformance.candidates.worker", kind, target]
+        worker = python("-m", "refgss.conformance.candidates.worker", kind, target)
         return ProcessCandidate(worker, timeout, memory)
     if kind == "cmd" and target.strip():
         try:

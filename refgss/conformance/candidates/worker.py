@@ -36,6 +36,8 @@ def load(kind: str, target: str) -> Any:
     name, _, attribute = target.partition(":")
     if name.endswith(".py") and not Path(name).is_file():
         raise CandidateError(f"there is no file {name}")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as `python -m` does, unless it is told `-P`
     try:
         module = load_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
         found = getattr(module, attribute) if attribute else module
