@@ -19,6 +19,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from pybind11.setup_helpers import has_flag
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
-from setuptools.errors import CCompilerError, CompileError, ExecError
+from setuptools.errors import CCompilerError, CompileError
 
 HERE = Path(__file__).parent
 LIBRARY = "librefgss.dylib" if sys.platform == "darwin" else "librefgss.so"
@@ -60,7 +61,7 @@ def native_files(package: Path) -> list[Path]:
 
 
 def run_compiler(command: list[str]) -> None:
-    """Runs a compiler or linker.  Raises ExecError with the first error that it prints."""
+    """Runs a compiler or linker.  Raises CompileError with the first error that it prints."""
     try:
         done = subprocess.run(
             command,
@@ -70,12 +71,12 @@ def run_compiler(command: list[str]) -> None:
             errors="replace",
         )
     except OSError as e:
-        raise ExecError(f"{command[0]} cannot be run: {e.strerror}") from e
+        raise CompileError(f"{command[0]} cannot be run: {e.strerror}") from e
     sys.stderr.write(done.stderr)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if re.search(r"\berror\b", line)]
         ended = f"{command[0]} ended with status {done.returncode}"
-        raise ExecError(errors[0].strip() if errors else ended)
+        raise CompileError(errors[0].strip() if errors else ended)
 
 
 class BuildFromNothing(build):
@@ -96,13 +97,15 @@ class BuildNative(build_ext):
         required = os.environ.get("REFGSS_REQUIRE_NATIVE")
         if self.failure and (required == "1" or (self.has_compiler and required != "0")):
             raise CompileError(f"refgss: {self.failure}; {WITHOUT}")
+        if self.failure:
+            warnings.warn(f"refgss is installed on NumPy alone: {self.failure}", stacklevel=2)
 
     def build_extension(self, ext: Extension) -> None:
         package = Path(self.get_ext_fullpath(ext.name)).parent
         package.mkdir(parents=True, exist_ok=True)
         for file in native_files(package):
             file.unlink(missing_ok=True)
-        self.compiler.spawn = run_compiler
+        self.compiler.spawn = self.compiler.call = run_compiler  # by its newer and older name
         self.has_compiler = has_flag(self.compiler, "-std=c++17")
         try:
             if not self.has_compiler:
@@ -183,6 +186,7 @@ setup(
     # the standard travels with the package: spec/ and include/ are installed inside it
     packages=[*find_packages(include=["refgss*"]), "refgss.spec", "refgss.include"],
     package_dir={"refgss.spec": "spec", "refgss.include": "include"},
+    include_package_data=False,  # of spec/ and include/ what follows, and nothing else
     package_data={
         "refgss": ["py.typed", "**/*.html", "**/*.toml", "model/*.safetensors"],
         "refgss.spec": ["*.md", "*.json", "schemas/*.json", "vectors/*"],

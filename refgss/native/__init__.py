@@ -10,7 +10,7 @@ try:
 except ImportError as error:
     from refgss.native.missing import reason
 
-    raise ImportError(reason(error)) from error
+    raise ImportError(reason(error)) from None
 
 from refgss import __version__
 from refgss.native.convolution import ConvStream, Spectrum, causal_conv, causal_conv_vjp

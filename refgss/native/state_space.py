@@ -32,7 +32,7 @@ def gss_lambda_vjp(
 
 
 def discretize(
-    lam: np.ndarray, delta: np.ndarray, *, form: KernelForm
+    lam: np.ndarray, delta: np.ndarray | float, *, form: KernelForm
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ā, B̄ (N,), or (H,N) where Δ has channels.  Clauses: GSS-DIS-1..GSS-DIS-6."""
     delta = checks.check_modes("discretize", lam, delta, form)
@@ -40,7 +40,12 @@ def discretize(
 
 
 def discretize_vjp(
-    lam: np.ndarray, delta: np.ndarray, dabar: np.ndarray, dbbar: np.ndarray, *, form: KernelForm
+    lam: np.ndarray,
+    delta: np.ndarray | float,
+    dabar: np.ndarray,
+    dbbar: np.ndarray,
+    *,
+    form: KernelForm,
 ) -> tuple[np.ndarray, np.ndarray]:
     """dĀ, dB̄ -> dΛ (N,), dΔ of Δ's shape.  Clauses: GSS-GRD-3."""
     delta = np.asarray(checks.check_modes("discretize_vjp", lam, delta, form))
@@ -51,7 +56,7 @@ def discretize_vjp(
 
 
 def ssm_kernel(
-    lam: np.ndarray, c: np.ndarray, length: int, *, delta: np.ndarray, form: KernelForm
+    lam: np.ndarray, c: np.ndarray, length: int, *, delta: np.ndarray | float, form: KernelForm
 ) -> np.ndarray:
     """K (H, length).  lam (N,), c (H,N) complex.  Clauses: GSS-KER-1, GSS-KER-2, GSS-KER-3."""
     delta = checks.check_kernel("ssm_kernel", lam, c, length, delta, form)
@@ -64,7 +69,7 @@ def ssm_kernel_vjp(
     length: int,
     dk: np.ndarray,
     *,
-    delta: np.ndarray,
+    delta: np.ndarray | float,
     form: KernelForm,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """dK (H,length) -> dΛ (N,), dC (H,N), dΔ of Δ's shape.  Clauses: GSS-GRD-4."""
@@ -79,7 +84,7 @@ def ssm_scan(
     c: np.ndarray,
     state: np.ndarray | None,
     *,
-    delta: np.ndarray,
+    delta: np.ndarray | float,
     form: KernelForm,
 ) -> tuple[np.ndarray, np.ndarray]:
     """u (B,L,H), x_0 (B,H,N) or None -> y (B,L,H), x_L (B,H,N).  Clauses: GSS-REC-1, GSS-STA-1.
@@ -98,7 +103,7 @@ def ssm_scan_vjp(
     dy: np.ndarray,
     dstate: np.ndarray,
     *,
-    delta: np.ndarray,
+    delta: np.ndarray | float,
     form: KernelForm,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """dy (B,L,H), dx_L (B,H,N) -> du, dΛ, dC, dx_0, dΔ.  Clauses: GSS-GRD-6."""
@@ -114,7 +119,7 @@ def ssm_step(
     c: np.ndarray,
     state: np.ndarray | None,
     *,
-    delta: np.ndarray,
+    delta: np.ndarray | float,
     form: KernelForm,
 ) -> tuple[np.ndarray, np.ndarray]:
     """One token: u (B,H), x (B,H,N) or None -> y (B,H), x' (B,H,N).  Clauses: GSS-REC-1.
@@ -133,7 +138,7 @@ def ssm_step_vjp(
     dy: np.ndarray,
     dstate: np.ndarray,
     *,
-    delta: np.ndarray,
+    delta: np.ndarray | float,
     form: KernelForm,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """dy (B,H), dx' (B,H,N) -> du, dΛ, dC, dx, dΔ: the scan's, at L = 1.  Clauses: GSS-GRD-6."""
@@ -157,7 +162,7 @@ class Prepared:
         c: np.ndarray,
         length: int,
         *,
-        delta: np.ndarray,
+        delta: np.ndarray | float,
         form: KernelForm,
     ):
         delta = checks.check_kernel("Prepared", lam, c, length, delta, form)

@@ -1,4 +1,4 @@
-"""The README's section for newcomers, run as it is written."""
+"""The README's section for newcomers, run as it is written; its Python, as mypy reads it."""
 
 import os
 import re
@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
 SECTION = README.partition("## Is my implementation conformant?")[2].partition("\n## ")[0]
 INSTALLING = ("python3 -m venv", "pip install")  # done already where this runs
 FAILING = ("check --candidate python:my_gss.py", "refgss report", "refgss diff")
@@ -41,3 +42,14 @@ def test_its_commands_do_what_it_says(tmp_path):
     for line in shown.splitlines():
         assert line in said or line == "…", line
     assert '"my-gss 0.1 conforms"' in SECTION and "my-gss 0.1 conforms (f32, f64)" in said
+
+
+def test_mypy_accepts_its_python(tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) == 2
+    files = [tmp_path / f"block_{i}.py" for i in range(len(blocks))]
+    for file, block in zip(files, blocks, strict=True):
+        file.write_text(block, "utf-8")
+    command = [sys.executable, "-m", "mypy", *map(str, files)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
