@@ -7,12 +7,13 @@ languages, the C ABI and the mutants.  A case is an op, tensors by name, and JSO
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
 import numpy as np
 
-from refgss.config import DSSConfig, GSSConfig, KernelForm, LMConfig
+from refgss.config import KernelForm, LMConfig
+from refgss.layers import kind_named, model_from_json, model_to_json
 
 
 @dataclass(frozen=True)
@@ -103,29 +104,23 @@ AXES: dict[str, dict[str, str]] = {
 }
 
 
-LAYERS = {"gss_layer": GSSConfig, "dss_layer": DSSConfig}
-
-
 def decode_option(op: str, name: str, value: Any) -> Any:
-    """A JSON value as what the op takes: KernelForm, GSSConfig, DSSConfig or LMConfig."""
+    """A JSON value as what the op takes: a KernelForm, or the options of a layer or a model."""
     if name == "form":
         return KernelForm(**value)
     if name != "config":
         return value
-    value = dict(value)
-    if op.startswith("lm"):
-        kind = "dss_layer" if "form" in value["layer"] else "gss_layer"
-        return LMConfig(**{**value, "layer": decode_option(kind, "config", value["layer"])})
-    if op.startswith("dss"):
-        return DSSConfig(**{**value, "form": KernelForm(**value["form"])})
-    return GSSConfig(**value)
+    base = op.removesuffix("_vjp")
+    if base.endswith("_layer"):
+        return kind_named(base.removesuffix("_layer")).config_of(value)
+    return model_from_json(value)
 
 
 def encode_option(value: Any) -> Any:
-    """The inverse of `decode_option`."""
-    return (
-        asdict(value) if isinstance(value, KernelForm | GSSConfig | DSSConfig | LMConfig) else value
-    )
+    """The inverse of `decode_option`; a layer tells its kind where the op does not."""
+    if isinstance(value, LMConfig) and isinstance(value.layer, tuple):
+        return model_to_json(value)
+    return asdict(value) if is_dataclass(value) else value
 
 
 def invoke(module: Any, op: str, tensors: Mapping[str, Any], options: Mapping[str, Any]) -> Any:

@@ -137,7 +137,7 @@ def model_data(s: Sizes) -> Data:
     """A random model, its matrices in each of the formats asked for, and tokens."""
     sizes = {k: s[v] for k, v in MODEL_SIZES.items()}
     config = LMConfig(PAPER, depth=s["depth"], tied=True)
-    params = initialize(config, **sizes, seed=0)
+    params = initialize(config, sizes, vocabulary=s["V"], seed=0)
     rng = np.random.default_rng(0)
     return {
         "config": config,
@@ -169,7 +169,7 @@ KERNEL = tuple(
 )
 SCAN = tuple({"B": 1, "L": 4096, "H": 256, "N": 512, "modes": kind} for kind in ("random", "slow"))
 
-MODEL_SIZES = {"vocabulary": "V", "width": "E", "gate": "F", "channels": "H", "states": "N"}
+MODEL_SIZES = {"width": "E", "gate": "F", "channels": "H", "states": "N"}
 BUNDLED = {"V": 257, "E": 128, "F": 384, "H": 64, "N": 64, "depth": 6}  # the model in the package
 LARGE = {"V": 32000, "E": 1024, "F": 4096, "H": 256, "N": 512, "depth": 16}  # 192 M parameters
 MODELS = {"bundled": BUNDLED, "large": LARGE}

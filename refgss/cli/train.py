@@ -124,7 +124,7 @@ def train(
         model = LMConfig(kind, depth, final_norm=not no_final_norm, tied=tied)
         run = Run(model, Sizes(**wanted), data, recipe, description_of(tokenizer))
     else:
-        sizes = sizes_of(checkpoint.params)
+        sizes = sizes_of(checkpoint.params, checkpoint.config)
         run = Run(checkpoint.config, sizes, data, recipe, checkpoint.tokenizer, checkpoint.digest)
     try:
         from refgss.training import loop

@@ -27,6 +27,7 @@ from dataclasses import asdict
 from types import ModuleType
 from typing import Any
 
+from refgss import __version__
 from refgss.config import LayerConfig, LMConfig
 from refgss.layers import dss, gss
 
@@ -55,6 +56,21 @@ def role_of(name: str, config: LMConfig) -> str:
     return kind_of(config.layers[int(i)]).ROLES.get(own, "other")
 
 
+def model_to_json(config: LMConfig) -> dict[str, Any]:
+    """The options of a language model as files have them.  Clauses: GSS-FMT-4."""
+    pattern = isinstance(config.layer, tuple)
+    layer = [layer_to_json(c) for c in config.layer] if pattern else layer_to_json(config.layer)
+    return {**asdict(config), "layer": layer}
+
+
+def model_from_json(fields: Mapping[str, Any]) -> LMConfig:
+    """The inverse of `model_to_json`.  Raises ValueError for a kind that is not known."""
+    layer = fields["layer"]
+    pattern = isinstance(layer, list)
+    read: Any = tuple(map(layer_from_json, layer)) if pattern else layer_from_json(layer)
+    return LMConfig(**{**fields, "layer": read})
+
+
 def layer_to_json(config: LayerConfig) -> dict[str, Any]:
     """The options of a layer as files have them: their fields, and the kind."""
     return {"kind": kind_of(config).NAME, **asdict(config)}  # type: ignore[call-overload]
@@ -66,9 +82,17 @@ def layer_from_json(fields: Mapping[str, Any]) -> LayerConfig:
     Raises ValueError for a kind that this version does not know.
     """
     fields = dict(fields)
-    name = fields.pop("kind", "dss" if "form" in fields else "gss")
+    kind = kind_named(fields.pop("kind", "dss" if "form" in fields else "gss"))
+    return kind.config_of(fields)
+
+
+def kind_named(name: str) -> ModuleType:
+    """The kind of this tag.  Raises ValueError where this version has none."""
     for kind in KINDS.values():
         if name == kind.NAME:
-            return kind.config_of(fields)
+            return kind
     known = ", ".join(sorted(kind.NAME for kind in KINDS.values()))
-    raise ValueError(f"it has a layer of the kind {name!r}, and this version knows {known}")
+    raise ValueError(
+        f"it has a layer of the kind {name!r}, and refgss {__version__} knows {known}: "
+        "use the version that wrote it"
+    )

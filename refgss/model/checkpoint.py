@@ -8,14 +8,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from refgss import checks, ops
-from refgss.config import GSSConfig, LMConfig
+from refgss.config import LayerConfig, LMConfig
+from refgss.layers import kind_named, kind_of, model_from_json, model_to_json, of_layer
 from refgss.model.tokenizer import load_tokenizer
 from refgss.model.weights import (
     BLOCK,
@@ -93,7 +94,7 @@ def save_checkpoint(
     params as in `Checkpoint`.  Raises CheckpointError where they are no model or the file cannot be
     written; a file that was there before is then as it was.  Clauses: GSS-FMT-1..2, GSS-FMT-4.
     """
-    metadata = {"refgss.config": compact(asdict(config)), "refgss.tokenizer": tokenizer}
+    metadata = {"refgss.config": compact(model_to_json(config)), "refgss.tokenizer": tokenizer}
     if about:
         metadata["refgss.about"] = compact(about)
     try:
@@ -141,10 +142,19 @@ def read_metadata(metadata: Mapping[str, str]) -> tuple[LMConfig, dict[str, Any]
     values: dict[str, Any] = {
         k: v if k == "refgss.tokenizer" else parsed(k, v) for k, v in ours.items()
     }
+    refuse_unknown_kinds(values.get("refgss.config"))
     if wrong := problem("checkpoint", values):
         raise ValueError(f"its metadata is not that of a checkpoint, {wrong}")
-    config = ops.decode_option("lm_logits", "config", values["refgss.config"])
+    config = model_from_json(values["refgss.config"])
     return config, values.get("refgss.about", {})
+
+
+def refuse_unknown_kinds(config: Any) -> None:
+    """Raises ValueError for a layer of a later version, which the schema would only call wrong."""
+    layer = config.get("layer") if isinstance(config, dict) else None
+    for one in layer if isinstance(layer, list) else [layer]:
+        if isinstance(one, dict) and isinstance(one.get("kind"), str):
+            kind_named(one["kind"])
 
 
 def parsed(key: str, text: str) -> Any:
@@ -189,8 +199,11 @@ def check_model(params: Params, config: LMConfig) -> None:
         check_scale(name, params[name], params[name.removesuffix(".scale")])
     for name, x in params.items():
         check_finite(name, x)
-    for i in range(config.depth):
-        check_modes(params, f"layers.{i}.", config)
+    for i, layer in enumerate(config.layers):
+        try:
+            kind_of(layer).check_values(of_layer(params, i), layer)
+        except ValueError as e:
+            raise ValueError(f"layer {i}: {e}") from e
 
 
 def stand_in(name: str, x: np.ndarray) -> np.ndarray:
@@ -212,17 +225,16 @@ def check_shapes(params: Params, config: LMConfig) -> None:
     x = np.zeros((0, 0, params["embedding.weight"].shape[1]), np.float32)
     if not min(params["embedding.weight"].shape):
         raise ValueError("embedding.weight is empty")
-    states = set()
-    for i in range(config.depth):
-        prefix = f"layers.{i}."
-        layer = {k.removeprefix(prefix): v for k, v in params.items() if k.startswith(prefix)}
+    seen: dict[LayerConfig, Any] = {}
+    for i, layer in enumerate(config.layers):
+        own = of_layer(params, i)
         try:
-            checks.check_layer(f"layer {i}", layer, x, None, config.layer)
+            checks.check_layer(f"layer {i}", own, x, None, layer)
         except IndexError as e:
             raise ValueError(f"layer {i} has a tensor with too few axes") from e
-        states.add(layer["ssm.c"].shape)
-    if len(states) > 1:
-        raise ValueError("its layers have states of different shapes, where one is asked for")
+        sizes = kind_of(layer).sizes(own)
+        if seen.setdefault(layer, sizes) != sizes:
+            raise ValueError(f"layer {i} and one before it have equal options and other sizes")
 
 
 def check_scale(name: str, scale: np.ndarray, values: np.ndarray) -> None:
@@ -245,17 +257,3 @@ def check_finite(name: str, x: np.ndarray) -> None:
             raise ValueError(f"{name} has a value that is not finite")
     elif not np.isfinite(x).all():
         raise ValueError(f"{name} has a value that is not finite")
-
-
-def check_modes(params: Params, prefix: str, config: LMConfig) -> None:
-    """Re Λ < 0, and Λ and Δ finite, once they are exponentiated."""
-    with np.errstate(over="ignore", under="ignore"):
-        real, b = np.exp(params[f"{prefix}ssm.a"]), params[f"{prefix}ssm.b"]
-        imag = np.exp(b) if config.layer.imag == "exp" else b
-        if not np.all((real > 0) & np.isfinite(real) & np.isfinite(imag)):
-            raise ValueError(f"{prefix}ssm.a and ssm.b must give finite Λ with Re Λ < 0")
-        if isinstance(config.layer, GSSConfig):
-            return
-        delta = np.exp(params[f"{prefix}ssm.log_delta"])
-        if not np.all((delta > 0) & np.isfinite(delta)):
-            raise ValueError(f"{prefix}ssm.log_delta must give steps that are positive and finite")

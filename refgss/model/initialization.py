@@ -2,66 +2,105 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
+from typing import Any
+
 import numpy as np
 
-from refgss.config import GSSConfig, Imag, LMConfig
+from refgss.config import DSSConfig, GSSConfig, Imag, LayerConfig, LMConfig
+from refgss.layers import kind_of
 from refgss.reference.initialization import dss_parameters, gss_parameters
+
+Params = dict[str, np.ndarray]
+Sizes = Any  # of the layer's kind
 
 
 def initialize(
     config: LMConfig,
+    sizes: Mapping[str, Any],
     *,
     vocabulary: int,
-    width: int,
-    gate: int | None = None,
-    channels: int | None = None,
-    states: int,
     memory: float | None = None,
     seed: int,
-) -> dict[str, np.ndarray]:
+) -> Params:
     """The parameters of chapter 8 (float32, complex64), drawn.  Clauses: GSS-INI-5..6, GSS-INI-8.
 
-    vocabulary V, width E, states N; gate F and channels H for GSS layers, which alone have them.
+    sizes by the names of the Sizes of each kind of layer, as far as it has them: width E; gate F,
+    channels H and states N of a GSS layer.
     memory spreads the modes of GSS layers over time constants from 1 to so many tokens (GSS-INI-9).
-    Equal arguments give equal numbers.  Raises ValueError where a size is missing or below 1.
+    Equal arguments give equal numbers.  Raises ValueError where a size is missing, below 1, or of
+    no layer of the model.
     """
-    kind = config.layer
-    is_gss = isinstance(kind, GSSConfig)
-    if is_gss != (gate is not None) or is_gss != (channels is not None):
-        raise ValueError("gate and channels belong to GSS layers, and only to them")
-    V, E, N, F, H = vocabulary, width, states, gate or width, channels or width
-    if min(V, E, N, F, H) < 1:
-        raise ValueError("vocabulary, width, gate, channels and states must be at least 1")
-    if memory is not None and not (is_gss and 1 <= memory < np.inf):
-        raise ValueError("memory belongs to GSS layers, and must be at least 1 token and finite")
-    rng = np.random.default_rng(seed)
-
-    def matrix(rows: int, columns: int, variance: float) -> np.ndarray:
-        return rng.standard_normal((rows, columns)) * np.sqrt(variance)
-
-    params = {"embedding.weight": matrix(V, E, 1 / E if config.tied else 1)}
-    for i in range(config.depth):
-        layer = {"norm.weight": np.ones(E), "norm.bias": np.zeros(E)}
-        if isinstance(kind, GSSConfig):
-            layer |= gss_parameters(N, H, rng)
-            if memory is not None:
-                layer |= spread(layer["ssm.c"], memory, kind.imag, rng)
-            layer |= {"w_v": matrix(E, F, 1 / E), "w_u": matrix(E, H, 1 / E)}
-            layer |= {"w_uc": matrix(H, F, 1 / (H * N))}
-            if kind.ssm_norm:
-                layer |= {"ssm.norm.weight": np.ones(H), "ssm.norm.bias": np.zeros(H)}
-        else:
-            layer |= dss_parameters(N, E, rng)
-        layer |= {"w_o": matrix(F, E, 1 / (F * config.depth))}
-        if config.layer.out_bias:
-            layer |= {"b_o": np.zeros(E)}
-        params |= {f"layers.{i}.{name}": x for name, x in layer.items()}
+    of_layers = [sizes_for(layer, sizes) for layer in config.layers]
+    known = {f.name for own in of_layers for f in fields(own)}
+    if foreign := sorted(sizes.keys() - known):
+        raise ValueError(f"no layer of this model has the size {foreign[0]}")
+    if vocabulary < 1 or min(sizes.values()) < 1:
+        raise ValueError("the vocabulary and all sizes must be at least 1")
+    if memory is not None:
+        if not any(isinstance(layer, GSSConfig) for layer in config.layers):
+            raise ValueError("memory belongs to GSS layers, and this model has none")
+        if not 1 <= memory < np.inf:
+            raise ValueError("memory must be at least 1 token and finite")
+    rng, V, E = np.random.default_rng(seed), vocabulary, sizes["width"]
+    params = {"embedding.weight": matrix(rng, V, E, 1 / E if config.tied else 1)}
+    for i, (layer, own) in enumerate(zip(config.layers, of_layers, strict=True)):
+        drawn = INITIAL[type(layer)](layer, own, config.depth, memory, rng)
+        params |= {f"layers.{i}.{name}": x for name, x in drawn.items()}
     if config.final_norm:
         params |= {"norm.weight": np.ones(E), "norm.bias": np.zeros(E)}
     if not config.tied:
-        params |= {"head.weight": matrix(E, V, 1 / E)}
+        params |= {"head.weight": matrix(rng, E, V, 1 / E)}
     single = {"f": np.float32, "c": np.complex64}
     return {name: x.astype(single[x.dtype.kind]) for name, x in params.items()}
+
+
+def sizes_for(layer: LayerConfig, sizes: Mapping[str, Any]) -> Sizes:
+    """The Sizes of a layer's kind, from those of a model; ValueError where one is missing."""
+    kind = kind_of(layer)
+    own = fields(kind.Sizes)
+    for f in own:
+        if f.name not in sizes and f.default is MISSING:
+            raise ValueError(f"a layer of the kind {kind.NAME} needs the size {f.name}")
+    return kind.Sizes(**{f.name: sizes[f.name] for f in own if f.name in sizes})
+
+
+def matrix(rng: np.random.Generator, rows: int, columns: int, variance: float) -> np.ndarray:
+    return rng.standard_normal((rows, columns)) * np.sqrt(variance)
+
+
+def gss_initial(
+    config: GSSConfig, sizes: Sizes, depth: int, memory: float | None, rng: np.random.Generator
+) -> Params:
+    E, F, H, N = sizes.width, sizes.gate, sizes.channels, sizes.states
+    layer = {"norm.weight": np.ones(E), "norm.bias": np.zeros(E)} | gss_parameters(N, H, rng)
+    if memory is not None:
+        layer |= spread(layer["ssm.c"], memory, config.imag, rng)
+    layer |= {"w_v": matrix(rng, E, F, 1 / E), "w_u": matrix(rng, E, H, 1 / E)}
+    layer |= {"w_uc": matrix(rng, H, F, 1 / (H * N))}
+    if config.ssm_norm:
+        layer |= {"ssm.norm.weight": np.ones(H), "ssm.norm.bias": np.zeros(H)}
+    return layer | output(F, E, depth, config.out_bias, rng)
+
+
+def dss_initial(
+    config: DSSConfig, sizes: Sizes, depth: int, memory: float | None, rng: np.random.Generator
+) -> Params:
+    E = sizes.width
+    layer = {"norm.weight": np.ones(E), "norm.bias": np.zeros(E)}
+    layer |= dss_parameters(sizes.states, E, rng)
+    return layer | output(E, E, depth, config.out_bias, rng)
+
+
+def output(rows: int, E: int, depth: int, bias: bool, rng: np.random.Generator) -> Params:
+    """The map that ends a layer, the smaller the more of them are added up."""
+    w_o = {"w_o": matrix(rng, rows, E, 1 / (rows * depth))}
+    return w_o | ({"b_o": np.zeros(E)} if bias else {})
+
+
+# by the type of a layer's options: (config, sizes, depth, memory, rng) -> its parameters
+INITIAL: dict[type, Callable[..., Params]] = {GSSConfig: gss_initial, DSSConfig: dss_initial}
 
 
 def spread(

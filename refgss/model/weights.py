@@ -11,19 +11,20 @@ from typing import Literal
 
 import numpy as np
 
+from refgss.layers import KINDS, TABLES
 from refgss.tensors import ModelError
 
 Weights = Literal["f32", "bf16", "int8"]
 Params = Mapping[str, np.ndarray]
 
 BLOCK = 32  # weights that share a scale, along the axis that is summed over
-MATRICES = ("w_v", "w_u", "w_uc", "w_o", "embedding.weight", "head.weight")
 SMALLEST, LARGEST = 2.0**-126, 2.0**120  # of a scale
 
 
 def is_matrix(name: str) -> bool:
     """Whether the parameter may have fewer than 32 bits.  Clauses: GSS-FMT-13."""
-    return name in MATRICES or (name.startswith("layers.") and name.split(".")[-1] in MATRICES)
+    own = name.split(".", 2)[-1] if name.startswith("layers.") else name
+    return own in TABLES or any(kind.ROLES.get(own) == "matrix" for kind in KINDS.values())
 
 
 def block_axis(name: str) -> int:

@@ -159,9 +159,12 @@ def train_alone(
 
 
 def initial_params(run: Run, vocabulary: int) -> dict[str, np.ndarray]:
-    sizes = asdict(run.sizes)
+    sizes = {name: size for name, size in asdict(run.sizes).items() if size is not None}
+    memory = sizes.pop("memory", None)
     try:
-        return initialize(run.model, vocabulary=vocabulary, seed=run.recipe.seed, **sizes)
+        return initialize(
+            run.model, sizes, vocabulary=vocabulary, memory=memory, seed=run.recipe.seed
+        )
     except ValueError as e:
         raise TrainingError(f"there is no such model: {e}") from e
 

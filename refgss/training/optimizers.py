@@ -5,7 +5,7 @@ Complex parameters are trained as real ones with a trailing axis of two (GSS-FMT
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,7 +13,6 @@ import numpy as np
 import optax
 from optax import contrib
 
-from refgss.model.weights import is_matrix
 from refgss.training.recipe import Recipe
 
 Params = Mapping[str, Any]
@@ -33,17 +32,12 @@ def is_c(name: str) -> bool:
     return name.endswith("ssm.c")
 
 
-def kind(name: str) -> str:
-    """modes: Λ and Δ, whose exponentials want a lower rate; matrix: of a layer; table; other."""
-    if name.split(".")[-1] in ("a", "b", "log_delta"):
-        return "modes"
-    if not is_matrix(name):
-        return "other"
-    return "matrix" if name.startswith("layers.") else "table"
+def optimizer(recipe: Recipe, roles: Mapping[str, str]) -> optax.GradientTransformation:
+    """Clipping, then the optimiser of each role, at peak rates: a step scales by the schedule.
 
-
-def optimizer(recipe: Recipe, names: Iterable[str]) -> optax.GradientTransformation:
-    """Clipping, then the optimiser of each kind, at peak rates: a step scales by the schedule."""
+    roles by the name of the parameter (`refgss.layers.role_of`): modes, the exponents of Λ and Δ,
+    want a lower rate.
+    """
     adam = optax.scale_by_adam(b1=0.9, b2=0.98)
     main = optax.scale_by_factored_rms() if recipe.optimizer == "adafactor" else adam
     decay = optax.add_decayed_weights(recipe.weight_decay)
@@ -52,11 +46,11 @@ def optimizer(recipe: Recipe, names: Iterable[str]) -> optax.GradientTransformat
         matrix = contrib.muon(recipe.matrix_rate, weight_decay=recipe.weight_decay)
     else:
         matrix = optax.chain(main, decay, rate)
-    kinds = {
+    rules = {
         "modes": optax.chain(adam, optax.scale(-recipe.modes_rate)),
         "other": optax.chain(main, rate),
         "table": optax.chain(main, rate),
         "matrix": matrix,
     }
-    by_kind = optax.partition(kinds, {name: kind(name) for name in names})
-    return optax.chain(optax.clip_by_global_norm(recipe.clip), by_kind)
+    by_role = optax.partition(rules, dict(roles))
+    return optax.chain(optax.clip_by_global_norm(recipe.clip), by_role)

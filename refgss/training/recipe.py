@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Literal
 
 import numpy as np
 
 from refgss.config import GSSConfig, LMConfig
+from refgss.layers import kind_of, of_layer
 from refgss.tensors import ModelError
 from refgss.training.data import DataConfig
 
@@ -35,13 +36,12 @@ class Sizes:
     memory: float | None = 1000.0
 
 
-def sizes_of(params: Mapping[str, np.ndarray]) -> Sizes:
+def sizes_of(params: Mapping[str, np.ndarray], config: LMConfig) -> Sizes:
     """Those of a model that is there."""
-    E = params["embedding.weight"].shape[1]
-    H, N = params["layers.0.ssm.c"].shape
-    if "layers.0.w_v" not in params:
-        return Sizes(E, None, None, N, None)
-    return Sizes(E, params["layers.0.w_v"].shape[1], H, N, None)
+    found: dict[str, int | None] = dict.fromkeys(f.name for f in fields(Sizes))
+    for i, layer in enumerate(config.layers):
+        found |= asdict(kind_of(layer).sizes(of_layer(params, i)))
+    return Sizes(**{f.name: found[f.name] for f in fields(Sizes)})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

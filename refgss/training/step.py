@@ -14,6 +14,7 @@ from jax import lax
 
 from refgss import xla
 from refgss.config import LMConfig
+from refgss.layers import role_of
 from refgss.training.optimizers import Params, optimizer, to_complex
 from refgss.training.recipe import Recipe, TrainingError
 from refgss.xla.plan import resolve
@@ -62,7 +63,10 @@ def functions(
     loss(params, windows) -> loss.
     """
     loss = loss_of(config, recipe)
-    gradient, transform = jax.value_and_grad(loss), optimizer(recipe, names)
+    gradient, transform = (
+        jax.value_and_grad(loss),
+        optimizer(recipe, {name: role_of(name, config) for name in names}),
+    )
 
     def step(params: Params, memory: Any, windows: jax.Array, schedule: jax.Array):
         parts = windows.reshape(recipe.accumulate, -1, windows.shape[-1])

@@ -1,6 +1,9 @@
 """Small models for the tests."""
 
+from dataclasses import fields
+
 from refgss.config import GSS_PYTORCH, PAPER, DSSConfig, LMConfig, dss_softmax
+from refgss.layers import kind_of
 from refgss.model import initialize, load_checkpoint, save_checkpoint
 from refgss.model.weights import quantize
 
@@ -15,10 +18,11 @@ LAYERS = {
 def small(layer=PAPER, *, tied=False, seed=1, depth=2, **sizes):
     """Parameters and config of a model of some thousand weights whose sizes no block divides."""
     config = LMConfig(layer, depth, tied=tied)
-    wanted = {"vocabulary": 260, "width": 33, "gate": 48, "channels": 20, "states": 7} | sizes
-    if isinstance(layer, DSSConfig):
-        wanted |= {"gate": None, "channels": None}
-    return initialize(config, seed=seed, **wanted), config
+    memory = sizes.pop("memory", None)
+    wanted = {"width": 33, "gate": 48, "channels": 20, "states": 7} | sizes
+    known = {f.name for own in config.layers for f in fields(kind_of(own).Sizes)}
+    wanted = {name: size for name, size in wanted.items() if name in known}
+    return initialize(config, wanted, vocabulary=260, memory=memory, seed=seed), config
 
 
 def saved(folder, name="paper", *, weights="f32", **options):

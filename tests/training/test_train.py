@@ -8,19 +8,21 @@ import numpy as np
 import pytest
 
 from refgss.config import DSSConfig, GSSConfig, LMConfig
+from refgss.layers import role_of
 from refgss.model import initialize, load_checkpoint
 from refgss.reference import lm_loss
 from refgss.tensors import TensorFileError
 from refgss.training import loop
 from refgss.training.data import DataConfig
 from refgss.training.loop import Habits, train
-from refgss.training.optimizers import kind, to_complex, to_real
+from refgss.training.optimizers import to_complex, to_real
 from refgss.training.recipe import Recipe, Run, Sizes, TrainingError, sizes_of
 from refgss.training.state import TrainingState, first_difference, leaves
 from refgss.training.step import functions, loss_of
 
 MODEL = LMConfig(GSSConfig(), depth=1)
-SIZES = Sizes(width=16, gate=16, channels=8, states=4, memory=50.0)
+GSS_SIZES = {"width": 16, "gate": 16, "channels": 8, "states": 4}
+SIZES = Sizes(**GSS_SIZES, memory=50.0)
 RECIPE = Recipe(steps=12, batch=4, length=16, optimizer="adamw", rate=1e-2, warmup=3)
 HABITS = Habits(log=1, evaluate=4, save=5)
 
@@ -94,7 +96,7 @@ def test_it_learns(whole):
 
 
 def test_the_first_loss_is_that_of_the_standard(a_run, text):
-    params = initialize(MODEL, vocabulary=257, seed=0, **vars(SIZES))
+    params = initialize(MODEL, GSS_SIZES, vocabulary=257, memory=50.0, seed=0)
     windows = np.random.default_rng(0).integers(0, 257, (2, 17)).astype(np.int32)
     expected = lm_loss(params, windows[:, :-1], windows[:, 1:], config=MODEL)
     found = loss_of(MODEL, RECIPE)(to_real(params), windows)
@@ -104,7 +106,7 @@ def test_the_first_loss_is_that_of_the_standard(a_run, text):
 
 def updated(recipe):
     """Parameters after two steps on fixed windows, and the losses."""
-    params = to_real(initialize(MODEL, vocabulary=257, seed=0, **vars(SIZES)))
+    params = to_real(initialize(MODEL, GSS_SIZES, vocabulary=257, memory=50.0, seed=0))
     begin, step, _ = functions(MODEL, recipe, tuple(sorted(params)))
     memory, losses = begin(params), []
     for seed in range(2):
@@ -151,10 +153,12 @@ def test_rates_rise_and_fall():
     assert timed.share(0, 90.0) == 1.0
 
 
-def test_kinds_of_parameters():
-    assert kind("layers.3.ssm.a") == kind("layers.0.ssm.log_delta") == "modes"
-    assert kind("layers.3.w_uc") == "matrix" and kind("embedding.weight") == "table"
-    assert kind("layers.3.ssm.c") == kind("norm.bias") == "other"
+def test_roles_of_parameters():
+    config = LMConfig((GSSConfig(), DSSConfig()), 4)
+    assert role_of("layers.2.ssm.a", config) == role_of("layers.1.ssm.log_delta", config) == "modes"
+    assert role_of("layers.2.w_uc", config) == role_of("layers.3.w_o", config) == "matrix"
+    assert role_of("embedding.weight", config) == "table"
+    assert role_of("layers.3.ssm.c", config) == role_of("norm.bias", config) == "other"
 
 
 def test_another_run_is_refused_and_nothing_is_lost(a_run, whole):
@@ -212,8 +216,10 @@ def test_two_runs_in_one_folder_are_refused(a_run, whole):
 
 def test_a_run_may_begin_with_a_model(a_run, whole, tmp_path):
     start = load_checkpoint(whole / "model.safetensors")
-    assert sizes_of(start.params) == replace(SIZES, memory=None)
-    run = Run(start.config, sizes_of(start.params), a_run.data, RECIPE, start=start.digest)
+    assert sizes_of(start.params, start.config) == replace(SIZES, memory=None)
+    run = Run(
+        start.config, sizes_of(start.params, start.config), a_run.data, RECIPE, start=start.digest
+    )
     losses = []
     train(run, tmp_path, HABITS, lambda progress: losses.append(progress.loss), start)
     assert losses[0] < without_times(whole)[0]["loss"]
