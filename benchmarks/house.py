@@ -1,10 +1,11 @@
 """What a new layer kind or op would have to touch, counted in the source.
 
-    python benchmarks/house.py [CHECKOUT] [--counts]
+    python benchmarks/house.py [CHECKOUT] [--counts | --draw]
 
 Prints, with their places: conditionals on the layer kind, hand-kept lists of ops, functions longer
 than 60 lines, files longer than 400, import circles, and imports that go up the rooms of the house.
-It reads text alone, so CHECKOUT may be of any age.
+It reads text alone, so CHECKOUT may be of any age.  --draw prints the drawing of the house that
+docs/architecture.md shows, from the imports themselves.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ ROOMS = (
     "native",
     "reference",
     "layers ops checks config",
-    "schemas standard files tensors children",
+    "schemas standard files tensors text children",
 )
 # kernels implement what the headers of other rooms declare; nothing includes them
 CPP_ROOMS = ("bindings", "abi", "kernels", "decoder", "layers", "conv ssm dense attention", "core")
@@ -295,15 +296,41 @@ def arrows_of(root: Path, trees: Trees) -> tuple[list[str], list[str]]:
     return [" ".join(c) for c in found], up
 
 
+def drawing(arrows: Mapping[str, set[str]], room: Mapping[str, str], rooms: tuple) -> Iterator[str]:
+    """A floor a line, the highest first; under it what each of its rooms imports."""
+    known = {r for row in rooms for r in row.split()}
+    inside = {
+        a: {b for b in to if room[b] in known} for a, to in arrows.items() if room[a] in known
+    }
+    between = between_rooms(inside, {m: room[m] for m in arrows if room[m] in known})
+    order = [name for row in rooms for name in row.split()]
+    for row in rooms:
+        if present := [name for name in row.split() if name in between]:
+            yield "── " + ", ".join(present) + " " + "─" * (74 - len(", ".join(present)))
+            for name in present:
+                used = ", ".join(sorted(between[name], key=order.index))
+                yield f"   {name:12} ↓ {used}" if used else f"   {name}"
+
+
+def draw(root: Path, trees: Trees) -> None:
+    python, cpp = python_arrows(trees), include_arrows(root)
+    print("refgss/", *drawing(python, {m: python_room(m) for m in python}, ROOMS), sep="\n")
+    cpp_rooms = {f: Path(f).parts[0] for f in cpp}
+    print("\ncsrc/", *drawing(cpp, cpp_rooms, CPP_ROOMS), sep="\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     here = Path(__file__).resolve().parents[1]
     parser.add_argument("checkout", nargs="?", type=Path, default=here)
     parser.add_argument("--counts", action="store_true", help="Without the places.")
+    parser.add_argument("--draw", action="store_true", help="The house in place of the counts.")
     options = parser.parse_args()
     root = options.checkout
     python = sorted({p for pattern in CODE if pattern.endswith(".py") for p in root.glob(pattern)})
     trees = {p.relative_to(root): ast.parse(p.read_text("utf-8")) for p in python}
+    if options.draw:
+        return draw(root, trees)
     round_about, up = arrows_of(root, trees)
     counted = {
         "conditionals on the layer kind": list(kind_conditionals(root, trees)),
