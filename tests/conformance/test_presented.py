@@ -11,6 +11,7 @@ import pytest
 
 from refgss.conformance.candidates import presentation
 from refgss.conformance.candidates.calling import ModuleCandidate
+from refgss.conformance.candidates.claims import CandidateError
 from refgss.conformance.candidates.targets import open_candidate
 from refgss.conformance.judging import presented
 from refgss.conformance.judging.compare import NEUTRAL
@@ -86,6 +87,23 @@ def test_what_passes_plainly_fails_in_the_way_that_shows_it(name, ways, clause):
     assert all(r["detail"].startswith(r["way"]) for r in failures)
     suspects = {s["clause"]: s["reason"] for s in presented.suspects(failures)}
     assert all(way in suspects[clause] for way in ways)
+
+
+def test_a_cache_that_knows_a_call_by_some_of_its_arguments_is_found_out():
+    _, failures = asked(wrong("Remembering"), "causal_conv")
+    stale = [r for r in failures if r["way"] == "with one argument changed"]
+    assert stale and all("though k is another" in r["detail"] for r in stale)
+
+
+@pytest.mark.parametrize("framework", ["jax", "torch"])
+def test_a_candidate_gets_arrays_of_its_own_framework(framework):
+    pytest.importorskip(framework)
+    assert asked(wrong(f"{framework.title()}Gelu"), "gelu") == ([], [])
+
+
+def test_an_unknown_framework_is_refused():
+    with pytest.raises(CandidateError, match="arrays"):
+        open_candidate(wrong("Cupy"))
 
 
 def test_a_module_that_writes_to_its_argument_fails_every_case():

@@ -195,6 +195,23 @@ class Caching(Gelu):
         return self.known[key][1].copy()
 
 
+class Remembering(Gelu):
+    """Knows a call again by some of its arguments."""
+
+    @cached_property
+    def known(self):
+        return {}
+
+    def capabilities(self):
+        return super().capabilities() | {"ops": ["causal_conv"]}
+
+    def causal_conv(self, u, k):
+        key = u.tobytes(), u.shape, k.shape, k.tobytes() if np.all(k == k[:, :1]) else b""
+        if key not in self.known:
+            self.known[key] = reference.causal_conv(u, k)
+        return self.known[key].copy()
+
+
 class Buffering(Gelu):
     """Returns a buffer of its own, one for each shape."""
 
@@ -228,3 +245,34 @@ class Tired(Gelu):
         key = x.dtype, x.shape, x.tobytes()
         tired, _ = key in self.seen, self.seen.add(key)
         return reference.gelu(x) * x.dtype.type(2 if tired else 1)
+
+
+class JaxGelu(Gelu):
+    """Not wrong: it asks for JAX's arrays, and gets them."""
+
+    def capabilities(self):
+        return super().capabilities() | {"arrays": "jax", "profiles": ["f32"]}
+
+    def gelu(self, x):
+        import jax
+
+        assert isinstance(x, jax.Array)
+        return jax.nn.gelu(x, approximate=False)
+
+
+class TorchGelu(Gelu):
+    """Not wrong: it asks for PyTorch's tensors, and gets them."""
+
+    def capabilities(self):
+        return super().capabilities() | {"arrays": "torch"}
+
+    def gelu(self, x):
+        import torch
+
+        assert isinstance(x, torch.Tensor)
+        return torch.nn.functional.gelu(x)
+
+
+class Cupy(Gelu):
+    def capabilities(self):
+        return super().capabilities() | {"arrays": "cupy"}

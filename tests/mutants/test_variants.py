@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from refgss.conformance.candidates.calling import ModuleCandidate
-from refgss.conformance.candidates.claims import Capabilities
+from refgss.conformance.candidates.claims import Capabilities, claimed
+from refgss.conformance.clauses import read_clauses
 from refgss.conformance.judging.compare import Failure, Outcome, Outputs
 from refgss.conformance.judging.runner import Question, ask
-from refgss.conformance.selftest import variants
+from refgss.conformance.selftest import budgets, variants
 from refgss.conformance.selftest.kills import reached
 from refgss.conformance.vectors import fresh
 from refgss.conformance.vectors.format import read_vectors
@@ -15,7 +16,8 @@ from refgss.ops import FLOATS, OPS
 from refgss.standard import spec_folder
 
 VECTORS = read_vectors(spec_folder() / "vectors").vectors
-MOST = 60  # vectors of each variant; all of them are run by refgss.conformance.selftest.budgets
+CLAUSES = read_clauses(spec_folder())
+MOST = 30  # vectors of each variant; all of them are run by refgss.conformance.selftest.budgets
 
 
 @pytest.fixture(scope="module")
@@ -23,20 +25,60 @@ def reach():
     return reached(VECTORS)
 
 
+def able(variant, reach):
+    """The vectors that reach what a variant replaces, or that ask the ops that it has."""
+    if variant.module is not None:
+        ops = claimed(variants.load(variant)).ops
+        return [v for v in VECTORS if v.op in ops]
+    ids = set().union(*(reach[place] for place in variant.functions))
+    return [v for v in VECTORS if v.id in ids]
+
+
 @pytest.mark.parametrize("variant", variants.VARIANTS.values(), ids=lambda v: v.name)
-def test_an_honest_variant_is_accepted(variant, reach):
+def test_an_honest_variant_is_accepted_unless_a_clause_says_otherwise(variant, reach):
     candidate = ModuleCandidate(variants.load(variant))
-    able = [v for v in VECTORS if v.id in reach[variant.file, variant.function]]
-    assert able
-    for v in able[:: -(-len(able) // MOST)]:
+    vectors = able(variant, reach)
+    assert vectors
+    for v in vectors[:: -(-len(vectors) // MOST)]:
         for precision in variant.precisions:
             with np.errstate(all="ignore"):
                 record = ask(candidate, Question(v, precision))
-            assert record["outcome"] == "pass", record
+            assert record["outcome"] == "pass" or variant.rejected(v.op, precision), record
+
+
+REJECTIONS = [(v, r) for v in variants.VARIANTS.values() for r in v.rejections]
+
+
+@pytest.mark.parametrize(
+    ("variant", "rejection"), REJECTIONS, ids=[f"{v.name} {r.clause}" for v, r in REJECTIONS]
+)
+def test_what_a_clause_does_not_grant_is_rejected(variant, rejection, reach):
+    """The clause exists, its chapter has a note, and some vector of the ops named fails."""
+    assert rejection.clause in CLAUSES
+    candidate = ModuleCandidate(variants.load(variant))
+    asked = (
+        ask(candidate, Question(v, precision))
+        for v in sorted(able(variant, reach), key=lambda v: rejection.clause not in v.clauses)
+        for precision in set(variant.precisions) & set(rejection.precisions)
+        if v.op in rejection.ops
+    )
+    with np.errstate(all="ignore"):
+        assert any(record["outcome"] not in ("pass", "not claimed") for record in asked)
 
 
 def test_there_are_enough_variants():
-    assert len(variants.VARIANTS) >= 20
+    assert len(variants.VARIANTS) >= 45
+    assert all(v.note and len(v.note) < 110 for v in variants.VARIANTS.values())
+
+
+def test_a_rejection_that_is_not_announced_or_does_not_occur_is_a_failure():
+    none = budgets.Use({}, [])
+    welford, fails = variants.VARIANTS["welford"], budgets.Rejected("layer_norm", "f32", "x", 3.0)
+    assert budgets.unexplained({"fft": none}) == []
+    assert len(budgets.unexplained({"welford": none})) == len(welford.rejections)
+    assert budgets.unexplained({"welford": budgets.Use({}, [fails])}) == []
+    assert "x at f32" in budgets.unexplained({"fft": budgets.Use({}, [fails])})[0]
+    assert "x at f32" in budgets.unexplained({"native": budgets.Use({}, [fails])})[0]
 
 
 class Table:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from refgss import ops
+from refgss import ops, reference
 from refgss.conformance.candidates import presentation
 from refgss.conformance.candidates.claims import claimed, one_line
 from refgss.conformance.candidates.frameworks import ARRAYS
@@ -87,6 +87,9 @@ class Asking:
                 return result_of(call, self.op)
 
         return step
+
+    def truth(self, tensors: Mapping[str, np.ndarray]) -> Answer:
+        return answer_of(reference, self.op, ops.at_precision(tensors, "f64"), self.options)
 
 
 def presented(

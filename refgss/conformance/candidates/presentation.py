@@ -17,7 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
-from refgss.conformance.judging.compare import Answer, Outputs
+from refgss.conformance.judging.compare import Answer, Failure, Outcome, Outputs
 
 Arrays = Mapping[str, np.ndarray]
 Layout = Callable[[str, np.ndarray], np.ndarray]  # an argument's name and values -> the same values
@@ -32,8 +32,12 @@ class Asking(Protocol):
     def many(self, tensors: Arrays) -> Callable[[], Answer]:
         """A function that asks about the same arguments each time, at as little cost as it can."""
 
+    def truth(self, tensors: Arrays) -> Answer:
+        """What the reference answers, in binary64."""
+
 
 LINE = 64  # bytes: what allocators align large arrays to
+MUCH = 1 / 16  # of the largest element: a difference that two different answers cannot round away
 THREAD_SECONDS = 0.2  # for which two threads ask
 SWITCH_SECONDS = 1e-5  # between two turns of threads that hold Python's lock
 
@@ -190,6 +194,32 @@ def held(ask: Asking, tensors: Arrays) -> Answer:
     return answer
 
 
+def with_one_changed(ask: Asking, tensors: Arrays) -> Answer:
+    """Each argument in turn is another, beside the others as they were: so must the answer be."""
+    answer, truth = ask.once(tensors, contiguous), ask.truth(tensors)
+    if not isinstance(answer, Outputs) or not isinstance(truth, Outputs):
+        return answer
+    for name, other in other_values(tensors).items():
+        changed = {**tensors, name: other}
+        right, again = ask.truth(changed), ask.once(changed, contiguous)
+        if not isinstance(right, Outputs) or not isinstance(again, Outputs):
+            continue
+        for output, y in answer.arrays.items():
+            moved = differs(truth.arrays[output], right.arrays[output])
+            if moved and again.arrays[output].tobytes() == y.tobytes():
+                why = f"{output} is what it was, though {name} is another than in the call before"
+                return Failure(Outcome.WRONG_VALUE, why)
+    return answer
+
+
+def differs(x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether two finite results are apart by much more than any rounding."""
+    if x.shape != y.shape or not (np.all(np.isfinite(x)) and np.all(np.isfinite(y))):
+        return False
+    largest = max(np.max(np.abs(x), initial=0), np.max(np.abs(y), initial=0))
+    return bool(np.max(np.abs(x - y), initial=0) > MUCH * largest)
+
+
 def from_two_threads(ask: Asking, tensors: Arrays) -> Answer:
     """Another thread asks about other values; of all answers, the one least like that alone."""
     worst = alone = ask.once(tensors, contiguous)
@@ -279,6 +309,7 @@ LAYOUTS: dict[str, Layout] = {
 WAYS: dict[str, Way] = {name: as_laid(layout) for name, layout in LAYOUTS.items()} | {
     "in memory that held other arguments": in_used_memory,
     "with the result read after the next call": held,
+    "with one argument changed": with_one_changed,
     THREADS: from_two_threads,
 }
 NOT_IN = {  # the framework has no such arrays

@@ -198,10 +198,9 @@ def read_answer(message: Mapping[str, Any], folder: Path, deadline: float) -> An
         return Failure(Outcome.RAISED, printable(message["message"]))
     if message["type"] != "done":
         raise protocol.ProtocolError(f"{message['type']} is no answer to a case")
-    if "wrote" in message:
-        return Failure(Outcome.WROTE, printable(message["wrote"]))
     if "message" in message:
-        return Failure(Outcome.WRONG_DTYPE, printable(message["message"]))
+        outcome = Outcome(message.get("outcome", Outcome.WRONG_DTYPE))
+        return Failure(outcome, printable(message["message"]))
     content = read_given(folder / "outputs", deadline)
     try:
         return Outputs(tensors_of(content))

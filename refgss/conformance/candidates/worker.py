@@ -73,8 +73,9 @@ def answer(candidate: Any, case: dict[str, Any], arrays: str = "numpy") -> dict[
         return {"type": "unclaimed", **number, "message": result.message}
     if result.outcome is Outcome.RAISED:
         return {"type": "error", **number, "message": result.message}
-    if result.outcome is Outcome.WROTE:
-        return {"type": "done", **number, "wrote": result.message}
+    if result.outcome in (Outcome.WROTE, Outcome.WRONG_VALUE):
+        said = {"outcome": str(result.outcome), "message": result.message}
+        return {"type": "done", **number, **said}
     if result.outcome is Outcome.WRONG_DTYPE:
         return {"type": "done", **number, "message": result.message}
     return written(Outputs({}), case["outputs"]) | number  # not the op's outputs: none at all
