@@ -65,6 +65,8 @@ def input_weight(lam, delta, z, form):
         return delta[..., None] * relative_exponential(z)
     if form.method == "bilinear":
         return delta[..., None] / (1 - z / 2)
+    if form.method != "dss-exp":
+        raise NotImplementedError(f"the method {form.method} is not written here")
     square = (lam * lam.conj()).real
     return exponential_less_one(z) * lam.conj() / torch.clamp(square, min=form.eps)
 
