@@ -52,5 +52,5 @@ def test_mypy_accepts_its_python(tmp_path):
         file.write_text(block, "utf-8")
     command = [sys.executable, "-m", "mypy", *map(str, files)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    about_them = [line for line in done.stdout.splitlines() if line.startswith(str(tmp_path))]
+    about_them = [line for line in done.stdout.splitlines() if "block_" in line.partition(":")[0]]
     assert done.returncode in (0, 1) and not about_them, done.stdout + done.stderr
