@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+BUILT_FROM := pyproject.toml setup.py $(wildcard include/*.h csrc/*/*.?pp csrc/*/*/*.?pp)
 
 .PHONY: demo test lint fuzz sanitize clean
 
@@ -21,12 +22,12 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-$(VENV)/.demo: pyproject.toml setup.py
+$(VENV)/.demo: $(BUILT_FROM)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable ".[certify]"
 	@touch $@
 
-$(VENV)/.test: pyproject.toml setup.py
+$(VENV)/.test: $(BUILT_FROM)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable ".[test]"
 	@touch $@ $(VENV)/.demo

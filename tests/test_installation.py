@@ -152,7 +152,9 @@ def test_the_source_archive_has_all_that_the_commands_of_the_readme_need(tmp_pat
     done = setup(tmp_path, "egg_info")
     assert done.returncode == 0, done.stderr
     listed = set((tmp_path / "refgss.egg-info/SOURCES.txt").read_text().splitlines())
-    binary = re.compile(r"__pycache__|\.so$|refgss/native/(refgss\.h|not_built\.txt)$|\.hypothesis")
+    binary = re.compile(
+        r"__pycache__|\.(so|dylib)$|refgss/native/(refgss\.h|not_built\.txt)$|\.hypothesis"
+    )
     found = {
         str(Path(folder, p.relative_to(ROOT / folder)))
         for folder in [*set(folders) - set(made), ".ci"]
@@ -161,6 +163,16 @@ def test_the_source_archive_has_all_that_the_commands_of_the_readme_need(tmp_pat
     }
     assert found <= listed, sorted(found - listed)
     assert "Makefile" in listed
+
+
+@pytest.mark.parametrize("goal", ["demo", "test"])
+@pytest.mark.parametrize("changed", ["include/refgss.h", "csrc/core/array.hpp", "setup.py"])
+def test_make_builds_again_what_has_changed(tmp_path, goal, changed):
+    for stamp in (".demo", ".test"):
+        (tmp_path / stamp).touch()
+    command = ["make", "-n", f"VENV={tmp_path}", goal]
+    assert "pip install" not in subprocess.check_output(command, cwd=ROOT, text=True)
+    assert "pip install" in subprocess.check_output([*command, "-W", changed], cwd=ROOT, text=True)
 
 
 # --- a checkout whose backend is not built, in front of an installed package -------------------
