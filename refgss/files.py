@@ -18,6 +18,15 @@ def atomic_write(path: Path, content: bytes | str) -> None:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
 
 
+def bounded_read(path: Path, most: int = 1 << 30) -> bytes:
+    """The content of a file or a pipe.  Raises OSError, also where it has more bytes (a device)."""
+    with open(path, "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most} bytes", str(path))
+    return content
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file beside `path` that takes its place once all is written and on the disk.

@@ -5,13 +5,17 @@ from __future__ import annotations
 MOST = 300  # characters of a foreign text that are shown
 
 
-def printable(text: str, most: int = MOST) -> str:
-    """Foreign text as one line that does nothing to a terminal, cut after `most` characters.
+def harmless(text: str) -> str:
+    """Text as one line that does nothing to a terminal.
 
-    Names, messages and file contents come from candidates, models and reports.  White space
-    becomes a single space; escape sequences, control characters, invisible marks that turn the
-    reading direction, and halves of surrogate pairs become U+FFFD.
+    Names, messages and file contents come from candidates, models and reports.  Escape sequences,
+    line ends, control characters, invisible marks that turn the reading direction, and halves of
+    surrogate pairs become U+FFFD.
     """
-    line = " ".join(text[: 4 * most].split())
-    line = "".join(c if c.isprintable() else "\ufffd" for c in line)
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
+
+
+def printable(text: str, most: int = MOST) -> str:
+    """Foreign text as one harmless line of at most `most` characters, white space collapsed."""
+    line = harmless(" ".join(text[: 4 * most].split()))
     return line if len(line) <= most else f"{line[:most]}…"

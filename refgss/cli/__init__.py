@@ -12,14 +12,15 @@ import sys
 import traceback
 
 import click
-from click.exceptions import NoArgsIsHelpError
+from click.exceptions import Exit, NoArgsIsHelpError
 
 from refgss import __version__
+from refgss.cli import terminal
 from refgss.cli.bench import bench
 from refgss.cli.check import check
 from refgss.cli.convert import import_, quantize
 from refgss.cli.evaluate import evaluate_
-from refgss.cli.exits import DEFECT, USAGE, ExitError, code_of
+from refgss.cli.exits import DEFECT, USAGE, ExitError, code_of, sentence_of
 from refgss.cli.generate import generate
 from refgss.cli.info import info
 from refgss.cli.reports import diff, report, verify
@@ -43,30 +44,62 @@ for command in (generate, evaluate_, quantize, import_):
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave the process with its exit code."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # children end too
+    open_streams()
     sys.exit(run(arguments))
 
 
+def open_streams() -> None:
+    """Closed standard streams become empty ones, and what a terminal cannot show is spelt out."""
+    for descriptor, (name, mode) in enumerate([("stdin", "r"), ("stdout", "w"), ("stderr", "w")]):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nowhere, descriptor)  # to itself where it is the lowest that was free
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))
+        if mode == "w":
+            getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
 def run(arguments: list[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    code = code_after(arguments)
     try:
-        result = commands.main(arguments, prog_name="refgss", standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        sys.stdout.flush()
+    except OSError as e:  # what was buffered could not be written
+        terminal.discard(sys.stdout.fileno())
+        if not isinstance(e, BrokenPipeError):
+            terminal.complain(f"refgss: {sentence_of(e)}")
+            return USAGE
+    return code
+
+
+def code_after(arguments: list[str] | None) -> int:
+    """Run the command line; say what went wrong in one sentence."""
+    try:
+        if "_REFGSS_COMPLETE" in os.environ:  # the shell asks for completions
+            commands.main(arguments, prog_name="refgss")
+        given = sys.argv[1:] if arguments is None else arguments
+        with commands.make_context("refgss", list(given)) as context:
+            commands.invoke(context)
+        return 0
+    except Exit as e:  # after --help and --version
+        return e.exit_code
+    except BrokenPipeError:  # `refgss spec --list | head`
+        terminal.discard(1)
+        return 0
     except click.UsageError as e:
         if isinstance(e, NoArgsIsHelpError):
             e.show()
         else:
-            click.echo(usage_of(e), err=True)
+            terminal.complain(usage_of(e))
         return USAGE
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
+        terminal.complain("interrupted")
         return 130
-    except BrokenPipeError:  # `refgss spec --list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
     except ExitError as e:
         return e.code
     except Exception as e:
         if (code := code_of(e)) is not None:
-            click.echo(f"refgss: {sentence_of(e)}", err=True)
+            terminal.complain(f"refgss: {sentence_of(e)}")
             return code
         return defect(e)
 
@@ -80,22 +113,13 @@ def usage_of(e: click.UsageError) -> str:
     return f"{command}: {e.format_message().rstrip('.')}; see `{command} --help`"
 
 
-def sentence_of(e: Exception) -> str:
-    if isinstance(e, MemoryError):
-        return "there is not enough memory for this: choose a smaller model, or a shorter text"
-    if isinstance(e, OSError):
-        return f"{e.filename} cannot be used: {e.strerror}"
-    return str(e)
-
-
 def defect(e: Exception) -> int:
     """An exception that nobody foresaw: a sentence, and the traceback for those who ask for it."""
     if "REFGSS_TRACEBACK" in os.environ:
         traceback.print_exception(e)
     where = traceback.extract_tb(e.__traceback__)[-1]
-    click.echo(
+    terminal.complain(
         f"refgss: a defect of refgss itself, {type(e).__name__} in {where.name}: {e}; please "
-        "report it with what the command prints under REFGSS_TRACEBACK=1",
-        err=True,
+        "report it with what the command prints under REFGSS_TRACEBACK=1"
     )
     return DEFECT

@@ -22,8 +22,9 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A question for the name that was probably meant, or nothing where none is near."""
-    found = get_close_matches(name[:LONGEST], list(known), 1, cutoff=0.5)
-    return f"did you mean {found[0]}? " if found else ""
+    by_lower = {x.lower(): x for x in known}
+    found = get_close_matches(name[:LONGEST].lower(), by_lower, 1, cutoff=0.5)
+    return f"did you mean {by_lower[found[0]]}? " if found else ""
 
 
 class Name(click.ParamType):
@@ -39,8 +40,9 @@ class Name(click.ParamType):
         for name in known:
             if name.lower() == value.lower():
                 return name
-        guess = nearest(value.upper() if known[0].isupper() else value.lower(), known)
-        sentence = f"there is no {self.name} {value}: {guess}`{self.listing}` lists them"
+        sentence = (
+            f"there is no {self.name} {value}: {nearest(value, known)}`{self.listing}` lists them"
+        )
         return self.fail(sentence, param, context)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import date
 from importlib.resources import files
 from pathlib import Path
@@ -13,11 +14,18 @@ import click
 
 from refgss.cli import terminal
 from refgss.cli.arguments import CLAUSE, FOLDER, OP, Amount, Target, nearest
-from refgss.cli.exits import OF_VERDICT, ExitError, StaleWaiverError, TooFewCasesError
+from refgss.cli.exits import (
+    OF_VERDICT,
+    USAGE,
+    ExitError,
+    StaleWaiverError,
+    TooFewCasesError,
+    sentence_of,
+)
 from refgss.conformance import PROFILES
 from refgss.conformance.candidates.claims import Candidate, CandidateError, Capabilities, claimed
 from refgss.conformance.candidates.targets import ALIASES, import_backend, open_candidate
-from refgss.conformance.clauses import read_clauses
+from refgss.conformance.clauses import Clause, read_clauses
 from refgss.conformance.judging import presented, runner, shrink, waivers
 from refgss.conformance.judging.compare import NEUTRAL, Outcome
 from refgss.conformance.judging.diagnosis import diagnose
@@ -55,6 +63,33 @@ SUSPECTS = 3  # clauses that a diagnosis names
 NAMED = 5  # names that a candidate claims and that mean nothing
 
 
+@dataclass(frozen=True)
+class Targets:
+    """The files that a check writes, if they are asked for."""
+
+    report: Path | None
+    junit: Path | None
+    html: Path | None
+    badge: Path | None
+
+    def write(self, done: Sequence[reports.Report], clauses: Mapping[str, Clause]) -> list[str]:
+        """Write all of them; a sentence for each that could not be written."""
+        views = (
+            (self.report, lambda: reports.content(done)),
+            (self.junit, lambda: junit_of(done)),
+            (self.html, lambda: page.html(done, clauses)),
+            (self.badge, lambda: badge_of(done[0], clauses)),
+        )
+        failed = []
+        for path, content in views:
+            try:
+                if path:
+                    atomic_write(path, content())
+            except OSError as e:
+                failed.append(sentence_of(e))
+        return failed
+
+
 @click.command(epilog=EPILOG, short_help="Judge an implementation by clause.")
 @click.option(
     "--candidate",
@@ -74,7 +109,12 @@ NAMED = 5  # names that a candidate claims and that mean nothing
 @click.option(
     "--clause", "only", multiple=True, type=CLAUSE, metavar="ID", help="Only vectors of it."
 )
-@click.option("--report", "report_file", type=Target(), help="Write the report, JSON lines.")
+@click.option(
+    "--report",
+    "report_file",
+    type=Target(),
+    help="Write the report, JSON lines; of several candidates one report after another.",
+)
 @click.option("--junit", type=Target(), help="Write JUnit XML.")
 @click.option("--html", type=Target(), help="Write one self-contained HTML page.")
 @click.option("--badge", type=Target(), help="Write an SVG badge.")
@@ -156,18 +196,17 @@ def check(
     """Judge an implementation against the standard, clause by clause."""
     if new_candidate is not None:
         return write_template(new_candidate)
-    specs = specs or usable_backends()
-    if len(specs) > 1 and (report_file or badge or waiver_file or counterexamples):
-        raise click.UsageError(
-            "--report, --badge, --waivers and --shrink are for one --candidate at a time"
-        )
+    specs = list(dict.fromkeys(specs)) or usable_backends()
+    if len(specs) > 1 and (badge or waiver_file or counterexamples):
+        raise click.UsageError("--badge, --waivers and --shrink are for one --candidate at a time")
     if counterexamples:
         refuse_to_shrink(counterexamples)
     clauses = read_clauses(spec_folder())
     published = read_vectors(folder or spec_folder() / "vectors")
     accepted = read_waivers(waiver_file, published) if waiver_file else []
     seed = secrets.randbelow(2**32) if seed is None else seed
-    done, stale = [], []
+    targets = Targets(report_file, junit, html, badge)
+    done, stale, unwritten = [], [], []
     for spec in specs:
         with closing(opened(spec, timeout, memory)) as candidate:
             about = candidate.about
@@ -186,6 +225,7 @@ def check(
             header = reports.header(spec, about, profiles, published, seed)
             done.append(reports.close(header, records, diagnosed(candidate, published, records)))
             stale += old
+            unwritten = targets.write(done, clauses)  # before a reader can leave (| head)
             small = (
                 save_counterexamples(candidate, questions, records, counterexamples, published.date)
                 if counterexamples
@@ -196,14 +236,10 @@ def check(
                 terminal.note("--shrink FOLDER finds a minimal input that fails, for each op")
     if len(done) > 1:
         terminal.compare(done, clauses)
-    if report_file:
-        reports.write(done[0], report_file)
-    if junit:
-        atomic_write(junit, junit_of(done))
-    if html:
-        atomic_write(html, page.html(done, clauses))
-    if badge:
-        atomic_write(badge, badge_of(done[0], clauses))
+    for sentence in unwritten:
+        terminal.complain(f"refgss: {sentence}")
+    if unwritten:
+        raise ExitError(USAGE)
     finish(done, stale)
 
 
@@ -280,7 +316,8 @@ def fresh_questions(
         return []
     templates = {q.vector.id: q.vector for q in questions if q.vector.op in ops}
     precisions = sorted({q.precision for q in questions})
-    drawn = fresh.draw(templates.values(), per_op, seed)
+    with terminal.waiting("drawing and certifying fresh cases"):
+        drawn = fresh.draw(templates.values(), per_op, seed)
     return [runner.Question(v, precision, fresh=True) for v in drawn for precision in precisions]
 
 
@@ -291,7 +328,8 @@ def diagnosed(
     if all(record["outcome"] in NEUTRAL for record in records):
         return []
     mathematical = [record for record in records if not presented.own(record)]
-    found = diagnose(candidate, published.vectors, mathematical, signatures())
+    with terminal.waiting("looking for the clause that is violated"):
+        found = diagnose(candidate, published.vectors, mathematical, signatures())
     named = [{"clause": s.clause, "reason": s.reason} for s in found[:SUSPECTS]]
     return named + presented.suspects(records)
 
@@ -344,7 +382,7 @@ def write_template(path: Path) -> None:
     if path.suffix != ".py":
         raise click.UsageError(f"{path} does not end in .py, as a Python file must")
     atomic_write(path, files("refgss.conformance.candidates").joinpath("template.py").read_bytes())
-    click.echo(f"wrote {path}; now run: refgss check --candidate python:{path}")
+    terminal.say(f"wrote {path}; now run: refgss check --candidate python:{path}")
 
 
 def finish(done: Sequence[reports.Report], stale: Sequence[str]) -> None:

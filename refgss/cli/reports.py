@@ -14,10 +14,14 @@ from refgss.conformance.clauses import read_clauses
 from refgss.conformance.judging.compare import NEUTRAL
 from refgss.conformance.judging.runner import Record
 from refgss.conformance.reports import page
+from refgss.conformance.reports.contradictions import contradictions
 from refgss.conformance.reports.junit import junit as junit_of
-from refgss.conformance.reports.report import DamagedReportError, Report, ratio_of, read
+from refgss.conformance.reports.report import DamagedReportError, Report, ratio_of, read, read_all
+from refgss.conformance.vectors.format import read_vectors
 from refgss.files import atomic_write
 from refgss.standard import spec_folder
+
+SHOWN = 3  # contradictions of a report
 
 
 @click.command(short_help="Show reports together.")
@@ -26,16 +30,16 @@ from refgss.standard import spec_folder
 @click.option("--junit", type=Target(), help="Write JUnit XML.")
 def report(files: Sequence[Path], html: Path | None, junit: Path | None) -> None:
     """Show reports together; leaves with the worst of their verdicts."""
-    reports = [read(file) for file in files]
+    reports = [one for file in files for one in read_all(file)]
     clauses = read_clauses(spec_folder())
-    for one in reports:
-        terminal.show(one, clauses)
-    if len(reports) > 1:
-        terminal.compare(reports, clauses)
     if html:
         atomic_write(html, page.html(reports, clauses))
     if junit:
         atomic_write(junit, junit_of(reports))
+    for one in reports:
+        terminal.show(one, clauses)
+    if len(reports) > 1:
+        terminal.compare(reports, clauses)
     if code := max(OF_VERDICT[one.verdict] for one in reports):
         raise ExitError(code)
 
@@ -59,12 +63,12 @@ def diff(before: Path, after: Path) -> None:
     for key in sorted(old.keys() | new.keys()):
         a, b = old.get(key), new.get(key)
         if (change := changed(a, b)) is not None:
-            click.echo(f"{key[0]} ({', '.join(filter(None, key[1:]))}): {change}")
+            terminal.say(f"{key[0]} ({', '.join(filter(None, key[1:]))}): {change}")
         worse += fails(b) and not fails(a)
     for which, only in (("first", old.keys() - new.keys()), ("second", new.keys() - old.keys())):
         if only:
-            click.echo(f"{len(only)} cases are only in the {which} report")
-    click.echo(f"{worse} new failures")
+            terminal.say(f"{len(only)} cases are only in the {which} report")
+    terminal.say(f"{worse} new failures")
     if worse:
         raise ExitError(NOT_CONFORMING)
 
@@ -97,18 +101,27 @@ def changed(a: Record | None, b: Record | None) -> str | None:
 @click.command(short_help="Refuse reports that were edited.")
 @click.argument("files", nargs=-1, required=True, type=REPORT)
 def verify(files: Sequence[Path]) -> None:
-    """Check that reports are complete and as they were written.
+    """Check that reports are complete, as they were written, and do not contradict themselves.
 
     Leaves with 1 where one is not.
     """
+    published = read_vectors(spec_folder() / "vectors")
     damaged = 0
     for file in files:
         try:
-            found = read(file)
+            found = read_all(file)
         except DamagedReportError as e:
             damaged += 1
-            click.echo(f"refgss: {e}", err=True)
-        else:
-            click.echo(f"{file}: intact, {found.name} {found.verdict}, {len(found.cases)} cases")
+            terminal.complain(f"refgss: {e}")
+            continue
+        for one in found:
+            wrong = list(contradictions(one, published))
+            damaged += bool(wrong)
+            for sentence in wrong[:SHOWN]:
+                terminal.complain(f"refgss: {file} contradicts itself: {sentence}")
+            if len(wrong) > SHOWN:
+                terminal.complain(f"refgss: {file}: and {len(wrong) - SHOWN} more contradictions")
+            if not wrong:
+                terminal.say(f"{file}: intact, {one.name} {one.verdict}, {len(one.cases)} cases")
     if damaged:
         raise ExitError(NOT_CONFORMING)

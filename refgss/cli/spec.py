@@ -16,11 +16,11 @@ from rich.text import Text
 import refgss
 from refgss import reference
 from refgss.cli import terminal
-from refgss.cli.arguments import CLAUSE
+from refgss.cli.arguments import nearest
 from refgss.cli.exits import NOT_CONFORMING, ExitError
 from refgss.conformance.clauses import Clause, citing_functions, read_clauses
 from refgss.conformance.vectors.format import read_vectors
-from refgss.ops import OPS
+from refgss.ops import OPS, Op
 from refgss.standard import spec_folder
 
 TEXT = ("reference.", "checks.")  # a backend that names a clause is no definition of it
@@ -72,33 +72,67 @@ def killed_mutants(table: Path) -> dict[str, list[str]]:
     return killed
 
 
-@click.command(short_help="Print a clause, all clauses, all ops.")
-@click.argument("id", required=False, type=CLAUSE)
+@click.command(short_help="Print a clause, an area, an op; all clauses, all ops.")
+@click.argument("name", required=False, metavar="[ID | AREA | OP]")
 @click.option("--list", "every", is_flag=True, help="List all clauses.")
 @click.option("--ops", "signatures", is_flag=True, help="List all ops with their arguments.")
 @click.option("--coverage", "covered", is_flag=True, help="What stands behind each MUST clause.")
-def spec(id: str | None, every: bool, signatures: bool, covered: bool) -> None:
-    """Print the clause ID, all clauses, all ops, or what stands behind the clauses."""
-    if sum((id is not None, every, signatures, covered)) != 1:
+def spec(name: str | None, every: bool, signatures: bool, covered: bool) -> None:
+    """Print a clause (GSS-KER-1), the clauses of an area (GSS-LAY), or an op (gss_layer).
+
+    Or all clauses, all ops, or what stands behind the clauses.
+    """
+    if sum((name is not None, every, signatures, covered)) != 1:
         raise click.UsageError("give a clause such as GSS-KER-1, or --list, --ops or --coverage")
     clauses = read_clauses(spec_folder())
     if signatures:
-        show_ops()
+        show_ops(OPS)
     elif every:
         show_list(clauses)
     elif covered:
         show_coverage(clauses, coverage())
-    elif id is not None:
-        show_clause(clauses[id], coverage())
+    elif name is not None:
+        show_named(name, clauses)
 
 
-def show_ops() -> None:
+def show_named(name: str, clauses: Mapping[str, Clause]) -> None:
+    """The clause, the op, or the area of clauses of this name."""
+    upper = name.upper()
+    area = f"GSS-{upper.removeprefix('GSS-').rstrip('-')}-"
+    of_area = {id: clause for id, clause in clauses.items() if id.startswith(area)}
+    if upper in clauses:
+        show_clause(clauses[upper], coverage())
+    elif name.lower() in OPS:
+        show_op(name.lower(), clauses, coverage())
+    elif of_area:
+        show_list(of_area)
+    else:
+        areas = {id.rpartition("-")[0] for id in clauses}
+        guess = nearest(name, (*clauses, *areas, *OPS))
+        raise click.UsageError(
+            f"there is no clause, area or op {name}: {guess}`refgss spec --list` and `--ops` list "
+            "what there is"
+        )
+
+
+def show_op(op: str, clauses: Mapping[str, Clause], behind: Coverage) -> None:
+    """An op: its signature, the clauses that its function names, and its vectors."""
+    show_ops({op: OPS[op]})
+    for clause in clauses.values():
+        functions = behind.functions.get(clause.id, ())
+        if any(f.rpartition(".")[2] == op for f in functions):
+            terminal.say(f"{clause.id} ({clause.level}) {clause.text}")
+    found = sorted({id for ids in behind.vectors.values() for id in ids if id.startswith(f"{op}/")})
+    terminal.say(f"vectors: {', '.join(found) or 'none'}")
+
+
+def show_ops(ops: Mapping[str, Op]) -> None:
     """Each op as Python sees it, with the first line of the reference's docstring."""
-    for name, op in OPS.items():
+    for name, op in ops.items():
         keywords = ["*", *op.keywords] if op.keywords else []
-        click.secho(f"{name}({', '.join((*op.arguments, *keywords))})", bold=True, nl=False)
-        about = (getattr(reference, name).__doc__ or "").strip().splitlines()[0]
-        click.echo(f" -> {', '.join(op.outputs)}\n    {about}")
+        arguments = ", ".join((*op.arguments, *keywords))
+        terminal.say(f"{name}({arguments}) -> {', '.join(op.outputs)}", bold=True)
+        terminal.say(f"    {(getattr(reference, name).__doc__ or '').strip().splitlines()[0]}")
 
 
 def show_list(clauses: Mapping[str, Clause]) -> None:
@@ -106,18 +140,20 @@ def show_list(clauses: Mapping[str, Clause]) -> None:
     for clause in clauses.values():
         if clause.chapter != chapter:
             chapter = clause.chapter
-            click.secho(f"\n{chapter}", bold=True)
-        click.echo(f"{clause.id} ({clause.level}) {clause.text}")
+            terminal.say()
+            terminal.say(chapter, bold=True)
+        terminal.say(f"{clause.id} ({clause.level}) {clause.text}")
 
 
 def show_clause(clause: Clause, behind: Coverage) -> None:
-    click.secho(f"{clause.id} ({clause.level}), chapter {clause.chapter}", bold=True)
-    click.echo(f"{clause.text}\n")
+    terminal.say(f"{clause.id} ({clause.level}), chapter {clause.chapter}", bold=True)
+    terminal.say(clause.text)
+    terminal.say()
     support = {"functions": behind.functions}
     if clause.judged_by_vectors:
         support |= {"vectors": behind.vectors, "killed mutants": behind.mutants}
     for kind, found in support.items():
-        click.echo(f"{kind}: {', '.join(found.get(clause.id, [])) or 'none'}")
+        terminal.say(f"{kind}: {', '.join(found.get(clause.id, [])) or 'none'}")
 
 
 def show_coverage(clauses: Mapping[str, Clause], behind: Coverage) -> None:
@@ -135,8 +171,8 @@ def show_coverage(clauses: Mapping[str, Clause], behind: Coverage) -> None:
     bare = [clause for clause in must if behind.missing(clause)]
     unknown = sorted(behind.functions.keys() - clauses.keys())
     for id in unknown:
-        click.echo(f"{id} is named by {', '.join(behind.functions[id])}, and is no clause")
-    click.echo(
+        terminal.say(f"{id} is named by {', '.join(behind.functions[id])}, and is no clause")
+    terminal.say(
         f"{len(must) - len(bare)} of {len(must)} MUST clauses that vectors judge are covered"
     )
     if bare or unknown:

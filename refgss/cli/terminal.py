@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from time import monotonic
 
+import click
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
@@ -24,37 +28,87 @@ from refgss.conformance.reports.report import (
     must_clauses,
     ratio_of,
 )
-from refgss.text import printable
+from refgss.text import harmless, printable
 
 WIDTH_OF_A_PIPE = 110
+FIRST_LINE = 10.0  # seconds after which work in a pipe says how far it is
 COLOURS = {"passed": "green", "failed": "red", "waived": "yellow", "not claimed": "dim"}
+
+
+class Terminal(Console):
+    """A console whose reader may leave early (`| head`): the rest of the output goes nowhere."""
+
+    def on_broken_pipe(self) -> None:
+        discard(1)
 
 
 def console(stderr: bool = False) -> Console:
     """A console as wide as the terminal; in a pipe of a fixed width, without colours."""
-    found = Console(stderr=stderr, highlight=False)
-    return found if found.is_terminal else Console(stderr=stderr, width=WIDTH_OF_A_PIPE)
+    found = Terminal(stderr=stderr, highlight=False)
+    if found.is_terminal:
+        return found
+    return Terminal(stderr=stderr, highlight=False, width=WIDTH_OF_A_PIPE)
+
+
+def discard(descriptor: int) -> None:
+    """Send what is still written there nowhere, so that the command goes on to its own end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
+
+def say(text: str = "", bold: bool = False) -> None:
+    """One line of output, harmless wherever its words come from.  Raises OSError: a full disk."""
+    try:
+        click.secho(harmless(text), bold=bold)
+    except BrokenPipeError:
+        discard(1)
+
+
+def complain(text: str) -> None:
+    """One line on standard error, harmless; lost where standard error cannot be written."""
+    with suppress(OSError):
+        click.echo(harmless(text), err=True)
 
 
 def note(text: str) -> None:
     """A remark that is no result."""
-    console(stderr=True).print(Text(printable(f"note: {text}", 1000), "yellow"), soft_wrap=True)
+    with suppress(OSError):
+        console(stderr=True).print(Text(printable(f"note: {text}", 1000), "yellow"), soft_wrap=True)
 
 
 @contextmanager
 def progress(name: str, total: int) -> Iterator[Callable[..., None]]:
-    """A bar on a terminal, nothing in a pipe; yields the function that advances it, by 1 or n."""
+    """A bar on a terminal; yields the function that advances it, by 1 or n.
+
+    Elsewhere a line from time to time, the first after FIRST_LINE seconds: what is quick is quiet.
+    """
     errors = console(stderr=True)
-    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
-        task = bar.add_task(name, total=total)
+    if not errors.is_terminal:
+        yield spoken(name, total)
+        return
+    with Progress(console=errors, transient=True) as bar:
+        task = bar.add_task(escape(printable(name)), total=total)
         yield lambda n=1: bar.advance(task, n)
+
+
+def spoken(name: str, total: int) -> Callable[..., None]:
+    """A function that counts, and says how far it is after 10, 20, 40, ... seconds."""
+    began, due, done = monotonic(), FIRST_LINE, 0
+
+    def step(n: int = 1) -> None:
+        nonlocal due, done
+        done += n
+        if (seconds := monotonic() - began) > due and done < total:
+            due = 2 * seconds
+            complain(f"{name}: {done} of {total} after {seconds:.0f} s")
+
+    return step
 
 
 @contextmanager
 def waiting(text: str) -> Iterator[None]:
     """A line with a spinner on a terminal, nothing in a pipe."""
     errors = console(stderr=True)
-    with errors.status(Text(text)) if errors.is_terminal else nullcontext():
+    with errors.status(Text(printable(text))) if errors.is_terminal else nullcontext():
         yield
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -18,6 +18,8 @@ from refgss.cli.exits import VECTORS, ExitError
 from refgss.conformance.clauses import read_clauses
 from refgss.conformance.vectors.format import Vector, VectorSet, read_vectors, write_vectors
 from refgss.conformance.vectors.format import lint as problems
+from refgss.files import atomic_write
+from refgss.ops import OPS
 from refgss.standard import spec_folder
 
 if TYPE_CHECKING:
@@ -30,9 +32,26 @@ def published() -> Path:
     return spec_folder() / "vectors"
 
 
-@click.group()
-def vectors() -> None:
-    """List, lint, certify or export the vectors."""
+@click.group(
+    invoke_without_command=True, short_help="Count, list, lint, certify or export the vectors."
+)
+@click.pass_context
+def vectors(context: click.Context) -> None:
+    """List, lint, certify or export the vectors; without a COMMAND, say how many there are."""
+    if context.invoked_subcommand is None:
+        summarize(read_vectors(published()))
+
+
+def summarize(found: VectorSet) -> None:
+    """How many vectors there are of each op, and what to do with them."""
+    terminal.say(f"{len(found.vectors)} vectors of {found.date} ({found.digest[:16]})")
+    counts = Counter(v.op for v in found.vectors)
+    refused = Counter(v.op for v in found.vectors if v.error)
+    for op in OPS:
+        if counts[op]:
+            more = f", {refused[op]} of them to be refused" if refused[op] else ""
+            terminal.say(f"{counts[op]:6} {op}{more}")
+    terminal.say("`refgss vectors list --op OP` lists them, `refgss vectors -h` names the commands")
 
 
 @vectors.command("list")
@@ -45,7 +64,7 @@ def list_(op: str | None, clause: str | None, folder: Path | None) -> None:
         if op in (None, v.op) and (clause is None or clause in v.clauses):
             marks = [*v.flags, *(["must be refused"] if v.error else [])]
             about = "; ".join(filter(None, [", ".join(marks), v.note]))
-            click.echo(f"{v.id}  {' '.join(v.clauses)}  {about}".rstrip())
+            terminal.say(f"{v.id}  {' '.join(v.clauses)}  {about}".rstrip())
 
 
 @vectors.command(short_help="Check ids, clauses, hashes and radii.")
@@ -54,11 +73,11 @@ def lint(folder: Path | None) -> None:
     """Check ids, clauses, hashes, radii and that every MUST clause is covered."""
     levels = {c.id: c.level for c in read_clauses(spec_folder()).values() if c.judged_by_vectors}
     found = read_vectors(folder or published())
-    trouble = problems(found.vectors, levels)
-    for sentence in trouble:
-        click.echo(sentence)
-    click.echo(f"{len(found.vectors)} vectors of {found.date}, {len(trouble)} complaints")
-    if trouble:
+    wrong = problems(found.vectors, levels)
+    for sentence in wrong:
+        terminal.say(sentence)
+    terminal.say(f"{len(found.vectors)} vectors of {found.date}, {len(wrong)} problems")
+    if wrong:
         raise ExitError(VECTORS)
 
 
@@ -83,7 +102,7 @@ def certify(write: bool, add: bool, date: str | None, folder: Path | None) -> No
     if write or add:
         whole = [*shipped.vectors, *built] if add else built
         write_vectors(folder, whole, date or shipped.date)
-        click.echo(f"certified {len(built)} vectors and wrote {len(whole)} to {folder}")
+        terminal.say(f"certified {len(built)} vectors and wrote {len(whole)} to {folder}")
         return
     with tempfile.TemporaryDirectory() as name:
         fresh = Path(name)
@@ -94,8 +113,8 @@ def certify(write: bool, add: bool, date: str | None, folder: Path | None) -> No
             if not same(fresh / name, folder / name)
         )
     for name in different:
-        click.echo(f"{name} is not what certification gives")
-    click.echo(f"{len(built)} vectors certified again, {len(different)} files differ")
+        terminal.say(f"{name} is not what certification gives")
+    terminal.say(f"{len(built)} vectors certified again, {len(different)} files differ")
     if different:
         raise ExitError(VECTORS)
 
@@ -126,10 +145,24 @@ def export(target: Path) -> None:
     if target.exists() and any(target.iterdir()):
         raise click.UsageError(f"{target} is not empty: choose a new folder")
     read_vectors(published())  # never export what is damaged
-    shutil.copytree(
-        spec_folder(),
-        target,
-        dirs_exist_ok=True,
-        ignore=shutil.ignore_patterns("__pycache__", "*.py"),
-    )
-    click.echo(f"exported the spec and its vectors to {target}")
+    created = not target.exists()
+    target.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=target, prefix=".") as name:
+            copy_standard(Path(name))
+            for child in Path(name).iterdir():
+                child.rename(target / child.name)
+    except BaseException:
+        if created:
+            target.rmdir()
+        raise
+    terminal.say(f"exported the spec and its vectors to {target}")
+
+
+def copy_standard(folder: Path) -> None:
+    """Copy chapters, schemas and vectors.  Raises OSError."""
+    for file in sorted(spec_folder().rglob("*")):
+        if file.is_file() and file.suffix != ".py" and file.parent.name != "__pycache__":
+            copy = folder / file.relative_to(spec_folder())
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(copy, file.read_bytes())

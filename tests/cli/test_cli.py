@@ -15,7 +15,7 @@ import pytest
 from refgss.cli import commands, exits, run
 from refgss.conformance.candidates.targets import ALIASES
 from refgss.conformance.judging.compare import Outcome
-from refgss.conformance.reports.report import read
+from refgss.conformance.reports.report import close, read, read_all, write
 from refgss.conformance.vectors.format import Expected, Vector, read_vectors, write_vectors
 from refgss.standard import spec_folder
 
@@ -69,7 +69,7 @@ def test_the_reference_conforms_in_every_profile(refgss_, tmp_path):
         (["--candidate", wrong("Tanh"), *GELU], 1, "GSS-NRM-3"),
         (["--candidate", wrong("Segfault"), *GELU], 1, "SIGSEGV"),
         (["--candidate", wrong("Hangs"), *GELU, "--timeout", "0.3"], 1, "timed out"),
-        (["--candidate", "reference", "--candidate", "native", "--report", "r"], 2, "one --cand"),
+        (["--candidate", "reference", "--candidate", "native", "--badge", "b"], 2, "one --cand"),
         (["--candidate", "numpy"], 2, "unknown candidate"),
         (["--candidate", "nativ"], 2, "did you mean native?"),
         (["--candidate", "my_gss.py"], 2, "did you mean python:my_gss.py?"),
@@ -201,6 +201,28 @@ def test_a_waiver_excuses_one_failure_and_stale_ones_fail(refgss_, tmp_path):
     assert code == 2 and "did you mean gelu/good?" in err
 
 
+def test_several_candidates_make_one_report_file(refgss_, tmp_path, monkeypatch):
+    """Without a candidate too: the reports follow each other, and are shown and verified so."""
+    monkeypatch.delitem(ALIASES, "jax")
+    file = tmp_path / "r"
+    code, out, _ = refgss_("check", *GELU, "--report", file)
+    assert code == 0
+    assert [r.header["candidate"]["spec"] for r in read_all(file)] == ["reference", "native"]
+    code, again, _ = refgss_("report", file)
+    assert code == 0 and again == out
+    code, out, _ = refgss_("verify", file)
+    assert code == 0 and len(out.splitlines()) == 2
+    code, _, err = refgss_("diff", file, file)
+    assert code == 1 and "holds 2 reports" in err
+    file.write_bytes(file.read_bytes() * 2)
+    code, _, err = refgss_("verify", file)
+    assert code == 1 and "two reports of reference" in err
+    code, _, _ = refgss_(
+        "check", *GELU, "--candidate", "reference", "--candidate", "reference", "--report", file
+    )
+    assert code == 0 and len(read_all(file)) == 1
+
+
 def test_all_views_of_a_check(refgss_, tmp_path):
     files = {name: tmp_path / name for name in ("report", "junit", "html", "badge")}
     options = [x for name, path in files.items() for x in (f"--{name}", path)]
@@ -220,6 +242,72 @@ def test_all_views_of_a_check(refgss_, tmp_path):
     for command in ("verify", "report"):
         code, _, err = refgss_(command, files["report"])
         assert code == 1 and "report" in err
+
+
+def resealed(report, path, number=None, change=(), **head):
+    """The report with one case and its header changed, and a footer that fits."""
+    cases = [dict(case) for case in report.cases]
+    if number is not None:
+        cases[number] = {k: v for k, v in (cases[number] | dict(change)).items() if v is not None}
+    write(close(dict(report.header) | head, cases, report.footer.get("suspects", ())), path)
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """A report with a case that passes and one that fails, both with a ratio: pass, wrong value."""
+    path = tmp_path_factory.mktemp("judged") / "r"
+    check = ["check", "--candidate", wrong("Tanh"), *GELU, "--profile", "f32"]
+    assert run([*check, "--report", str(path)]) == 1
+    found = read(path)
+    passed = next(c for c in found.cases if c["outcome"] == "pass" and c.get("ratio"))
+    failed = next(c for c in found.cases if c["outcome"] == "wrong value")
+    return close(found.header, [passed, failed], found.footer["suspects"])
+
+
+@pytest.mark.parametrize(
+    ("number", "change", "says"),
+    [
+        (0, {"ratio": 1e9}, "error/budget is 1e+09"),
+        (0, {"ratio": 0.123}, "is another"),
+        (0, {"ratio": "nan"}, "error/budget is nan"),
+        (0, {"got": 1e30}, "is another"),
+        (0, {"budget": -1.0}, "is another"),
+        (1, {"outcome": "pass"}, "pass, though"),
+        (1, {"ratio": 0.5}, "wrong value, though"),
+        (1, {"ratio": None}, "without error/budget"),
+        (1, {"outcome": "crashed"}, "crashed, though it has a ratio"),
+        (1, {"outcome": "waived"}, "a reason is given"),
+        (0, {"reason": "known"}, "a reason is given"),
+        (1, {"outcome": "wrong on fresh input"}, "though it is a published vector"),
+        (1, {"fresh": True}, "`fresh` disagree"),
+        (0, {"id": "gelu/no-such-vector"}, "there is no such vector"),
+        (0, {"clauses": ["GSS-KER-1"]}, "the vector is another"),
+        (0, {"op": "dense"}, "does not claim dense"),
+        (0, {"precision": "f64"}, "the profile f64"),
+        (0, {"layer_profile": "paper"}, "the profile paper"),
+        (1, "repeated", "is there 2 times"),
+    ],
+)
+def test_verify_refuses_what_cannot_be_true(refgss_, tmp_path, judged, number, change, says):
+    resealed(judged, tmp_path / "r")
+    assert refgss_("verify", tmp_path / "r")[0] == 0
+    resealed(judged, tmp_path / "r", number, judged.cases[0] if change == "repeated" else change)
+    code, out, err = refgss_("verify", tmp_path / "r")
+    assert code == 1 and out == "" and "contradicts itself" in err and says in err
+
+
+@pytest.mark.parametrize(
+    ("head", "says"),
+    [
+        ({"started": "yesterday"}, "no time"),
+        ({"profiles": ["paper"]}, "no precision"),
+        ({"profiles": ["f32", "f32"]}, "twice"),
+    ],
+)
+def test_verify_refuses_a_header_that_cannot_be_true(refgss_, tmp_path, judged, head, says):
+    resealed(judged, tmp_path / "r", **head)
+    code, _, err = refgss_("verify", tmp_path / "r")
+    assert code == 1 and says in err
 
 
 def test_diff_names_new_failures(refgss_, tmp_path):
@@ -260,8 +348,15 @@ def test_spec_prints_clauses(refgss_):
     assert code == 0 and "reference.kernel.ssm_kernel" in out and "ssm_kernel/" in out
     code, out, _ = refgss_("spec", "--list")
     assert code == 0 and "GSS-CNV-1 (MUST)" in out
-    for bad in (["GSS-KER-99"], [], ["GSS-KER-1", "--list"]):
+    code, out, _ = refgss_("spec", "gss_layer")
+    assert code == 0 and out.startswith("gss_layer(params, x, state, *, config) -> y, state")
+    assert "GSS-LAY-1 (MUST)" in out and "gss_layer/paper" in out and "GSS-KER-1 " not in out
+    for area in ("GSS-LAY", "gss-lay-", "lay"):
+        code, out, _ = refgss_("spec", area)
+        assert code == 0 and "GSS-LAY-1 (MUST)" in out and "GSS-KER-1 " not in out
+    for bad in (["GSS-KER-99"], [], ["GSS-KER-1", "--list"], ["layer"], [""], ["GSS"]):
         assert refgss_("spec", *bad)[0] == 2
+    assert "did you mean gss_layer?" in refgss_("spec", "gss_layr")[2]
 
 
 def test_coverage_fails_when_a_clause_loses_its_support(refgss_, monkeypatch):
@@ -286,6 +381,9 @@ def test_vectors_lists_and_exports(refgss_, tmp_path):
     assert code == 0 and (tmp_path / "out" / "vectors" / "manifest.json").exists()
     assert refgss_("vectors", "lint", "--vectors", tmp_path / "out" / "vectors")[0] in (0, 4)
     assert refgss_("vectors", "export", tmp_path / "out")[0] == 2
+    code, out, _ = refgss_("vectors")
+    assert code == 0 and out.startswith(f"{len(VECTORS.vectors)} vectors of {VECTORS.date}")
+    assert f"{sum(v.op == 'gelu' for v in VECTORS.vectors):6} gelu" in out.splitlines()
 
 
 def test_bench_knows_every_work():

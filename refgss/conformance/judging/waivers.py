@@ -10,6 +10,7 @@ from pathlib import Path
 
 from refgss.conformance.judging.compare import NEUTRAL, Outcome
 from refgss.conformance.judging.runner import Record
+from refgss.files import bounded_read
 from refgss.schemas import parse, problem
 
 
@@ -24,7 +25,7 @@ class Waiver:
 def read(path: Path) -> list[Waiver]:
     """The waivers of a file.  Raises ValueError where it does not fit its schema."""
     try:
-        content = parse(path.read_bytes())
+        content = parse(bounded_read(path))
     except ValueError as e:
         raise ValueError(f"{path} is not JSON: {e}") from e
     if wrong := problem("waivers", content):

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from refgss.conformance.clauses import Clause
 from refgss.conformance.judging.compare import BROKEN, NEUTRAL, Outcome
 from refgss.conformance.judging.runner import Record
 from refgss.conformance.vectors.format import SPEC_VERSION, VectorSet
-from refgss.files import atomic_write
+from refgss.files import atomic_write, bounded_read
 from refgss.schemas import parse, problem
 from refgss.text import printable
 
@@ -117,28 +118,51 @@ def line(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
+def content(reports: Iterable[Report]) -> bytes:
+    """A file of reports, one after another.  Clauses: GSS-FMT-10."""
+    return b"".join(line(x) for r in reports for x in (r.header, *r.cases, r.footer))
+
+
 def write(report: Report, path: Path) -> None:
-    content = b"".join(line(x) for x in (report.header, *report.cases, report.footer))
-    atomic_write(path, content)
+    atomic_write(path, content([report]))
 
 
 def read(path: Path) -> Report:
-    """A report from its file.  Raises DamagedReportError unless it is complete and unedited.
+    """The one report of a file, as `read_all`."""
+    found = read_all(path)
+    if len(found) > 1:
+        raise DamagedReportError(f"{path} holds {len(found)} reports, where one is expected")
+    return found[0]
+
+
+def read_all(path: Path) -> list[Report]:
+    """The reports of a file.  Raises DamagedReportError unless all are complete and unedited.
 
     Clauses: GSS-FMT-3, GSS-FMT-10.
     """
     try:
-        content = path.read_bytes()
+        lines = bounded_read(path).splitlines(keepends=True)
+        values = [parse(x) for x in lines]
     except OSError as e:
         raise DamagedReportError(f"{path} cannot be read: {e.strerror}") from e
-    lines = content.splitlines(keepends=True)
-    try:
-        values = [parse(x) for x in lines]
     except ValueError as e:
         raise DamagedReportError(f"{path} is not a report: a line of it is not JSON") from e
     for number, value in enumerate(values, 1):
         if wrong := problem("report", value):
             raise DamagedReportError(f"{path}, line {number}: {wrong}")
+    starts = [i for i, value in enumerate(values) if value["type"] == "header"]
+    if not values or starts[:1] != [0]:
+        raise DamagedReportError(f"{path} is truncated, or its lines are out of order")
+    cuts = [slice(*ends) for ends in pairwise([*starts, len(values)])]
+    found = [one(path, lines[cut], values[cut]) for cut in cuts]
+    counts = Counter(report.header["candidate"]["spec"] for report in found)
+    if twice := [spec for spec, n in counts.items() if n > 1]:
+        raise DamagedReportError(f"{path} holds two reports of {twice[0]}")
+    return found
+
+
+def one(path: Path, lines: Sequence[bytes], values: Sequence[dict[str, Any]]) -> Report:
+    """The report of these lines.  Raises DamagedReportError."""
     kinds = [value["type"] for value in values]
     if kinds != ["header", *["case"] * (len(kinds) - 2), "footer"]:
         raise DamagedReportError(f"{path} is truncated, or its lines are out of order")

@@ -12,21 +12,21 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from refgss import files
 from refgss.conformance import PRECISIONS
 from refgss.conformance.selftest import mutants
+from refgss.files import atomic_write
 from refgss.standard import spec_folder
 
 
 def publish(name: str, value: Any) -> None:
     """Write a measurement as spec/NAME, and the chapter anew."""
     text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-    files.write(spec_folder() / name, text.encode())
+    atomic_write(spec_folder() / name, text.encode())
     renew()
 
 
 def renew() -> None:
-    files.write(spec_folder() / "15-mutants.md", text().encode())
+    atomic_write(spec_folder() / "15-mutants.md", text().encode())
 
 
 def measured(name: str) -> Any:
