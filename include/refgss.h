@@ -132,14 +132,18 @@ enum refgss_method {
     REFGSS_ZOH = 1,        /* A = e^z, B = (e^z - 1)/lam, z = delta lam */
     REFGSS_BILINEAR = 2,   /* A = (1 + z/2)/(1 - z/2), B = delta/(1 - z/2) */
     REFGSS_DSS_EXP = 3,    /* B = (e^z - 1) conj(lam)/max(|lam|^2, eps) */
-    REFGSS_DSS_SOFTMAX = 4 /* B = 1/(lam sum over r < length of e^(z r)) */
+    REFGSS_DSS_SOFTMAX = 4, /* B = 1/(lam sum over r < length of e^(z r)) */
+    /* with the reciprocal r(x) = conj(x)/(|x|^2 + eps), z and the sum as for a mode that decays: */
+    REFGSS_DSS_EXP_SHIFTED = 5,        /* B = (e^z - 1) r(lam) */
+    REFGSS_DSS_SOFTMAX_SHIFTED = 6,    /* B = (e^z - 1) r((e^(z length) - 1) lam) */
+    REFGSS_DSS_SOFTMAX_SHIFTED_SUM = 7 /* B = r(sum over r < length of e^(z r))/lam */
 };
 
 typedef struct refgss_form {
     int32_t method;
     int32_t pairs;  /* not 0: one mode of each conjugate pair is stored, and real parts are doubled */
-    double eps;     /* dss-exp */
-    int64_t length; /* dss-softmax */
+    double eps;     /* dss-exp, and the shifted methods */
+    int64_t length; /* the dss-softmax methods */
 } refgss_form;
 
 /* lam = -e^a + i e^b, or with imag_is_exp = 0 -e^a + i b.  a, b (N) -> lam (N,2). */

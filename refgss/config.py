@@ -2,52 +2,89 @@
 
 `KernelForm` says how Λ, C and Δ become a kernel, `GSSConfig` and `DSSConfig` say what a layer does,
 `LMConfig` says how layers become a language model.  All are hashable and JSON-able
-(`dataclasses.asdict`), so that they serve as static arguments under `jit` and travel in messages.
+(`to_json`), so that they serve as static arguments under `jit` and travel in messages.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, Protocol
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
 
 Method = Literal["zoh", "bilinear", "dss-exp", "dss-softmax"]
 Imag = Literal["exp", "identity"]
+Reciprocal = Literal["clamped", "exact", "shifted", "shifted-sum"]
+
+# the reciprocals of each method; the first is meant where none is written
+RECIPROCALS: dict[Method, tuple[Reciprocal, ...]] = {
+    "dss-exp": ("clamped", "shifted"),
+    "dss-softmax": ("exact", "shifted", "shifted-sum"),
+}
+NUMBERS: dict[tuple[Method, Reciprocal | None], int] = {
+    ("zoh", None): 1,
+    ("bilinear", None): 2,
+    ("dss-exp", "clamped"): 3,
+    ("dss-softmax", "exact"): 4,
+    ("dss-exp", "shifted"): 5,
+    ("dss-softmax", "shifted"): 6,
+    ("dss-softmax", "shifted-sum"): 7,
+}
 
 
 @dataclass(frozen=True)
 class KernelForm:
-    """How (Λ, Δ) become Ā and B̄ (GSS-DIS-1..6) and how modes are counted (GSS-KER-2).
+    """How (Λ, Δ) become Ā and B̄ (GSS-DIS-1..11) and how modes are counted (GSS-KER-2).
 
-    method  "zoh", "bilinear", "dss-exp" or "dss-softmax".
-    pairs   True where only one of each conjugate pair is stored: the real part is doubled.
-    eps     "dss-exp" only: the floor of |Λ|² in the reciprocal.
-    length  "dss-softmax" only: the length over which the softmax is normalised.
+    method      "zoh", "bilinear", "dss-exp" or "dss-softmax".
+    pairs       True where only one of each conjugate pair is stored: the real part is doubled.
+    eps         ε of the reciprocal, in every form that has one but "exact".
+    length      "dss-softmax" only: the length over which the softmax is normalised.
+    reciprocal  how the dss methods divide.  "dss-exp": "clamped", conj(Λ)/max(|Λ|², ε), where none
+                is written, or "shifted", conj(Λ)/(|Λ|² + ε).  "dss-softmax": "exact" where none is
+                written, or shifted as in the authors' code ("shifted") or paper ("shifted-sum").
     """
 
     method: Method
     pairs: bool = False
     eps: float | None = None
     length: int | None = None
+    reciprocal: Reciprocal | None = None
 
     def __post_init__(self) -> None:
         if self.method not in ("zoh", "bilinear", "dss-exp", "dss-softmax"):
             raise ValueError(
                 f"unknown method {self.method!r}: use zoh, bilinear, dss-exp or dss-softmax"
             )
-        if (self.eps is not None) != (self.method == "dss-exp"):
-            raise ValueError(f"method {self.method!r}: eps belongs to dss-exp, and only to it")
+        known = RECIPROCALS.get(self.method, ())
+        if self.reciprocal is None and known:
+            object.__setattr__(self, "reciprocal", known[0])
+        if self.reciprocal not in (known or (None,)):
+            choice = f"use {' or '.join(known)}" if known else "leave reciprocal out"
+            raise ValueError(
+                f"method {self.method!r} has no reciprocal {self.reciprocal!r}: {choice}"
+            )
+        if (self.eps is not None) != (self.reciprocal not in (None, "exact")):
+            raise ValueError(
+                f"method {self.method!r}: eps belongs to dss-exp, and to dss-softmax with a "
+                "shifted reciprocal, and only to them"
+            )
         if (self.length is not None) != (self.method == "dss-softmax"):
             raise ValueError(
                 f"method {self.method!r}: length belongs to dss-softmax, and only to it"
             )
-        if self.eps is not None and not self.eps > 0:
-            raise ValueError(f"eps must be positive, not {self.eps}")
+        if self.eps is not None and not 0 < self.eps < math.inf:
+            raise ValueError(f"eps must be positive and finite, not {self.eps}")
         if self.length is not None and self.length < 1:
             raise ValueError(f"the softmax length must be at least 1, not {self.length}")
 
     @property
+    def number(self) -> int:
+        """Method and reciprocal as `enum refgss_method` of the C ABI numbers them."""
+        return NUMBERS[self.method, self.reciprocal]
+
+    @property
     def floor(self) -> float:
-        """ε of dss-exp."""
+        """ε of the reciprocal."""
         assert self.eps is not None
         return self.eps
 
@@ -60,6 +97,7 @@ class KernelForm:
 
 GSS = KernelForm("zoh")  # with Δ = 1: the simplified DSS of arXiv 2206.13947
 DSS_EXP = KernelForm("dss-exp", eps=1e-7)  # arXiv 2203.14343, Proposition 1(a)
+DSS_EXP_SHIFTED = KernelForm("dss-exp", eps=1e-7, reciprocal="shifted")
 S4D_ZOH = KernelForm("zoh", pairs=True)  # arXiv 2206.11893
 S4D_BILINEAR = KernelForm("bilinear", pairs=True)
 
@@ -67,6 +105,16 @@ S4D_BILINEAR = KernelForm("bilinear", pairs=True)
 def dss_softmax(length: int) -> KernelForm:
     """DSS-softmax (arXiv 2203.14343, Proposition 1(b)), normalised over `length` positions."""
     return KernelForm("dss-softmax", length=length)
+
+
+def dss_softmax_shifted(length: int) -> KernelForm:
+    """DSS-softmax as its authors' code has it (dss.py, and s4.py with disc="dss")."""
+    return KernelForm("dss-softmax", length=length, eps=1e-7, reciprocal="shifted")
+
+
+def dss_softmax_shifted_sum(length: int) -> KernelForm:
+    """DSS-softmax as appendix A.2 of its paper has it, and the Annotated S4."""
+    return KernelForm("dss-softmax", length=length, eps=1e-7, reciprocal="shifted-sum")
 
 
 @dataclass(frozen=True)
@@ -145,3 +193,18 @@ def shortest(layers: tuple[LayerConfig, ...]) -> tuple[LayerConfig, ...]:
     """The shortest pattern that these layers repeat."""
     lengths = range(1, len(layers) + 1)
     return next(layers[:n] for n in lengths if layers[n:] == layers[: len(layers) - n])
+
+
+def to_json(options: Any) -> dict[str, Any]:
+    """A dataclass of options as files and messages have it.
+
+    `reciprocal` is written only where it is not the one meant where none is written: whoever
+    knows no other still reads all else.
+    """
+    meant = {None, *(known[0] for known in RECIPROCALS.values())}
+    return asdict(
+        options,
+        dict_factory=lambda fields: {
+            name: value for name, value in fields if not (name == "reciprocal" and value in meant)
+        },
+    )

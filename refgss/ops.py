@@ -7,12 +7,12 @@ languages, the C ABI and the mutants.  A case is an op, tensors by name, and JSO
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 import numpy as np
 
-from refgss.config import KernelForm, LMConfig
+from refgss.config import KernelForm, LMConfig, to_json
 from refgss.layers import kind_named, model_from_json, model_to_json
 
 
@@ -120,7 +120,7 @@ def encode_option(value: Any) -> Any:
     """The inverse of `decode_option`; a layer tells its kind where the op does not."""
     if isinstance(value, LMConfig) and isinstance(value.layer, tuple):
         return model_to_json(value)
-    return asdict(value) if is_dataclass(value) else value
+    return to_json(value) if is_dataclass(value) else value
 
 
 def invoke(module: Any, op: str, tensors: Mapping[str, Any], options: Mapping[str, Any]) -> Any:

@@ -144,7 +144,7 @@ void model::prepare(layer& to, const refgss_array* a, const refgss_array* b, con
     refgss_array l{lam.data(), REFGSS_F32, 2, {N, 2}, {2, 1}};
     require(refgss_gss_lambda(a, b, imag_is_exp, &l));
     int64_t length = std::max(chunk_rows, block);
-    if (form.method == REFGSS_DSS_SOFTMAX) {
+    if (is_softmax(form)) {
         span = std::min(span, form.length);
         length = std::min(length, span);
     }

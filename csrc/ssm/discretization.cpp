@@ -14,14 +14,15 @@ constexpr double pi = 3.14159265358979323846;
 
 [[noreturn]] void refuse(const char* sentence) { throw error{REFGSS_ERROR_VALUE, sentence}; }
 
-/// (e^z - 1)/z, without cancellation.
-complex phi(complex z) {
-    if (z == 0.0) return 1;
+/// e^z - 1, without cancellation.
+complex exp_minus_one(complex z) {
     double half = std::sin(z.imag() / 2);
-    complex expm1(std::expm1(z.real()) * std::cos(z.imag()) - 2 * half * half,
-                  std::exp(z.real()) * std::sin(z.imag()));
-    return expm1 / z;
+    return {std::expm1(z.real()) * std::cos(z.imag()) - 2 * half * half,
+            std::exp(z.real()) * std::sin(z.imag())};
 }
+
+/// (e^z - 1)/z, without cancellation.
+complex phi(complex z) { return z == 0.0 ? 1 : exp_minus_one(z) / z; }
 
 /// φ'(z) = Σ (k+1)/(k+2)! z^k, summed where |z| < 1.
 complex phi_slope(complex z) {
@@ -57,6 +58,14 @@ complex clamped_reciprocal(complex lam, double eps) {
     return std::conj(lam) / std::max(std::norm(lam), eps);
 }
 
+/// r(x) = conj(x)/(|x|² + ε), and what it makes of dr (GSS-GRD-15).
+complex shifted_reciprocal(complex x, double eps) { return std::conj(x) / (std::norm(x) + eps); }
+complex shifted_reciprocal_vjp(complex x, double eps, complex dr) {
+    double size = std::norm(x) + eps;
+    complex r = x / size;
+    return eps / size / size * std::conj(dr) - r * r * dr;
+}
+
 /// log Ā.  Under bilinear 2 artanh(z/2), exact where |Ā| is near 1; Ā = 0 becomes e^-100000.
 complex log_transition(const parameters& p, complex z) {
     if (p.form.method != REFGSS_BILINEAR) return reduced(z);
@@ -71,10 +80,48 @@ complex input_weight(const parameters& p, complex lam, complex z, double delta) 
         case REFGSS_ZOH: return delta * phi(z);
         case REFGSS_BILINEAR: return delta / (1.0 - z / 2.0);
         case REFGSS_DSS_EXP: return z * phi(z) * clamped_reciprocal(lam, p.form.eps);
-        default:
-            return 1.0 / (lam * softmax_sum(reduced(falling(z)),
-                                            static_cast<double>(p.form.length)));
+        case REFGSS_DSS_EXP_SHIFTED: return z * phi(z) * shifted_reciprocal(lam, p.form.eps);
+        default: break;
     }
+    const double length = static_cast<double>(p.form.length);
+    z = reduced(falling(z));
+    if (p.form.method == REFGSS_DSS_SOFTMAX) return 1.0 / (lam * softmax_sum(z, length));
+    if (p.form.method == REFGSS_DSS_SOFTMAX_SHIFTED_SUM)
+        return shifted_reciprocal(softmax_sum(z, length), p.form.eps) / lam;
+    return exp_minus_one(z) *
+           shifted_reciprocal(exp_minus_one(z * length) * lam, p.form.eps);
+}
+
+/// What dB̄ makes of z and, not through z, of Λ, under the dss methods (GSS-GRD-3, 13 and 15).
+struct weight_gradient {
+    complex dz, dlam;
+};
+weight_gradient exp_weight_vjp(const parameters& p, complex lam, complex z, complex db) {
+    const double eps = p.form.eps;
+    const complex dr = std::conj(z * phi(z)) * db;  // B̄ = (e^z - 1) r(Λ)
+    if (p.form.method == REFGSS_DSS_EXP_SHIFTED)
+        return {std::conj(std::exp(z) * shifted_reciprocal(lam, eps)) * db,
+                shifted_reciprocal_vjp(lam, eps, dr)};
+    return {std::conj(std::exp(z) * clamped_reciprocal(lam, eps)) * db,
+            std::norm(lam) <= eps ? std::conj(dr) / eps : -dr / (std::conj(lam) * std::conj(lam))};
+}
+weight_gradient softmax_weight_vjp(const parameters& p, complex lam, complex z, complex b, complex db) {
+    const double length = static_cast<double>(p.form.length), eps = p.form.eps;
+    const double sign = z.real() > 0 ? -1 : 1;
+    z = reduced(falling(z));
+    if (p.form.method == REFGSS_DSS_SOFTMAX)  // B̄ = 1/(Λ σ(z))
+        return {-std::conj(b * sign * softmax_slope(z, length)) * db, -std::conj(b / lam) * db};
+    if (p.form.method == REFGSS_DSS_SOFTMAX_SHIFTED_SUM) {  // B̄ = r(σ(z))/Λ
+        complex sum = softmax_sum(z, length), slope = sign * sum * softmax_slope(z, length);
+        complex dsum = shifted_reciprocal_vjp(sum, eps, db / std::conj(lam));
+        return {std::conj(slope) * dsum, -std::conj(b / lam) * db};
+    }
+    // B̄ = (e^z - 1) r((e^{zR} - 1) Λ)
+    complex first = exp_minus_one(z), last = exp_minus_one(z * length), x = last * lam;
+    complex dx = shifted_reciprocal_vjp(x, eps, std::conj(first) * db);
+    complex dz = std::conj(std::exp(z) * shifted_reciprocal(x, eps)) * db +
+                 length * std::conj(std::exp(z * length) * lam) * dx;
+    return {sign * dz, std::conj(last) * dx};
 }
 
 }  // namespace
@@ -95,10 +142,13 @@ parameters parameters_of(const refgss_array* lam, const refgss_array* delta, con
     if (form == nullptr) refuse("form is NULL: pass a refgss_form");
     parameters p;
     p.form = *form;
-    if (form->method < REFGSS_ZOH || form->method > REFGSS_DSS_SOFTMAX)
+    if (form->method < REFGSS_ZOH || form->method > REFGSS_DSS_SOFTMAX_SHIFTED_SUM)
         refuse("form has an unknown method: use one of enum refgss_method");
-    if (form->method == REFGSS_DSS_EXP && !(form->eps > 0)) refuse("dss-exp needs eps > 0");
-    if (form->method == REFGSS_DSS_SOFTMAX && form->length < 1)
+    const bool softmax = is_softmax(*form);
+    if (form->method >= REFGSS_DSS_EXP && form->method != REFGSS_DSS_SOFTMAX &&
+        !(form->eps > 0 && std::isfinite(form->eps)))
+        refuse("dss-exp and the shifted methods need a finite eps > 0");
+    if (softmax && form->length < 1)
         refuse("dss-softmax needs the length over which it is normalised, at least 1");
     check_array(lam, "lam", 2);
     if (lam->dtype != dtype_of<T>)
@@ -108,11 +158,10 @@ parameters parameters_of(const refgss_array* lam, const refgss_array* delta, con
     auto values = typed<const T, 2>(*lam);
     for (int64_t n = 0; n < values.shape[0]; ++n) {
         complex v(*values.at(n, int64_t(0)), *values.at(n, int64_t(1)));
-        bool grows = v.real() > 0 && !(may_grow && form->method == REFGSS_DSS_SOFTMAX);
+        bool grows = v.real() > 0 && !(may_grow && softmax);
         if (!std::isfinite(v.real()) || !std::isfinite(v.imag()) || grows)
             refuse("Re lam must be finite and not positive (GSS-DIS-6)");
-        if (form->method == REFGSS_DSS_SOFTMAX && v == 0.0)
-            refuse("lam must not be 0 under dss-softmax (GSS-DIS-5)");
+        if (softmax && v == 0.0) refuse("lam must not be 0 under dss-softmax (GSS-DIS-8)");
         p.lam.push_back(v);
     }
     if (delta == nullptr || delta->rank < 0 || delta->rank > 2)
@@ -196,21 +245,12 @@ void discretize_vjp(const parameters& p, const discretization& d, const std::vec
                     direct += (std::conj(pole) * db).real();
                     break;
                 }
-                case REFGSS_DSS_EXP: {  // B̄ = (e^z - 1) r(Λ)
-                    through_z += std::conj(std::exp(z) * clamped_reciprocal(lam, p.form.eps)) * db;
-                    complex dr = std::conj(z * phi(z)) * db;
-                    dlam[n] += std::norm(lam) <= p.form.eps
-                                   ? std::conj(dr) / p.form.eps
-                                   : -dr / (std::conj(lam) * std::conj(lam));
-                    break;
-                }
-                default: {  // B̄ = 1/(Λ σ(z))
-                    complex b = d.bbar[g * d.count + n];
-                    double sign = z.real() > 0 ? -1 : 1;
-                    complex slope = sign * softmax_slope(reduced(falling(z)),
-                                                         static_cast<double>(p.form.length));
-                    through_z -= std::conj(b * slope) * db;
-                    dlam[n] -= std::conj(b / lam) * db;
+                default: {
+                    weight_gradient w =
+                        is_softmax(p.form)
+                            ? softmax_weight_vjp(p, lam, z, d.bbar[g * d.count + n], db)
+                            : exp_weight_vjp(p, lam, z, db);
+                    through_z += w.dz, dlam[n] += w.dlam;
                 }
             }
             dlam[n] += complex(p.delta.re[g] * through_z.real(), p.delta.im[g] * through_z.imag());

@@ -24,6 +24,12 @@ struct step_size {
     bool shared() const { return rank == 0; }
 };
 
+/// Whether the kernel is normalised over form.length steps.
+inline bool is_softmax(const refgss_form& form) {
+    return form.method == REFGSS_DSS_SOFTMAX || form.method == REFGSS_DSS_SOFTMAX_SHIFTED ||
+           form.method == REFGSS_DSS_SOFTMAX_SHIFTED_SUM;
+}
+
 struct parameters {
     std::vector<complex> lam;  // (N)
     step_size delta;
@@ -31,7 +37,7 @@ struct parameters {
     double scale() const { return form.pairs ? 2 : 1; }
 };
 
-/// Checks Λ, Δ and the form as GSS-DIS-5 and GSS-DIS-6 say.  Only a kernel may have Re Λ > 0.
+/// Checks Λ, Δ and the form as GSS-DIS-6 and GSS-DIS-8 say.  Only a kernel may have Re Λ > 0.
 template <class T>
 parameters parameters_of(const refgss_array* lam, const refgss_array* delta, const refgss_form* form,
                          bool may_grow = false);

@@ -40,7 +40,7 @@ void put_steps(const parameters& p, const std::vector<double>& step, const refgs
 }
 
 void check_softmax_length(const parameters& p, int64_t length) {
-    if (p.form.method == REFGSS_DSS_SOFTMAX && length > p.form.length)
+    if (is_softmax(p.form) && length > p.form.length)
         throw error{REFGSS_ERROR_VALUE, "the kernel is longer than the softmax is normalised over"};
 }
 

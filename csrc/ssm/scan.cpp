@@ -20,7 +20,7 @@ template <class T> struct arguments {
         check_axis("c", "its last axis", c.shape[2], 2);
     }
     void check_length(int64_t length) const {
-        if (p.form.method == REFGSS_DSS_SOFTMAX && length > p.form.length)
+        if (is_softmax(p.form) && length > p.form.length)
             throw error{REFGSS_ERROR_VALUE,
                         "the signal is longer than the softmax is normalised over"};
     }

@@ -7,7 +7,6 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import click
 
 import refgss
-from refgss.config import GSSConfig
+from refgss.config import GSSConfig, to_json
 from refgss.conformance.candidates.claims import CandidateError, claimed
 from refgss.conformance.candidates.targets import ALIASES, import_backend
 from refgss.conformance.vectors.format import SPEC_VERSION, DamagedVectorsError, read_vectors
@@ -65,7 +64,7 @@ def describe(model: Checkpoint) -> None:
     F = shapes.get("layers.0.w_v", (E, 0))[1]
     weights = {name: x for name, x in model.params.items() if not name.endswith(".scale")}
     counted = sum(x.size * (2 if x.dtype.kind == "c" else 1) for x in weights.values())
-    config = asdict(model.config)
+    config = to_json(model.config)
     layer = config.pop("layer")
     kind = "GSS" if isinstance(model.config.layer, GSSConfig) else "DSS"
     gate = f", gate {F}" if F else ""

@@ -8,12 +8,10 @@ from refgss import checks
 from refgss.config import Imag, KernelForm
 from refgss.native import _core
 
-METHODS = {"zoh": 1, "bilinear": 2, "dss-exp": 3, "dss-softmax": 4}  # enum refgss_method
-
 
 def form_tuple(form: KernelForm) -> tuple[int, bool, float, int]:
     """The form as `_core` takes it."""
-    return METHODS[form.method], form.pairs, form.eps or 0.0, form.length or 0
+    return form.number, form.pairs, form.eps or 0.0, form.length or 0
 
 
 def gss_lambda(a: np.ndarray, b: np.ndarray, *, imag: Imag) -> np.ndarray:

@@ -13,6 +13,7 @@ from refgss import checks
 from refgss.config import Imag, KernelForm
 from refgss.reference.elementary import (
     Array,
+    exp_minus_one,
     narrow,
     phi,
     phi_derivative,
@@ -82,14 +83,24 @@ def powers_derivative(z: Array, l: Array, form: KernelForm, like: Array, stepwis
 
 
 def input_weight(lam: Array, delta: Array, z: Array, form: KernelForm) -> Array:
-    """B̄ (·,N).  Clauses: GSS-DIS-2, GSS-DIS-3, GSS-DIS-4, GSS-DIS-5."""
-    if form.method == "dss-softmax":
+    """B̄ (·,N); where Re Λ > 0 times e^{z(R-1)}.
+
+    Clauses: GSS-DIS-2, GSS-DIS-3, GSS-DIS-4, GSS-DIS-5, GSS-DIS-9, GSS-DIS-10, GSS-DIS-11.
+    """
+    if form.reciprocal == "exact":
         return 1 / (lam * softmax_sum(z, form, lam))
+    if form.reciprocal == "shifted-sum":
+        return shifted_reciprocal(softmax_sum(z, form, lam), form) / lam
+    if form.method == "dss-softmax":  # shifted
+        first, last = softmax_ends(z, form, lam)
+        return first * shifted_reciprocal(last * lam, form)
     z = narrow(z, lam)
     if form.method == "zoh":
         return delta[..., None] * phi(z)
     if form.method == "bilinear":
         return delta[..., None] / (1 - z / 2)
+    if form.reciprocal == "shifted":
+        return z * phi(z) * shifted_reciprocal(lam, form)
     return z * phi(z) * clamped_reciprocal(lam, form)  # dss-exp
 
 
@@ -110,13 +121,39 @@ def softmax_shift(z: Array, form: KernelForm) -> Array:
     return (form.span - 1) * np.asarray(z.real > 0, int)[..., None]
 
 
+def falling(z: Array) -> Array:
+    """z, or -z where Re Λ > 0: the exponent of a mode that does not grow."""
+    return np.where(z.real > 0, -z, z)
+
+
+def softmax_ends(z: Array, form: KernelForm, like: Array) -> tuple[Array, Array]:
+    """e^z - 1 and e^{zR} - 1 (·,N), whose quotient is 1/Σ_r e^{zr}; of -z where Re Λ > 0.
+
+    Clauses: GSS-DIS-10.
+    """
+    z = falling(z)
+    slim = narrow(z, like)
+    return slim * phi(slim), exp_minus_one(z * form.span, like)
+
+
+def shifted_reciprocal(x: Array, form: KernelForm) -> Array:
+    """conj(x)/(|x|² + ε).  Clauses: GSS-DIS-9, GSS-DIS-10, GSS-DIS-11."""
+    return np.conj(x) / (x.real**2 + x.imag**2 + form.floor)
+
+
+def shifted_reciprocal_vjp(x: Array, dr: Array, form: KernelForm) -> Array:
+    """dx of r = conj(x)/(|x|² + ε): -conj(r²) dr + ε/(|x|² + ε)² conj(dr).  Clauses: GSS-GRD-15."""
+    size = x.real**2 + x.imag**2 + form.floor
+    return form.floor / size / size * np.conj(dr) - (x / size) ** 2 * dr
+
+
 def clamped_reciprocal(lam: Array, form: KernelForm) -> Array:
     """conj(Λ)/max(|Λ|², ε) (N,).  Clauses: GSS-DIS-4."""
     return np.conj(lam) / np.maximum(lam.real**2 + lam.imag**2, form.floor)
 
 
 def discretize(lam: Array, delta: Array, *, form: KernelForm) -> tuple[Array, Array]:
-    """Ā, B̄ (·,N): x_l = Ā x_{l-1} + B̄ u_l.  Clauses: GSS-DIS-1..8, GSS-NFI-2..3.
+    """Ā, B̄ (·,N): x_l = Ā x_{l-1} + B̄ u_l.  Clauses: GSS-DIS-1..11, GSS-NFI-2..3.
 
     lam (N,) complex, Re Λ <= 0; delta scalar, (H,) or (H,2) real, positive.
     Raises ValueError where Re Λ > 0, or Δ <= 0, or Λ = 0 under dss-softmax.
@@ -144,7 +181,7 @@ def input_weight_vjp(
 ) -> tuple[Array, Array]:
     """dB̄ and, from elsewhere, dz (·,N) -> dΛ (N,), dΔ of Δ's shape.
 
-    Clauses: GSS-GRD-3, GSS-GRD-13.
+    Clauses: GSS-GRD-3, GSS-GRD-13, GSS-GRD-15.
     """
     dlam: Array = 0  # what does not pass through z
     ddelta: Array = 0
@@ -156,6 +193,8 @@ def input_weight_vjp(
         pole = 1 / (1 - slim / 2)
         dz = dz + np.conj(delta[..., None] / 2 * pole**2) * dbbar
         ddelta = (np.conj(pole) * dbbar).real.sum(-1)
+    elif form.reciprocal in ("shifted", "shifted-sum"):
+        dz, dlam = shifted_weight_vjp(lam, z, dbbar, dz, form)
     elif form.method == "dss-exp":  # B̄ = (e^z - 1) r(Λ)
         dz = dz + np.conj(np.exp(slim) * clamped_reciprocal(lam, form)) * dbbar
         dr = np.conj(slim * phi(slim)) * dbbar  # (·,N)
@@ -172,3 +211,29 @@ def input_weight_vjp(
         dlam = dlam.sum(0)
     through_z = step_exponent_vjp(lam, delta, dz)
     return dlam + through_z[0], ddelta + through_z[1]
+
+
+def shifted_weight_vjp(
+    lam: Array, z: Array, dbbar: Array, dz: Array, form: KernelForm
+) -> tuple[Array, Array]:
+    """dB̄ and dz (·,N) -> dz with the share of B̄, and dΛ (·,N) as far as it does not pass through z.
+
+    Clauses: GSS-GRD-3, GSS-GRD-15.
+    """
+    slim = narrow(z, lam)
+    if form.method == "dss-exp":  # B̄ = (e^z - 1) r(Λ)
+        dz = dz + np.conj(np.exp(slim) * shifted_reciprocal(lam, form)) * dbbar
+        return dz, shifted_reciprocal_vjp(lam, np.conj(slim * phi(slim)) * dbbar, form)
+    r = np.arange(form.span) - softmax_shift(z, form)
+    if form.reciprocal == "shifted-sum":  # B̄ = r(σ)/Λ
+        total, slope = softmax_sum(z, form, lam), powers_derivative(z, r, form, lam, False).sum(-1)
+        bbar = shifted_reciprocal(total, form) / lam
+        dtotal = shifted_reciprocal_vjp(total, dbbar / np.conj(lam), form)
+        return dz + np.conj(slope) * dtotal, -np.conj(bbar / lam) * dbbar
+    first, last = softmax_ends(z, form, lam)  # B̄ = (e^z - 1) r((e^{zR} - 1)Λ)
+    inverse = shifted_reciprocal(last * lam, form)
+    dx = shifted_reciprocal_vjp(last * lam, np.conj(first) * dbbar, form)
+    ends = powers(falling(z), np.array([1, form.span]), form, lam)  # e^z, e^{zR}
+    through = np.conj(ends[..., 0] * inverse) * dbbar
+    through = through + form.span * np.conj(ends[..., 1] * lam) * dx
+    return dz + np.where(z.real > 0, -through, through), np.conj(last) * dx

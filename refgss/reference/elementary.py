@@ -70,6 +70,15 @@ def phi(z):
 
 
 @readable
+def exp_minus_one(z, like):
+    """e^z - 1, its exponent in binary64, rounded to the precision of `like`.
+
+    Clauses: GSS-ACC-2, GSS-ACC-3.
+    """
+    return narrow(np.expm1(z), like)
+
+
+@readable
 def phi_derivative(z):
     """φ'(z) = (e^z - φ(z))/z, by its Taylor series Σ (k+1)/(k+2)! z^k where |z| < 1.
 

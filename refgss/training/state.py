@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from refgss.config import to_json
 from refgss.schemas import parse
 from refgss.tensors import read_tensors, write_tensors
 from refgss.training.recipe import Run, TrainingError
@@ -34,7 +35,7 @@ class TrainingState:
 
 def description(run: Run, digest: str) -> dict[str, Any]:
     """What must agree for a state to be continued."""
-    fields = asdict(run)
+    fields = to_json(run)
     fields["data"].pop("paths")  # the digest says what the text is, wherever it lies
     return {"version": 1, "run": json.loads(json.dumps(fields)), "text": digest}
 

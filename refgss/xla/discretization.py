@@ -63,16 +63,16 @@ def step_exponent(lam: Pair, delta: Array) -> Exponent:
 NODES, WEIGHTS = (np.polynomial.legendre.leggauss(8) + np.array([[1.0], [0.0]])) / 2
 
 
-def expm1_and_phi(z: Exponent) -> tuple[Pair, Pair]:
-    """e^z - 1 and φ(z) = (e^z - 1)/z = ∫₀¹ e^{sz} ds: the integral where |z| < 1.
+def expm1_and_phi(z: Exponent, times: int = 1) -> tuple[Pair, Pair]:
+    """e^z - 1 and φ(z) = (e^z - 1)/z = ∫₀¹ e^{sz} ds, of `times` z: the integral where |z| < 1.
 
     A sum of positive weights cancels nothing, in φ as in φ′ = ∫₀¹ s e^{sz} ds, and neither does the
     derivative e^z of e^z - 1 elsewhere.  Clauses: GSS-ACC-3.
     """
-    e = powers(z, np.append(NODES, 1), "zoh")
+    e = powers(z, times * np.append(NODES, 1), "zoh")
     terms, e = e[..., :-1] * jnp.asarray(WEIGHTS, z.lam.re.dtype), e[..., -1]
     inside = Pair(terms.re.sum(-1), terms.im.sum(-1))
-    slim = z.rounded
+    slim = z.rounded * times
     small = slim.re * slim.re + slim.im * slim.im < 1
     outside = Pair(e.re - 1, e.im)
     divisor = Pair(jnp.where(small, 1, slim.re), slim.im)  # not 0, for the sake of the gradient
@@ -83,17 +83,50 @@ def expm1_and_phi(z: Exponent) -> tuple[Pair, Pair]:
 
 
 def input_weight(lam: Pair, delta: Array, z: Exponent, form: KernelForm) -> Pair:
-    """B̄ (·,N).  Clauses: GSS-DIS-2, GSS-DIS-3, GSS-DIS-4, GSS-DIS-5."""
+    """B̄ (·,N); where Re Λ > 0 times e^{z(R-1)}.
+
+    Clauses: GSS-DIS-2, GSS-DIS-3, GSS-DIS-4, GSS-DIS-5, GSS-DIS-9, GSS-DIS-10, GSS-DIS-11.
+    """
     slim, step = z.rounded, delta[..., None]
     if form.method == "zoh":
         return expm1_and_phi(z)[1] * step
     if form.method == "bilinear":
         return pole(slim) * step
     if form.method == "dss-exp":
-        assert form.eps is not None
-        size = jnp.maximum(lam.re**2 + lam.im**2, form.eps)
+        if form.reciprocal == "shifted":
+            return expm1_and_phi(z)[0] * shifted_reciprocal(lam, form.floor)
+        size = jnp.maximum(lam.re**2 + lam.im**2, form.floor)
         return expm1_and_phi(z)[0] * Pair(lam.re / size, -lam.im / size)
+    if form.reciprocal == "shifted":
+        first, last = softmax_ends(z, form)
+        return first * shifted_reciprocal(last * lam, form.floor)
+    if form.reciprocal == "shifted-sum":
+        return shifted_reciprocal(softmax_sum(z, form), form.floor) * lam.reciprocal()
     return (lam * softmax_sum(z, form)).reciprocal()
+
+
+def softmax_ends(z: Exponent, form: KernelForm) -> tuple[Pair, Pair]:
+    """e^z - 1 and e^{zR} - 1 (·,N), whose quotient is 1/Σ_r e^{zr}; of -z where Re Λ > 0."""
+    _, z = decaying(z)
+    return expm1_and_phi(z)[0], expm1_and_phi(z, form.span)[0]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def shifted_reciprocal(x: Pair, eps: float) -> Pair:
+    """conj(x)/(|x|² + ε), scaled so that |x|² neither over- nor underflows."""
+    scale = 1 / jnp.maximum(jnp.maximum(jnp.abs(x.re), jnp.abs(x.im)), math.sqrt(eps))
+    re, im = x.re * scale, x.im * scale
+    size = re * re + im * im + eps * scale * scale
+    return Pair(re, -im) * (scale / size)
+
+
+@shifted_reciprocal.defjvp
+def _shifted_reciprocal_jvp(eps, primals, tangents):
+    """-r² dx + ε/(|x|² + ε)² conj(dx): r is not holomorphic.  Clauses: GSS-GRD-15."""
+    (x,), (dx,) = primals, tangents
+    r = shifted_reciprocal(x, eps)
+    size = x.re * x.re + x.im * x.im + eps
+    return r, r * r * dx * -1.0 + dx.conj() * (eps / size / size)
 
 
 def decaying(z: Exponent) -> tuple[Array, Exponent]:
@@ -107,9 +140,8 @@ def softmax_sum(z: Exponent, form: KernelForm) -> Pair:
 
     Two levels: with r = T j + t the sum is a product of two short sums, and a remainder.
     """
-    assert form.length is not None
     _, z = decaying(z)
-    L = form.length
+    L = form.span
     T = max(math.isqrt(L), 1)
     q = L // T
     A, B = powers(z, T * np.arange(q + 1), "zoh"), powers(z, np.arange(T), "zoh")

@@ -33,7 +33,6 @@ from refgss.standard import header_file
 
 ABI_VERSION = 1
 DTYPES = {"float32": 1, "float64": 2}  # enum refgss_dtype
-METHODS = {"zoh": 1, "bilinear": 2, "dss-exp": 3, "dss-softmax": 4}  # enum refgss_method
 MOST_AXES = 4
 
 Shape = tuple[int, ...]
@@ -151,7 +150,7 @@ class Library:
         """The C value of a parameter, by its name."""
         if name == "form":
             form = given["form"]
-            fields = (METHODS[form.method], form.pairs, form.eps or 0.0, form.length or 0)
+            fields = (form.number, form.pairs, form.eps or 0.0, form.length or 0)
             keep.append(self.ffi.new("refgss_form *", fields))
         elif name == "imag_is_exp":
             return given["imag"] == "exp"

@@ -254,12 +254,14 @@ class Enclosure(NDArrayOperatorsMixin):
         return Enclosure(_map(acb, self.value, im.value), noise, rest, unit, True)
 
     # --- elementary functions ------------------------------------------------------------------
-    def smooth(self, f: Callable, slope: Any, bend: Any, scale: Any = 0.0) -> Enclosure:
+    def smooth(
+        self, f: Callable, slope: Any, bend: Any, scale: Any = 0.0, unit: Any = None
+    ) -> Enclosure:
         """f; `bend(err)` bounds |f(x+e) - f(x) - slope·e|; rounded by 5𝐮 max(|f|, scale)."""
         slope = np.asarray(slope)[..., None]
         rest = np.abs(slope) * self.rest + bend(self.err)
         y = Enclosure(_map(f, self.value), self.noise * slope, rest, self.unit, self.is_complex)
-        return y.made_by(ELEMENTARY, np.maximum(np.abs(y.numbers), scale))
+        return y.made_by(ELEMENTARY, np.maximum(np.abs(y.numbers), scale), unit)
 
     def exp(self) -> Enclosure:
         y = np.exp(self.numbers)
@@ -272,6 +274,17 @@ class Enclosure(NDArrayOperatorsMixin):
 
         with np.errstate(divide="ignore"):
             return self.smooth(lambda v: v.log(), 1 / self.numbers, bend)
+
+    def exp_minus_one(self, like: Enclosure) -> Enclosure:
+        """z φ(z), at the scale of φ."""
+        y, scale = np.exp(self.numbers), np.abs(self.numbers) * self._phi_scale()
+        return self.smooth(
+            lambda v: v.expm1(),
+            y,
+            lambda e: np.abs(y)[..., None] * (np.expm1(e) - e),
+            scale,
+            like.unit,
+        )
 
     def phi(self) -> Enclosure:
         """In the left half-plane |φ''| ≤ 1/3."""
