@@ -74,9 +74,18 @@ static double complex power(double complex z, double l, const refgss_form *form)
     return cexp(l * (form->method == REFGSS_BILINEAR ? clog((1 + z / 2) / (1 - z / 2)) : z));
 }
 
+static int is_softmax(const refgss_form *form) {
+    return form->method == REFGSS_DSS_SOFTMAX || form->method == REFGSS_DSS_SOFTMAX_SHIFTED ||
+           form->method == REFGSS_DSS_SOFTMAX_SHIFTED_SUM;
+}
+
 /* What is taken off every l, so that the largest term of the softmax is 1. */
 static double shift(double complex z, const refgss_form *form) {
-    return form->method == REFGSS_DSS_SOFTMAX && creal(z) > 0 ? (double)(form->length - 1) : 0;
+    return is_softmax(form) && creal(z) > 0 ? (double)(form->length - 1) : 0;
+}
+
+static double complex shifted_reciprocal(double complex x, const refgss_form *form) {
+    return conj(x) / (creal(x) * creal(x) + cimag(x) * cimag(x) + form->eps);
 }
 
 static double complex input_weight(const refgss_array *lam, const refgss_array *delta, int64_t h,
@@ -86,8 +95,14 @@ static double complex input_weight(const refgss_array *lam, const refgss_array *
     if (form->method == REFGSS_BILINEAR) return get(delta, h, 0, 0, 0) / (1 - z / 2);
     if (form->method == REFGSS_DSS_EXP)
         return z * phi(z) * conj(l) / fmax(creal(l) * creal(l) + cimag(l) * cimag(l), form->eps);
+    if (form->method == REFGSS_DSS_EXP_SHIFTED) return z * phi(z) * shifted_reciprocal(l, form);
+    if (form->method == REFGSS_DSS_SOFTMAX_SHIFTED) {
+        const double complex f = creal(z) > 0 ? -z : z, all = f * (double)form->length;
+        return f * phi(f) * shifted_reciprocal(all * phi(all) * l, form);
+    }
     double complex sum = 0;
     for (int64_t r = 0; r < form->length; r++) sum += power(z, (double)r - shift(z, form), form);
+    if (form->method == REFGSS_DSS_SOFTMAX_SHIFTED_SUM) return shifted_reciprocal(sum, form) / l;
     return 1 / (l * sum);
 }
 
@@ -101,7 +116,7 @@ static double complex weight(const refgss_array *lam, const refgss_array *c, con
 /* NULL, or why the modes are refused.  `unstable` allows Re lam > 0, in a dss-softmax kernel. */
 static const char *wrong_modes(const refgss_array *lam, const refgss_array *c,
                                const refgss_array *delta, const refgss_form *form, int unstable) {
-    const int dss = form->method == REFGSS_DSS_EXP || form->method == REFGSS_DSS_SOFTMAX;
+    const int dss = form->method >= REFGSS_DSS_EXP;
     const int64_t N = lam->shape[0], H = c ? c->shape[0] : delta->shape[0];
     if (lam->rank != 2 || lam->shape[1] != 2) return "lam must be (N,2)";
     if (c && !is_shape(c, 3, c->shape[0], N, 2, 0)) return "c must be (H,N,2)";
@@ -112,7 +127,7 @@ static const char *wrong_modes(const refgss_array *lam, const refgss_array *c,
         const double complex l = mode(lam, n);
         if (!isfinite(creal(l)) || !isfinite(cimag(l))) return "lam must be finite";
         if (creal(l) > 0 && !unstable) return "Re lam must not be positive";
-        if (l == 0 && form->method == REFGSS_DSS_SOFTMAX) return "lam must not be 0 under dss-softmax";
+        if (l == 0 && is_softmax(form)) return "lam must not be 0 under dss-softmax";
     }
     for (int64_t h = 0; h < (delta->rank ? H : 1); h++)
         for (int64_t part = 0; part < (delta->rank == 2 ? 2 : 1); part++) {
@@ -172,7 +187,7 @@ static Mode *room(int64_t N) { return malloc((size_t)(N + 1) * sizeof(Mode)); }
 /* k[h,l] = Re sum over n of w A^l */
 int32_t refgss_ssm_kernel(const refgss_array *lam, const refgss_array *c, const refgss_array *delta,
                           const refgss_form *form, const refgss_array *k) {
-    const int softmax = form->method == REFGSS_DSS_SOFTMAX;
+    const int softmax = is_softmax(form);
     const char *wrong = wrong_modes(lam, c, delta, form, softmax);
     if (wrong) return refuse("ssm_kernel", wrong);
     const int64_t H = c->shape[0], N = c->shape[1], L = k->shape[1];
@@ -220,7 +235,7 @@ static int32_t recurrence(const char *op, int time, const refgss_array *u, const
     if (u->rank != 2 + time || u->shape[1 + time] != H)
         return refuse(op, time ? "u must be (B,L,H)" : "u must be (B,H)");
     if (state && !is_shape(state, 4, B, H, N, 2)) return refuse(op, "state must be (B,H,N,2)");
-    if (form->method == REFGSS_DSS_SOFTMAX && L > form->length)
+    if (is_softmax(form) && L > form->length)
         return refuse(op, "u is longer than form.length");
     Mode *modes = room(N);
     if (!modes) return REFGSS_ERROR_MEMORY;

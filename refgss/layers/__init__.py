@@ -23,12 +23,11 @@ refgss.reference.layers, refgss.native.layers and refgss.xla.layers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from types import ModuleType
 from typing import Any
 
 from refgss import __version__
-from refgss.config import LayerConfig, LMConfig
+from refgss.config import LayerConfig, LMConfig, to_json
 from refgss.layers import dss, gss
 
 KINDS: dict[type, ModuleType] = {kind.Config: kind for kind in (gss, dss)}
@@ -60,7 +59,7 @@ def model_to_json(config: LMConfig) -> dict[str, Any]:
     """The options of a language model as files have them.  Clauses: GSS-FMT-4."""
     pattern = isinstance(config.layer, tuple)
     layer = [layer_to_json(c) for c in config.layer] if pattern else layer_to_json(config.layer)
-    return {**asdict(config), "layer": layer}
+    return {**to_json(config), "layer": layer}
 
 
 def model_from_json(fields: Mapping[str, Any]) -> LMConfig:
@@ -73,7 +72,7 @@ def model_from_json(fields: Mapping[str, Any]) -> LMConfig:
 
 def layer_to_json(config: LayerConfig) -> dict[str, Any]:
     """The options of a layer as files have them: their fields, and the kind."""
-    return {"kind": kind_of(config).NAME, **asdict(config)}  # type: ignore[call-overload]
+    return {"kind": kind_of(config).NAME, **to_json(config)}
 
 
 def layer_from_json(fields: Mapping[str, Any]) -> LayerConfig:

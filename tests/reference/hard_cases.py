@@ -94,6 +94,14 @@ def forms(length=13):
             cfg.KernelForm("dss-exp", eps=0.5, pairs=True),  # clamps much
             cfg.dss_softmax(max(length, 1)),
             cfg.dss_softmax(length + 4),
+            cfg.DSS_EXP_SHIFTED,
+            cfg.KernelForm("dss-exp", eps=0.5, pairs=True, reciprocal="shifted"),
+            cfg.dss_softmax_shifted(max(length, 1)),
+            cfg.dss_softmax_shifted_sum(length + 4),
+            *(
+                cfg.KernelForm("dss-softmax", eps=0.5, length=length + 1, reciprocal=reciprocal)
+                for reciprocal in cfg.RECIPROCALS["dss-softmax"][1:]
+            ),
         ]
     )
 

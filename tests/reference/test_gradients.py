@@ -44,7 +44,10 @@ def direction(x, rng):
 
 
 def along_the_axis(v, lam):
-    """v, but 0 in Re Λ where it is 0: dss-softmax ends there, at what is refused (GSS-DIS-6)."""
+    """v, but 0 in Re Λ where it is 0.
+
+    dss-softmax ends there, at what is refused (GSS-DIS-6), or has a kink there (GSS-DIS-10).
+    """
     undamped = np.array([x.real == 0 for x in balls(lam)], bool)
     return np.where(undamped, v * 0 + np.array([acb(0, x.imag) for x in v], object), v)
 
@@ -57,7 +60,8 @@ def slope_and_gradient(case, read_gradient=read):
     cotangents = [x[name] for name in hard_cases.cotangent_names(op)]
     # where the state is left out its gradient is that at zero, and there is nothing to move
     ways = {name: direction(x[name], rng) for name in gradients if name in x}
-    if case.options.get("form", {}).get("method") == "dss-softmax" and op != "ssm_kernel":
+    form = case.options.get("form", {})
+    if form.get("method") == "dss-softmax" and (op != "ssm_kernel" or "reciprocal" in form):
         ways["lam"] = along_the_axis(ways["lam"], x["lam"])
 
     def moved(step):

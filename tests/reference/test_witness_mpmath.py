@@ -70,19 +70,44 @@ def dss_softmax(lam, re, im):
     return a, 1 / (lam * mp.fsum(a**l for l in range(9)))
 
 
-SEPARATE = {"dss-exp", "dss-softmax"}
+def reciprocal(x):
+    """conj(x)/(x conj(x) + ε), of the authors' dss.py; its ε is 1e-7."""
+    return mp.conj(x) / (x * mp.conj(x) + mp.mpf(1e-7))
+
+
+def dss_exp_shifted(lam, re, im):
+    a = transition(lam, re, im)
+    return a, (a - 1) * reciprocal(lam)
+
+
+def dss_softmax_shifted(lam, re, im):
+    """dss.py, and s4.py with disc="dss": num = e^{ΔΛ} - 1, den = e^{ΔΛL} - 1."""
+    a = transition(lam, re, im)
+    return a, (a - 1) * reciprocal((a**9 - 1) * lam)
+
+
+def dss_softmax_shifted_sum(lam, re, im):
+    """Appendix A.2, and the Annotated S4: the row sum is divided by, and 1/Λ stands beside it."""
+    a = transition(lam, re, im)
+    return a, reciprocal(mp.fsum(a**l for l in range(9))) / lam
+
+
 METHODS = {
     "zoh": (cfg.GSS, zoh),
     "bilinear": (cfg.KernelForm("bilinear"), bilinear),
     "dss-exp": (cfg.DSS_EXP, dss_exp),
     "dss-softmax": (cfg.dss_softmax(9), dss_softmax),
+    "dss-exp-shifted": (cfg.DSS_EXP_SHIFTED, dss_exp_shifted),
+    "dss-softmax-shifted": (cfg.dss_softmax_shifted(9), dss_softmax_shifted),
+    "dss-softmax-shifted-sum": (cfg.dss_softmax_shifted_sum(9), dss_softmax_shifted_sum),
 }
 
 
 def step_of(method, h):
     """Δ of the channel for Re and Im, and Δ as the ops take it."""
-    delta = DELTA if method in SEPARATE else DELTA[:, 0]
-    re, im = DELTA[h] if method in SEPARATE else (DELTA[h, 0], DELTA[h, 0])
+    separate = method.startswith("dss")
+    delta = DELTA if separate else DELTA[:, 0]
+    re, im = DELTA[h] if separate else (DELTA[h, 0], DELTA[h, 0])
     return mp.mpf(float(re)), mp.mpf(float(im)), delta
 
 

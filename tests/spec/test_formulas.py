@@ -31,6 +31,9 @@ CONFIGURATIONS = [
         ("bilinear-pairs", cfg.S4D_BILINEAR, (-0.25 + 1.5j, 0.5j)),
         ("dss-exp", cfg.DSS_EXP, (-0.25 + 1.5j, -(2**-13) + 2**-14 * 1j)),  # |Λ|² below ε
         ("dss-softmax", cfg.dss_softmax(5), (-0.25 + 1.5j, 0.5j)),
+        ("dss-exp-shifted", cfg.DSS_EXP_SHIFTED, (-0.25 + 1.5j, -(2**-13) + 2**-14 * 1j)),
+        ("dss-softmax-shifted", cfg.dss_softmax_shifted(5), (-0.25 + 1.5j, 2**-6 * 1j)),
+        ("dss-softmax-shifted-sum", cfg.dss_softmax_shifted_sum(5), (-0.25 + 1.5j, 0.5j)),
     )
     for kind, steps in (("one", 0.75), ("channels", (0.75, 0.5)), ("parts", ((0.75, 2), (0.5, 1))))
     if kind != "parts" or name.startswith("dss")
@@ -92,6 +95,10 @@ def phi_slope(z: mpc) -> mpc:
     return (mp.exp(z) - phi(z)) / z if z else mpc(0.5)
 
 
+def shifted(x: mpc, form: cfg.KernelForm) -> mpc:
+    return x.conjugate() / (abs(x) ** 2 + mpf(form.eps))
+
+
 class Modes:
     """z, Ā, B̄ and their derivatives in z, all (H,N): GSS-DIS-1 to 5, the table of GSS-GRD-3."""
 
@@ -108,6 +115,11 @@ class Modes:
             elif form.method == "bilinear":
                 self.a[h, n], self.da[h, n] = (1 + z / 2) / (1 - z / 2), 1 / (1 - z / 2) ** 2
                 self.b[h, n], self.db[h, n] = d / (1 - z / 2), d / 2 / (1 - z / 2) ** 2
+            elif form.reciprocal == "shifted":
+                factor = mp.exp(z) - 1
+                self.b[h, n] = factor * shifted(self.denominator(h, n), form)
+            elif form.reciprocal == "shifted-sum":
+                self.b[h, n] = shifted(self.denominator(h, n), form) / lam_n
             elif form.method == "dss-exp":
                 r = lam_n.conjugate() / max(abs(lam_n) ** 2, mpf(form.eps))
                 self.b[h, n], self.db[h, n] = (mp.exp(z) - 1) * r, mp.exp(z) * r
@@ -116,6 +128,31 @@ class Modes:
                 slope = sum(r * mp.exp(z * r) for r in range(form.length))
                 self.b[h, n] = 1 / (lam_n * total)
                 self.db[h, n] = -self.b[h, n] * slope / total
+
+    def denominator(self, h, n):
+        """The x of r(x): GSS-DIS-9 to 11, for Re Λ <= 0."""
+        z, lam, R = self.z[h, n], self.lam[n], self.form.length
+        if self.form.method == "dss-exp":
+            return lam
+        if self.form.reciprocal == "shifted":
+            return (mp.exp(z * R) - 1) * lam
+        return sum(mp.exp(z * j) for j in range(R))
+
+    def back_through_reciprocal(self, h, n, db):
+        """dB̄ -> dz and what else reaches dΛ: GSS-GRD-15."""
+        z, lam, R, x = self.z[h, n], self.lam[n], self.form.length, self.denominator(h, n)
+        r, size = shifted(x, self.form), abs(x) ** 2 + mpf(self.form.eps)
+        first = 1 / lam if self.form.reciprocal == "shifted-sum" else mp.exp(z) - 1
+        dr = first.conjugate() * db
+        dx = -((r**2).conjugate()) * dr + self.form.eps / size**2 * dr.conjugate()
+        if self.form.reciprocal == "shifted-sum":
+            slope = sum(j * mp.exp(z * j) for j in range(R))
+            return slope.conjugate() * dx, (-r / lam**2).conjugate() * db
+        dz = (mp.exp(z) * r).conjugate() * db
+        if self.form.method == "dss-exp":
+            return dz, dx
+        last = mp.exp(z * R)
+        return dz + (R * last * lam).conjugate() * dx, (last - 1).conjugate() * dx
 
     def step(self, h):
         return float(self.steps.flat[0] if self.steps.size == 1 else self.steps[h].flat[0])
@@ -136,6 +173,10 @@ class Modes:
         for h, n in product(range(H), range(N)):
             z, lam, db = self.z[h, n], self.lam[n], dbbar[h, n]
             dz = self.da[h, n].conjugate() * dabar[h, n] + self.db[h, n].conjugate() * db
+            shifts = self.form.reciprocal in ("shifted", "shifted-sum")
+            if shifts:
+                share, beside = self.back_through_reciprocal(h, n, db)
+                dz, dlam[n] = dz + share, dlam[n] + beside
             if self.separate:
                 ddelta[h, 0] += lam.real * dz.real
                 ddelta[h, 1] += lam.imag * dz.imag
@@ -145,6 +186,8 @@ class Modes:
                 share = (lam.conjugate() * dz).real + (direct.conjugate() * db).real
                 ddelta[(h,) if ddelta.ndim else ()] += share
                 dlam[n] += mpf(self.step(h)) * dz
+            if shifts:
+                continue
             if self.form.method == "dss-exp":
                 dr = (mp.exp(z) - 1).conjugate() * db
                 floor = mpf(self.form.eps)

@@ -59,7 +59,7 @@ def series(z):
 
 def input_weight(lam, delta, z, form):
     if form.method == "dss-softmax":
-        return 1 / (lam * powers(z, form.length, form, lam).sum(-1))
+        return softmax_weight(lam, z, form)
     z = z.to(lam.dtype)
     if form.method == "zoh":
         return delta[..., None] * relative_exponential(z)
@@ -67,8 +67,25 @@ def input_weight(lam, delta, z, form):
         return delta[..., None] / (1 - z / 2)
     if form.method != "dss-exp":
         raise NotImplementedError(f"the method {form.method} is not written here")
+    if form.reciprocal == "shifted":
+        return exponential_less_one(z) * shifted_reciprocal(lam, form.eps)
     square = (lam * lam.conj()).real
     return exponential_less_one(z) * lam.conj() / torch.clamp(square, min=form.eps)
+
+
+def softmax_weight(lam, z, form):
+    """As dss.py has it (shifted), the Annotated S4 (shifted-sum), or without ε."""
+    if form.reciprocal == "exact":
+        return 1 / (lam * powers(z, form.length, form, lam).sum(-1))
+    z = torch.where(z.real > 0, -z, z)
+    if form.reciprocal == "shifted-sum":
+        return shifted_reciprocal(powers(z, form.length, form, lam).sum(-1), form.eps) / lam
+    first, last = (exponential_less_one(x).to(lam.dtype) for x in (z, z * form.length))
+    return first * shifted_reciprocal(last * lam, form.eps)
+
+
+def shifted_reciprocal(x, eps):
+    return x.conj() / (x * x.conj() + eps)
 
 
 def powers(z, length, form, like):
@@ -91,11 +108,15 @@ def discretize(lam, delta, *, form):
 
 def ssm_kernel(lam, c, length, *, delta, form):
     z = step_exponent(lam, delta)
-    if form.method == "dss-softmax":
+    if form.reciprocal == "exact":
         # softmax of z·l over l, its largest real part taken out
         exponent = z[..., None] * torch.arange(form.length)
         e = torch.exp(exponent - exponent.real.amax(-1, keepdim=True))
         modes = (e / e.sum(-1, keepdim=True))[..., :length].to(lam.dtype) / lam[:, None]
+    elif form.method == "dss-softmax":
+        exponent = z[..., None] * torch.arange(form.length)
+        e = torch.exp(exponent - torch.where(lam.real > 0, exponent[..., -1], 0)[..., None])
+        modes = input_weight(lam, delta, z, form)[..., None] * e[..., :length].to(lam.dtype)
     else:
         modes = input_weight(lam, delta, z, form)[..., None] * powers(z, length, form, c)
     modes = modes.expand(len(c), *modes.shape[-2:])
