@@ -1,13 +1,16 @@
 """What every op asks of its arguments: one sentence that says what to do, before any work.
 
 Shared by the backends, so that the same mistake reads the same everywhere.  Shapes and dtypes are
-checked for anything that has `shape` and `dtype`; values (Re Λ <= 0) only where they are concrete.
-Wrong types raise TypeError, wrong shapes and values ValueError.
+checked for anything that has `shape` and `dtype`; values (Re Λ <= 0) wherever they are known, which
+they are not while a compiler traces.  Wrong types raise TypeError, wrong shapes and values
+ValueError.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -73,16 +76,53 @@ def check_lambda_parameters(a: Any, b: Any, imag: str) -> None:
         raise ValueError(f"gss_lambda: imag must be 'exp' or 'identity', not {imag!r}")
 
 
-def concrete(x: Any) -> bool:
-    """Values can be looked at: not a tracer of a compiler."""
-    return isinstance(x, np.ndarray | np.generic) or getattr(x, "concrete", False)
+def known(x: Any) -> np.ndarray | None:
+    """The values of an array of NumPy or JAX; None of a tracer, which has none yet.
+
+    Those of a JAX array are waited for.  Of one that lies on several hosts they are not asked.
+    """
+    if isinstance(x, np.ndarray | np.generic):
+        return np.asarray(x)
+    jax = sys.modules.get("jax")  # an array of JAX is given only where JAX is imported
+    if jax is None or not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer):
+        return None
+    return np.asarray(x) if x.is_fully_addressable else None
+
+
+def as_scalar(op: str, name: str, x: Any, like: Any) -> Any:
+    """A number of any type, as an array () of the precision of `like`; other arrays as they are.
+
+    Clauses: GSS-ARR-5.
+    """
+    if getattr(x, "shape", ()) != ():
+        return x
+    dtype = np.dtype(str(like.dtype)).type(0).real.dtype
+    kind = str(getattr(x, "dtype", "float" if isinstance(x, Real) else type(x).__name__))
+    if isinstance(x, bool) or not kind.startswith(("float", "bfloat", "int", "uint")):
+        raise TypeError(f"{op}: {name} must be a real number or an array, not {kind}")
+    if not hasattr(x, "dtype") or isinstance(x, np.generic):
+        with np.errstate(over="ignore"):  # an infinity is refused, or judged, as any other
+            return np.asarray(x, dtype)
+    return x if x.dtype == dtype else x.astype(dtype)
+
+
+def positive(op: str, name: str, x: Any) -> float:
+    """A positive number of any type as a number of Python, which promotes nothing.
+
+    Clauses: GSS-ARR-5.
+    """
+    value = known(np.asarray(x) if isinstance(x, Real) and not isinstance(x, bool) else x)
+    if value is None or value.shape != () or value.dtype.kind not in "fiu":
+        raise TypeError(f"{op}: {name} must be a number, not {type(x).__name__}")
+    if not 0 < value < np.inf:
+        raise ValueError(f"{op}: {name} must be positive and finite, not {x}")
+    return float(value)
 
 
 def check_modes(op: str, lam: Any, delta: Any, form: KernelForm, c: Any | None = None) -> Any:
     """Λ and Δ; returns Δ as an array of Λ's real dtype if it was a number."""
     check_rank(op, "lam", lam, "N", "c")
-    if not hasattr(delta, "shape"):
-        delta = np.asarray(delta, np.dtype(str(lam.dtype)).type(0).real.dtype)
+    delta = as_scalar(op, "delta", delta, lam)
     check_kind(op, "delta", delta, "f")
     separate = len(delta.shape) == 2 and delta.shape[1] == 2
     if len(delta.shape) > 1 and not separate:
@@ -91,15 +131,16 @@ def check_modes(op: str, lam: Any, delta: Any, form: KernelForm, c: Any | None =
         raise ValueError(f"{op}: steps of their own for Re and Im belong to the dss methods only")
     if c is not None and len(delta.shape):
         check_agree(op, "channels", "delta", delta, 0, "c", c, 0)
-    if concrete(delta) and not np.all((delta > 0) & np.isfinite(delta)):
+    steps, modes = known(delta), known(lam)
+    if steps is not None and not np.all((steps > 0) & np.isfinite(steps)):
         raise ValueError(f"{op}: every step delta must be positive and finite (GSS-NFI-3)")
-    if concrete(lam):
+    if modes is not None:
         allowed = form.method == "dss-softmax" and op.startswith("ssm_kernel")
-        if not np.all(np.isfinite(lam)):
+        if not np.all(np.isfinite(modes)):
             raise ValueError(f"{op}: every lam must be finite (GSS-NFI-2)")
-        if not allowed and not np.all(lam.real <= 0):
+        if not allowed and not np.all(modes.real <= 0):
             raise ValueError(f"{op}: Re lam must not be positive (GSS-DIS-6)")
-        if form.method == "dss-softmax" and np.any(lam == 0):
+        if form.method == "dss-softmax" and np.any(modes == 0):
             raise ValueError(f"{op}: lam must not be 0 under dss-softmax (GSS-DIS-8)")
     return delta
 
@@ -150,14 +191,14 @@ def check_step(
     return delta, check_state(op, state, c, u.shape[0])
 
 
-def check_layer_norm(op: str, x: Any, weight: Any, bias: Any, eps: float) -> None:
+def check_layer_norm(op: str, x: Any, weight: Any, bias: Any, eps: Any) -> float:
+    """Returns ε as a number of Python."""
     check_kind(op, "x", x, "f")
     if not x.shape or not x.shape[-1]:
         raise ValueError(f"{op}: x must have a last axis that is not empty")
     check_shape(op, "weight", weight, x.shape[-1:], "f")
     check_shape(op, "bias", bias, x.shape[-1:], "f")
-    if not eps > 0:
-        raise ValueError(f"{op}: eps must be positive, not {eps}")
+    return positive(op, "eps", eps)
 
 
 def check_dense(op: str, x: Any, weight: Any, bias: Any) -> None:
@@ -274,6 +315,6 @@ def check_tokens(op: str, name: str, tokens: Any, params: Mapping[str, Any]) -> 
         raise ValueError(f"{op}: the parameter embedding.weight is missing")
     check_rank(op, "embedding.weight", params["embedding.weight"], "V,E", "f")
     check_rank(op, name, tokens, "B,L", "i")
-    V = params["embedding.weight"].shape[0]
-    if concrete(tokens) and tokens.size and not (0 <= tokens.min() and tokens.max() < V):
+    V, found = params["embedding.weight"].shape[0], known(tokens)
+    if found is not None and found.size and not (0 <= found.min() and found.max() < V):
         raise ValueError(f"{op}: {name} must be between 0 and {V - 1}")

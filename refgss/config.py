@@ -8,7 +8,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Protocol
 
 Method = Literal["zoh", "bilinear", "dss-exp", "dss-softmax"]
@@ -31,6 +32,14 @@ NUMBERS: dict[tuple[Method, Reciprocal | None], int] = {
 }
 
 
+def plain(options: Any) -> None:
+    """The fields of a new dataclass of options, numbers of NumPy as numbers of Python."""
+    for f in fields(options):
+        value = getattr(options, f.name)
+        if getattr(value, "shape", None) == () and hasattr(value, "item"):
+            object.__setattr__(options, f.name, value.item())
+
+
 @dataclass(frozen=True)
 class KernelForm:
     """How (Λ, Δ) become Ā and B̄ (GSS-DIS-1..11) and how modes are counted (GSS-KER-2).
@@ -51,6 +60,7 @@ class KernelForm:
     reciprocal: Reciprocal | None = None
 
     def __post_init__(self) -> None:
+        plain(self)
         if self.method not in ("zoh", "bilinear", "dss-exp", "dss-softmax"):
             raise ValueError(
                 f"unknown method {self.method!r}: use zoh, bilinear, dss-exp or dss-softmax"
@@ -132,6 +142,9 @@ class GSSConfig:
     out_bias: bool = False
     eps: float = 1e-5
 
+    def __post_init__(self) -> None:
+        plain(self)
+
 
 PAPER = GSSConfig()  # figure 1(b) of arXiv 2206.13947
 GSS_PYTORCH = GSSConfig(ssm_norm=True, out_bias=True)  # gated-state-spaces-pytorch 0.1.0
@@ -145,6 +158,9 @@ class DSSConfig:
     form: KernelForm = DSS_EXP
     out_bias: bool = True
     eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        plain(self)
 
 
 class LayerConfig(Protocol):
@@ -169,6 +185,7 @@ class LMConfig:
     tied: bool = False  # the head is the transposed embedding
 
     def __post_init__(self) -> None:
+        plain(self)
         if self.depth < 1:
             raise ValueError(f"a language model has at least one layer, not {self.depth}")
         if isinstance(self.layer, tuple):
@@ -204,7 +221,7 @@ def to_json(options: Any) -> dict[str, Any]:
     meant = {None, *(known[0] for known in RECIPROCALS.values())}
     return asdict(
         options,
-        dict_factory=lambda fields: {
+        dict_factory=lambda named: {
             name: value for name, value in fields if not (name == "reciprocal" and value in meant)
         },
     )

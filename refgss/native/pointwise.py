@@ -20,7 +20,7 @@ def rows(x: np.ndarray) -> np.ndarray:
 
 def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, *, eps: float) -> np.ndarray:
     """(x - mean)/√(var + ε)·weight + bias over the last axis.  Clauses: GSS-NRM-1, GSS-NRM-2."""
-    checks.check_layer_norm("layer_norm", x, weight, bias, eps)
+    eps = checks.check_layer_norm("layer_norm", x, weight, bias, eps)
     return _core.layer_norm(rows(x), weight, bias, eps).reshape(x.shape)
 
 
@@ -28,7 +28,7 @@ def layer_norm_vjp(
     x: np.ndarray, weight: np.ndarray, bias: np.ndarray, dy: np.ndarray, *, eps: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """dy (...,E) -> dx (...,E), dweight (E,), dbias (E,).  Clauses: GSS-GRD-7."""
-    checks.check_layer_norm("layer_norm_vjp", x, weight, bias, eps)
+    eps = checks.check_layer_norm("layer_norm_vjp", x, weight, bias, eps)
     checks.check_shape("layer_norm_vjp", "dy", dy, x.shape, "f")
     dx, dweight, dbias = _core.layer_norm_vjp(rows(x), weight, rows(dy), eps)
     return dx.reshape(x.shape), dweight, dbias

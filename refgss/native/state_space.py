@@ -140,7 +140,7 @@ def ssm_step_vjp(
     form: KernelForm,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """dy (B,H), dx' (B,H,N) -> du, dΛ, dC, dx, dΔ: the scan's, at L = 1.  Clauses: GSS-GRD-6."""
-    checks.check_step("ssm_step_vjp", u, lam, c, state, delta, form)
+    delta, _ = checks.check_step("ssm_step_vjp", u, lam, c, state, delta, form)
     du, dlam, dc, dstate0, ddelta = ssm_scan_vjp(
         u[:, None], lam, c, state, dy[:, None], dstate, delta=delta, form=form
     )

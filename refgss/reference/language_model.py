@@ -162,6 +162,7 @@ def lm_loss_vjp(
     Clauses: GSS-GRD-12.
     """
     checks.check_targets("lm_loss_vjp", params, tokens, targets)
+    dloss = checks.as_scalar("lm_loss_vjp", "dloss", dloss, params["embedding.weight"])
     checks.check_shape("lm_loss_vjp", "dloss", dloss, (), "f")
     logits, states = lm_logits(params, tokens, state, config=config, ops=ops)
     one_hot = np.eye(logits.shape[-1])[targets].astype(logits.dtype)

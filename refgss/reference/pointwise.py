@@ -16,7 +16,7 @@ def layer_norm(x: Array, weight: Array, bias: Array, *, eps: float) -> Array:
     x (...,E), weight and bias (E,) -> (...,E).  The variance is the mean squared deviation.
     Clauses: GSS-NRM-1, GSS-NRM-2, GSS-NFI-1, GSS-NFI-11.
     """
-    checks.check_layer_norm("layer_norm", x, weight, bias, eps)
+    eps = checks.check_layer_norm("layer_norm", x, weight, bias, eps)
     return normalize(x, eps)[0] * weight + bias
 
 
@@ -31,7 +31,7 @@ def layer_norm_vjp(
     x: Array, weight: Array, bias: Array, dy: Array, *, eps: float
 ) -> tuple[Array, Array, Array]:
     """dy (...,E) -> dx (...,E), dweight (E,), dbias (E,).  Clauses: GSS-GRD-7."""
-    checks.check_layer_norm("layer_norm_vjp", x, weight, bias, eps)
+    eps = checks.check_layer_norm("layer_norm_vjp", x, weight, bias, eps)
     checks.check_shape("layer_norm_vjp", "dy", dy, x.shape, "f")
     xhat, scale = normalize(x, eps)
     g = dy * weight

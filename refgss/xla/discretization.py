@@ -52,6 +52,20 @@ def gss_lambda(a: Array, b: Array, *, imag: Imag) -> Array:
     return lax.complex(-jnp.exp(a), jnp.exp(b) if imag == "exp" else b)
 
 
+def admitted(
+    lam: Array, delta: Array, form: KernelForm, *, growing: bool = False
+) -> tuple[Array, Array]:
+    """Λ and Δ, NaN where an op refuses them: compiled code cannot refuse, but its results show it.
+
+    Clauses: GSS-DIS-6, GSS-DIS-8, GSS-NFI-2, GSS-NFI-3.
+    """
+    softmax = form.method == "dss-softmax"
+    good = (jnp.real(lam) <= 0) | (growing and softmax)
+    if softmax:
+        good &= lam != 0
+    return jnp.where(good, lam, jnp.nan), jnp.where(delta > 0, delta, jnp.nan)
+
+
 def step_exponent(lam: Pair, delta: Array) -> Exponent:
     """z = ΔΛ (·,N), or Δ_re Re Λ + i Δ_im Im Λ.  Clauses: GSS-DIS-1, GSS-ACC-2."""
     if delta.ndim == 2:
@@ -162,7 +176,8 @@ def transition(z: Exponent, form: KernelForm) -> Pair:
 def discretize(lam: Array, delta: Array, *, form: KernelForm) -> tuple[Array, Array]:
     """Ā, B̄ (·,N) complex.  lam (N,) complex; delta scalar, (H,) or (H,2) real.
 
-    Raises ValueError where concrete Re Λ > 0, Δ <= 0, or Λ = 0 under dss-softmax.
+    Raises ValueError where Re Λ > 0, Δ <= 0, or Λ = 0 under dss-softmax; where these are not known
+    yet (under jit) the results are NaN.
     Clauses: GSS-DIS-1..GSS-DIS-6.
     """
     delta = checks.check_modes("discretize", lam, delta, form)
@@ -171,5 +186,6 @@ def discretize(lam: Array, delta: Array, *, form: KernelForm) -> tuple[Array, Ar
 
 @partial(jax.jit, static_argnames="form")
 def discretized(lam: Array, delta: Array, form: KernelForm) -> tuple[Array, Array]:
+    lam, delta = admitted(lam, delta, form)
     z = step_exponent(pair(lam), delta)
     return unpair(transition(z, form)), unpair(input_weight(pair(lam), delta, z, form))

@@ -197,7 +197,7 @@ def layer_norm_vjp(
     x: Array, weight: Array, bias: Array, dy: Array, *, eps: float, plan: Plan | None = None
 ) -> tuple[Array, Array, Array]:
     """dy (...,E) -> dx (...,E), dweight (E,), dbias (E,).  Clauses: GSS-GRD-7."""
-    checks.check_layer_norm("layer_norm_vjp", x, weight, bias, eps)
+    eps = checks.check_layer_norm("layer_norm_vjp", x, weight, bias, eps)
     return pull_back(
         "layer_norm_vjp",
         pointwise.layer_norm,
@@ -316,6 +316,7 @@ def lm_loss_vjp(
 ) -> tuple[dict[str, Array], State]:
     """dloss scalar -> dparams, dstate_0.  Clauses: GSS-GRD-9."""
     checks.check_targets("lm_loss_vjp", params, tokens, targets)
+    dloss = checks.as_scalar("lm_loss_vjp", "dloss", dloss, params["embedding.weight"])
     state = zero_states(params, config, tokens.shape[0]) if state is None else state
     return pull_back(
         "lm_loss_vjp",

@@ -18,6 +18,7 @@ from refgss import checks
 from refgss.config import KernelForm
 from refgss.xla import ffi
 from refgss.xla.discretization import (
+    admitted,
     decaying,
     input_weight,
     step_exponent,
@@ -94,8 +95,10 @@ def ssm_kernel(
 ) -> Array:
     """K (H,length) real; lam (N,), c (H,N) complex; delta scalar, (H,) or (H,2) real.
 
-    `length` is static.  Raises ValueError where shapes disagree, concrete Re Λ > 0 (dss-softmax
-    excepted) or Δ <= 0.  Clauses: GSS-KER-1..GSS-KER-4.
+    `length` is static.  Raises ValueError where shapes disagree, Re Λ > 0 (dss-softmax excepted) or
+    Δ <= 0; where these are not known yet (under jit) the results are NaN.
+
+    Clauses: GSS-KER-1..GSS-KER-4.
     """
     delta = checks.check_kernel("ssm_kernel", lam, c, length, delta, form)
     return kernel_of_modes(*arrays("ssm_kernel", lam, c, delta), length, form, resolve(plan))
@@ -107,5 +110,6 @@ def kernel_of_modes(
 ) -> Array:
     if plan.native:
         return ffi.ssm_kernel(lam, c, delta, length, form)
+    lam, delta = admitted(lam, delta, form, growing=True)
     z = step_exponent(pair(lam), delta)
     return kernel(mode_weight(pair(lam), pair(c), delta, z, form), z, length, form)

@@ -29,11 +29,21 @@ def stacked(trees: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *xs: jnp.stack(xs), *trees)
 
 
+def rows_of(tokens: Array, vocabulary: int) -> Array:
+    """The rows of a table, V for a negative token: NaN is read where there is no row.
+
+    Compiled code cannot refuse a token out of range; its results show it.  Clauses: GSS-LM-6.
+    """
+    tokens = tokens.astype(jnp.int32)
+    return jnp.where(tokens < 0, vocabulary, tokens)
+
+
 def hidden_states(
     params: Params, tokens: Array, state: State | None, config: LMConfig, plan: Plan
 ) -> tuple[Array, State]:
     """The output of the last layer (B,L,E), and the states."""
-    x, states = params["embedding.weight"][tokens], []
+    table, states = params["embedding.weight"], []
+    x = table.at[rows_of(tokens, len(table))].get(mode="fill", fill_value=jnp.nan)
     for layer, run in groupby(range(config.depth), config.layers.__getitem__):
         of_run = list(run)
 
@@ -57,6 +67,8 @@ def lm_logits(
 ) -> tuple[Array, State]:
     """tokens (B,L) int, state (depth,B,H,N) or a tuple, or None -> logits (B,L,V), state.
 
+    Raises ValueError for a token out of range; where it is not known yet (under jit) the logits
+    from there on are NaN.
     Clauses: GSS-LM-1, GSS-LM-2, GSS-LM-3, GSS-STA-3.
     """
     checks.check_language_model("lm_logits", params, tokens, state, config)
@@ -84,9 +96,13 @@ def lm_loss(
     config: LMConfig,
     plan: Plan | None = None,
 ) -> Array:
-    """Mean negative log-likelihood of targets (B,L) int, in nats: a scalar.  Clauses: GSS-LM-4."""
+    """Mean negative log-likelihood of targets (B,L) int, in nats: a scalar.  Clauses: GSS-LM-4.
+
+    Raises ValueError for a token or target out of range; under jit the loss is NaN.
+    """
     checks.check_targets("lm_loss", params, tokens, targets)
     logits, _ = lm_logits(params, tokens, state, config=config, plan=plan)
     (targets,) = arrays("lm_loss", targets)
     logp = jax.nn.log_softmax(logits)
-    return -jnp.take_along_axis(logp, targets[..., None], -1).mean()
+    rows = rows_of(targets, logp.shape[-1])[..., None]
+    return -jnp.take_along_axis(logp, rows, -1, mode="fill", fill_value=jnp.nan).mean()

@@ -23,7 +23,7 @@ def layer_norm(
 
     x (...,E), weight and bias (E,) -> (...,E).  The variance is the mean squared deviation.
     """
-    checks.check_layer_norm("layer_norm", x, weight, bias, eps)
+    eps = checks.check_layer_norm("layer_norm", x, weight, bias, eps)
     x, weight, bias = arrays("layer_norm", x, weight, bias)
     if resolve(plan).native:
         return ffi.layer_norm(x, weight, bias, eps)

@@ -17,7 +17,7 @@ from refgss import checks
 from refgss.config import KernelForm
 from refgss.xla import ffi
 from refgss.xla.convolution import convolve
-from refgss.xla.discretization import step_exponent, transition
+from refgss.xla.discretization import admitted, step_exponent, transition
 from refgss.xla.inputs import arrays
 from refgss.xla.kernel import Powers, mode_sum, mode_weight, two_level_powers
 from refgss.xla.pairs import Array, Pair, choose, einsum, pair, unpair
@@ -38,7 +38,7 @@ def ssm_scan(
     """u (B,L,H), x_0 (B,H,N) or None for zeros -> y (B,L,H), x_L (B,H,N).
 
     lam (N,), c (H,N), states complex; delta scalar, (H,) or (H,2).  Raises ValueError where shapes
-    disagree, concrete Re Λ > 0 or Δ <= 0.  A NaN in row (b,h) changes nothing before it.
+    disagree, Re Λ > 0 or Δ <= 0 (NaN under jit).  A NaN in row (b,h) changes nothing before it.
     Clauses: GSS-REC-1..GSS-REC-4, GSS-STA-1, GSS-STA-2, GSS-ACC-4, GSS-NFI-9, GSS-NFI-10.
     """
     delta, _ = checks.check_scan("ssm_scan", u, lam, c, state, delta, form)
@@ -58,6 +58,7 @@ def scan_modes(
 ) -> tuple[Array, Array]:
     if plan.native_layers:
         return ffi.ssm_scan(u, lam, c, state, delta, form)
+    lam, delta = admitted(lam, delta, form)
     z = step_exponent(pair(lam), delta)
     weight = mode_weight(pair(lam), pair(c), delta, z, form)
     y, x = scan(u, weight, z, None if state is None else pair(state), form, plan)
@@ -191,6 +192,7 @@ def ssm_step(
 def step_modes(
     u: Array, lam: Array, c: Array, state: Array, delta: Array, form: KernelForm
 ) -> tuple[Array, Array]:
+    lam, delta = admitted(lam, delta, form)
     z = step_exponent(pair(lam), delta)
     weight = mode_weight(pair(lam), pair(c), delta, z, form)
     y, x = step(u, weight, transition(z, form), pair(state))

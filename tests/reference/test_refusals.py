@@ -110,7 +110,11 @@ REFUSALS = [
     bad("discretize", "delta must be a scalar, (H,) or (H,2)", delta=np.ones((3, 3))),
     bad("discretize", "belong to the dss methods only", delta=np.ones((3, 2))),
     bad("discretize", "Re lam must not be positive (GSS-DIS-6)", lam=-LAM, form=SOFTMAX),
-    bad("discretize", "delta must be float32 or float64", TypeError, delta=np.array(1)),
+    bad("discretize", "delta must be float32 or float64", TypeError, delta=np.arange(1, 4)),
+    *(
+        bad("discretize", "delta must be a real number or an array, not ", TypeError, delta=delta)
+        for delta in (np.array(1j), True, np.True_, "1", None)
+    ),
     bad("ssm_kernel", "delta has 2 channels where c has 3", delta=np.ones(2)),
     bad("ssm_kernel", "c must have axes (H,N)", c=C[0]),
     bad("ssm_kernel", "c has 1 states where lam has 2", c=C[:, :1]),
@@ -131,7 +135,12 @@ REFUSALS = [
     bad("layer_norm", "a last axis that is not empty", x=np.ones((2, 0))),
     bad("layer_norm", "weight must have shape (4,)", weight=np.ones(3)),
     bad("layer_norm", "eps must be positive", eps=0.0),
-    bad("layer_norm", "eps must be positive", eps=np.nan),
+    bad("layer_norm", "eps must be positive and finite", eps=np.nan),
+    bad("layer_norm", "eps must be positive and finite", eps=np.float32(np.inf)),
+    *(
+        bad("layer_norm", "eps must be a number, not ", TypeError, eps=eps)
+        for eps in ("1", None, True, 1j, np.ones(1))
+    ),
     bad("gelu", "x must be float32 or float64, not complex128", TypeError, x=LAM),
     bad("gelu_vjp", "dy must have shape (3,)", dy=np.ones(2)),
     bad("dense", "does not end in the 4 rows of weight", x=np.ones((2, 3))),
@@ -159,7 +168,13 @@ REFUSALS = [
 OPTIONS = {  # a config that cannot be made, and what its refusal must say
     "unknown method 'euler'": lambda: cfg.KernelForm("euler"),
     "eps belongs to dss-exp": lambda: cfg.KernelForm("zoh", eps=1e-7),
-    "and only to it": lambda: cfg.KernelForm("dss-exp"),
+    "and only to them": lambda: cfg.KernelForm("dss-exp"),
+    "has no reciprocal 'clamped': use exact or shifted or shifted-sum": lambda: cfg.KernelForm(
+        "dss-softmax", length=3, eps=1e-7, reciprocal="clamped"
+    ),
+    "method 'zoh' has no reciprocal 'shifted': leave reciprocal out": lambda: cfg.KernelForm(
+        "zoh", reciprocal="shifted"
+    ),
     "length belongs to dss-softmax": lambda: cfg.KernelForm("zoh", length=4),
     "eps must be positive": lambda: cfg.KernelForm("dss-exp", eps=0.0),
     "the softmax length must be at least 1": lambda: cfg.dss_softmax(0),
