@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import math
-import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Protocol
 
@@ -222,6 +221,6 @@ def to_json(options: Any) -> dict[str, Any]:
     return asdict(
         options,
         dict_factory=lambda named: {
-            name: value for name, value in fields if not (name == "reciprocal" and value in meant)
+            name: value for name, value in named if not (name == "reciprocal" and value in meant)
         },
     )

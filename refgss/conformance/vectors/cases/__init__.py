@@ -20,6 +20,7 @@ from refgss.conformance.vectors.cases.language_model import MODELS, model_params
 from refgss.conformance.vectors.cases.layers import LAYERS, layer_params, layers, named
 from refgss.conformance.vectors.cases.options import options
 from refgss.conformance.vectors.cases.pointwise import pointwise
+from refgss.conformance.vectors.cases.reciprocals import reciprocals
 from refgss.conformance.vectors.cases.recurrence import recurrences
 from refgss.conformance.vectors.cases.refusals import refusals
 
@@ -51,6 +52,7 @@ CHAPTERS: tuple[Callable[[], Iterator[Case]], ...] = (
     refusals,
     refusals_by_table,
     options,
+    reciprocals,
 )
 
 

@@ -25,6 +25,11 @@ FORMS = {
     "dss-softmax": cfg.dss_softmax(7),
     "dss-softmax-longer": cfg.dss_softmax(40),
     "dss-softmax-pairs": cfg.KernelForm("dss-softmax", pairs=True, length=7),
+    "dss-exp-shifted": cfg.KernelForm("dss-exp", eps=0.5, reciprocal="shifted"),
+    "dss-softmax-shifted": cfg.KernelForm("dss-softmax", eps=0.5, length=7, reciprocal="shifted"),
+    "dss-softmax-shifted-sum": cfg.KernelForm(
+        "dss-softmax", eps=0.5, length=7, reciprocal="shifted-sum"
+    ),
 }
 VALUES: dict[type, dict[str, dict[str, Any]]] = {  # config -> option -> label -> value
     cfg.GSSConfig: {
@@ -49,8 +54,8 @@ FEW = {"B": 1, "L": 3, "F": 3}  # sizes: certifying a gradient of a model takes 
 CLAUSES = {"imag": "GSS-PAR-2", "ssm_norm": "GSS-LAY-4", "out_bias": "GSS-LAY-5"}
 CLAUSES |= {"eps": "GSS-NRM-1", "form": "GSS-LAY-6", "depth": "GSS-LM-2", "final_norm": "GSS-LM-2"}
 CLAUSES |= {"tied": "GSS-LM-3", "init": "GSS-INI-1"}
-METHODS = {"zoh": "GSS-DIS-2", "bilinear": "GSS-DIS-3"}
-METHODS |= {"dss-exp": "GSS-DIS-4", "dss-softmax": "GSS-DIS-5"}
+METHODS = ("GSS-DIS-2", "GSS-DIS-3", "GSS-DIS-4", "GSS-DIS-5")  # by the number of the form
+METHODS += ("GSS-DIS-9", "GSS-DIS-10", "GSS-DIS-11")
 OF_CONFIG = {  # op, or what its name begins with -> the config that the others differ from
     "gss_layer": (cfg.PAPER,),
     "dss_layer": (cfg.DSSConfig(),),
@@ -67,7 +72,7 @@ def variations(config: Any) -> Iterator[tuple[str, str, Any]]:
                 yield f"{kind}-{label}", clause, replace(config, layer=layer)
             continue
         for label, value in VALUES[type(config)][option.name].items():
-            clause = METHODS[value.method] if option.name == "form" else CLAUSES[option.name]
+            clause = METHODS[value.number - 1] if option.name == "form" else CLAUSES[option.name]
             yield f"{option.name}-{label}", clause, replace(config, **{option.name: value})
 
 
@@ -93,7 +98,7 @@ def options() -> Iterator[Case]:
                         yield case(label, clause, tensors, config=config)
         elif "form" in OPS[op].keywords:
             for label, form in FORMS.items():
-                yield case(f"form-{label}", METHODS[form.method], tensors_of(op), form=form)
+                yield case(f"form-{label}", METHODS[form.number - 1], tensors_of(op), form=form)
         elif "eps" in OPS[op].keywords:
             for label, eps in VALUES[cfg.GSSConfig]["eps"].items():
                 yield case(f"eps-{label}", CLAUSES["eps"], tensors_of(op), eps=eps)
