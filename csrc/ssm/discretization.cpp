@@ -44,14 +44,12 @@ complex reduced(complex z) {
 /// The mode as a decaying one: softmax sums a growing mode from its last, largest term.
 complex falling(complex z) { return z.real() > 0 ? -z : z; }
 
-/// σ = Σ_{r<L} e^{zr} = L φ(zL)/φ(z), z = falling and reduced modulo 2πi, and σ'/σ.
+/// σ = Σ_{r<L} e^{zr} = L φ(zL)/φ(z), z = falling and reduced modulo 2πi, and σ'.
 complex softmax_sum(complex z, double length) { return length * phi(z * length) / phi(z); }
-complex softmax_slope(complex z, double length) {
-    if (std::abs(z) >= 1) {  // σ'/σ is e^z or so: the form below would cancel
-        complex first = std::exp(z), last = std::exp(z * length);
-        return first / (1.0 - first) - length * last / (1.0 - last);
-    }
-    return length * phi_slope(z * length) / phi(z * length) - phi_slope(z) / phi(z);
+complex softmax_slope(complex z, double length, complex sum) {
+    if (std::abs(z) >= 1)  // σ' is e^z or so: the form below would cancel
+        return (length * std::exp(z * length) - sum * std::exp(z)) / exp_minus_one(z);
+    return (length * length * phi_slope(z * length) - sum * phi_slope(z)) / phi(z);
 }
 
 complex clamped_reciprocal(complex lam, double eps) {
@@ -109,11 +107,11 @@ weight_gradient softmax_weight_vjp(const parameters& p, complex lam, complex z, 
     const double length = static_cast<double>(p.form.length), eps = p.form.eps;
     const double sign = z.real() > 0 ? -1 : 1;
     z = reduced(falling(z));
-    if (p.form.method == REFGSS_DSS_SOFTMAX)  // B̄ = 1/(Λ σ(z))
-        return {-std::conj(b * sign * softmax_slope(z, length)) * db, -std::conj(b / lam) * db};
-    if (p.form.method == REFGSS_DSS_SOFTMAX_SHIFTED_SUM) {  // B̄ = r(σ(z))/Λ
-        complex sum = softmax_sum(z, length), slope = sign * sum * softmax_slope(z, length);
-        complex dsum = shifted_reciprocal_vjp(sum, eps, db / std::conj(lam));
+    if (p.form.method != REFGSS_DSS_SOFTMAX_SHIFTED) {
+        complex sum = softmax_sum(z, length), slope = sign * softmax_slope(z, length, sum);
+        if (p.form.method == REFGSS_DSS_SOFTMAX)  // B̄ = 1/(Λ σ(z))
+            return {-std::conj(b * slope / sum) * db, -std::conj(b / lam) * db};
+        complex dsum = shifted_reciprocal_vjp(sum, eps, db / std::conj(lam));  // B̄ = r(σ(z))/Λ
         return {std::conj(slope) * dsum, -std::conj(b / lam) * db};
     }
     // B̄ = (e^z - 1) r((e^{zR} - 1) Λ)
