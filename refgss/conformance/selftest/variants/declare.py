@@ -61,7 +61,7 @@ def instead_of(
     """
 
     def declare(function: Any) -> Any:
-        places = [tuple(target.split(".")) for target in targets]
+        places = [(file, name) for file, _, name in (t.partition(".") for t in targets)]
         functions = {
             place: function if len(places) == 1 else function(place[1]) for place in places
         }
