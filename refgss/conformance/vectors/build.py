@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from refgss.conformance.vectors.cases import Case
-from refgss.conformance.vectors.certify import certify, certify_at
+from refgss.conformance.vectors.certify import certify, certify_at, certify_samples
 from refgss.conformance.vectors.format import Expected, Vector
 
 
@@ -22,7 +22,7 @@ def to_certify(
     `only_new` leaves the published ones out.  Raises ValueError where a published vector has no
     case any more.
     """
-    shipped, cases = {v.id: dict(v.tensors) for v in published}, list(cases)
+    shipped, cases = {v.id: v.tensors for v in published}, list(cases)
     if lost := sorted(shipped.keys() - {case.id for case in cases}):
         raise ValueError(f"{lost[0]} is published and has no case: restore it (GSS-FMT-9)")
     if only_new:
@@ -34,14 +34,16 @@ def to_certify(
 
 def vector(case: Case) -> Vector:
     """The vector of a case: its expected values proven, its budgets derived."""
-    tensors, expected = dict(case.tensors), {}
+    tensors, expected = case.tensors, {}
     if case.nan:
         name, index = POISONED[case.op], case.nan
+        tensors = dict(tensors)
         tensors[name] = replaced(tensors[name], index, 0)  # what the rest must not depend on
     if not case.error:
         expected = answers(case, tensors)
     if case.nan:
         expected = {k: judged(e, *REACH[case.op](k, case, e)) for k, e in expected.items()}
+        tensors = dict(tensors)
         tensors[name] = replaced(tensors[name], index, np.nan)
     if case.outputs:
         expected = {k: e for k, e in expected.items() if k in case.outputs}
@@ -60,6 +62,8 @@ def vector(case: Case) -> Vector:
 
 
 def answers(case: Case, tensors: Mapping[str, np.ndarray]) -> dict[str, Expected]:
+    if case.sampled:
+        return certify_samples(case.op, tensors, case.options, case.id)
     if case.positions:
         return certify_at(case.op, tensors, case.options, list(case.positions))
     # steps are certified as the scan that they make up

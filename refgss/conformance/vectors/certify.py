@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,9 +14,13 @@ from refgss import ops, reference
 from refgss.conformance.vectors.enclosure import UNITS, Enclosure, certifying
 from refgss.conformance.vectors.format import Expected
 from refgss.reference.convolution import convolution_at
-from refgss.reference.kernel import kernel_at
+from refgss.reference.discretization import step_exponent
+from refgss.reference.kernel import kernel_at, mode_weight, read_out
+from refgss.reference.recurrence import channel_powers
 
 PROFILES = ("f32", "f64")  # in the order of enclosure.PRECISIONS
+MOST_SAMPLES = 16  # of each output of a large case
+MOST_STEPS = 300  # of a scan or convolution that is certified whole
 TINY = (2.0**-126, 2.0**-1022)  # below these a result may be flushed to zero (GSS-ACC-7)
 
 
@@ -58,6 +64,89 @@ def certify_at(
         return {ops.OPS[op].outputs[0]: expected(y, at, shape)}
 
 
+def certify_samples(
+    op: str, tensors: Mapping[str, np.ndarray], options: Mapping[str, Any], seed: str
+) -> dict[str, Expected]:
+    """As `certify`, for a large case: samples of each output, its errors bounded one by one."""
+    with certifying(bounded=True):
+        x = {name: lift(name, v) for name, v in tensors.items()}
+        if op in AT_SAMPLES and x["u"].shape[1] > MOST_STEPS:
+            outputs = AT_SAMPLES[op](x, options, np.random.default_rng(seed_of(seed)))
+        else:
+            found = ops.call(reference, op, x, options)
+            outputs = {name: (y, places_of(y), y.shape) for name, y in found.items()}
+        return {
+            name: samples(*output, np.random.default_rng(seed_of(f"{seed}|{name}")))
+            for name, output in outputs.items()
+        }
+
+
+def seed_of(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+
+
+def scan_at_samples(
+    x: Mapping[str, Any], options: Mapping[str, Any], rng: np.random.Generator
+) -> dict[str, Any]:
+    """A long `ssm_scan` at some positions, by its closed form (GSS-REC-4)."""
+    form = ops.decode_option("ssm_scan", "form", options["form"])
+    u, c, delta = x["u"], x["c"], x["delta"]
+    B, L, H = u.shape
+    z = step_exponent(x["lam"], delta)
+    weight = mode_weight(x["lam"], c, delta, z, form)
+    p = channel_powers(z, np.arange(L + 1), form, c)  # (H,N,L+1)
+    rows = places((L,), rng)[:, 0].tolist()
+    y = convolution_at(u, read_out(weight, p[..., :L]), rows)
+    last = np.einsum("blh,hnl->bhn", u, p[..., :L][..., ::-1])
+    if "state" in x:
+        carried = p[..., [row + 1 for row in rows]]
+        y = y + np.einsum("bhn,hn,hnl->blh", x["state"], weight, carried).real
+        last = p[..., L] * x["state"] + last
+    at = np.arange(B * L * H).reshape(B, L, H)[:, rows]
+    return {"y": (y, at, (B, L, H)), "state": (last, places_of(last), last.shape)}
+
+
+def convolution_at_samples(
+    x: Mapping[str, Any], options: Mapping[str, Any], rng: np.random.Generator
+) -> dict[str, Any]:
+    """A long `causal_conv` at some positions."""
+    shape = x["u"].shape
+    rows = places(shape[1:2], rng)[:, 0].tolist()
+    at = np.arange(math.prod(shape)).reshape(shape)[:, rows]
+    return {"y": (convolution_at(x["u"], x["k"], rows), at, shape)}
+
+
+AT_SAMPLES = {"ssm_scan": scan_at_samples, "causal_conv": convolution_at_samples}
+
+
+def places_of(y: Any) -> np.ndarray:
+    """The flat index of every element."""
+    return np.arange(y.size).reshape(y.shape)
+
+
+def places(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Indices (·,rank) of samples: any, and often where a block of a power of two ends."""
+    columns, many = [], MOST_SAMPLES
+    for n in shape:
+        power = 2 ** int(np.log2(max(n - 1, 1)))
+        edges = rng.choice([0, n - 1, min(power, n - 1), power - 1, min(32, n - 1)], many)
+        columns.append(np.where(rng.random(many) < 0.5, edges, rng.integers(0, n, many)))
+    return np.unique(np.stack(columns, -1), axis=0)
+
+
+def samples(y: Any, at: np.ndarray, shape: tuple[int, ...], rng: np.random.Generator) -> Expected:
+    """Some elements of y, whose elements stand `at` these flat indices of the whole output."""
+    y = y if isinstance(y, Enclosure) else Enclosure(y)
+    if y.size <= MOST_SAMPLES:
+        chosen = np.arange(y.size)
+    else:
+        chosen = np.ravel_multi_index(tuple(places(y.shape, rng).T), y.shape)
+    y, at = y.reshape(y.size)[chosen], at.ravel()[chosen]
+    if y.is_complex:
+        at, shape = np.stack([2 * at, 2 * at + 1], -1), (*shape, 2)
+    return expected(y, at, shape)
+
+
 def expected(
     y: Any, at: np.ndarray | None = None, shape: tuple[int, ...] | None = None
 ) -> Expected:
@@ -75,7 +164,7 @@ def expected(
     if flat_at is not None:
         hi, lo, radius = hi.ravel(), lo.ravel(), radius.ravel()
         budget = {p: b.ravel() for p, b in budget.items()}
-    return Expected(hi, lo, radius, budget, flat_at, shape or balls.shape)
+    return Expected(hi, lo, radius, budget, flat_at, balls.shape if shape is None else shape)
 
 
 def rounded_up(x: np.ndarray) -> np.ndarray:

@@ -77,17 +77,24 @@ class Sources:
 
 
 SOURCES: ContextVar[Sources] = ContextVar("SOURCES")
+BOUNDED: ContextVar[bool] = ContextVar("BOUNDED", default=False)  # errors go to the rest at once
 
 
 @contextmanager
-def certifying() -> Iterator[None]:
-    """Ball arithmetic at BITS bits, and fresh rounding errors, inside the block."""
-    before, ctx.prec, token = ctx.prec, BITS, SOURCES.set(Sources())
+def certifying(bounded: bool = False) -> Iterator[None]:
+    """Ball arithmetic at BITS bits, and fresh rounding errors, inside the block.
+
+    `bounded` follows no single error: each is bounded where it is made, and bounds are added up.
+    That takes no memory, and gives budgets that are larger where errors would cancel.
+    """
+    before, ctx.prec = ctx.prec, BITS
+    tokens = SOURCES.set(Sources()), BOUNDED.set(bounded)
     try:
         yield
     finally:
         ctx.prec = before
-        SOURCES.reset(token)
+        SOURCES.reset(tokens[0])
+        BOUNDED.reset(tokens[1])
 
 
 def exact(x: Any) -> np.ndarray:
@@ -176,6 +183,8 @@ class Enclosure(NDArrayOperatorsMixin):
         Complex sizes are those of Re and of Im, where a real one serves for both.
         """
         unit, n = self.unit if unit is None else unit, self.size
+        if BOUNDED.get():
+            return self.bounded(np.minimum(CONFIDENCE * spread, bound), unit)
         sizes = []
         for size in (spread, bound):
             size = np.broadcast_to(size, self.shape).reshape(n)
@@ -192,6 +201,13 @@ class Enclosure(NDArrayOperatorsMixin):
             noise[i, first + n + i] = 1j * sizes[0][n:]
         noise = noise.reshape(*self.shape, sources.count)
         return Enclosure(self.value, noise, self.rest, unit, self.is_complex)
+
+    def bounded(self, size: Any, unit: np.ndarray) -> Enclosure:
+        """An error of at most `size` units in Re and in Im, added to the rest."""
+        if self.is_complex:
+            size = np.abs(size) if np.iscomplexobj(size) else math.sqrt(2) * np.asarray(size)
+        size = np.broadcast_to(size, self.shape)[..., None]
+        return Enclosure(self.value, self.noise, self.rest + size * unit, unit, self.is_complex)
 
     def made_by(self, operation: tuple[float, float], size: Any = None, unit: Any = None) -> Any:
         """The errors of one operation; `size` is the modulus of the result if not given."""
@@ -216,6 +232,9 @@ class Enclosure(NDArrayOperatorsMixin):
         """Ā^l (·,N,|l|): an elementary function, or l steps by an Ā that is one."""
         if not stepwise:
             return self.made_by(ELEMENTARY, unit=like.unit)
+        if BOUNDED.get():
+            growth = np.expm1((l[:, None] + 1) * (ELEMENTARY[1] + STEP[1]) * like.unit)  # (l,P)
+            return Enclosure(self.value, None, self.rest + self.mag * growth, like.unit, True)
         modes, count = self.shape[:-1], len(l)
         rows, p = math.prod(modes), self.numbers.reshape(math.prod(modes), count)
         # the error of Ā, l times in Ā^l: one source for each mode

@@ -20,6 +20,7 @@ import safetensors
 import safetensors.numpy
 
 from refgss.conformance import PRECISIONS
+from refgss.conformance.vectors.drawn import Law, Tensors, laws, stored
 from refgss.files import atomic_write
 from refgss.ops import OPS
 from refgss.schemas import parse, problem
@@ -126,6 +127,8 @@ def entry(v: Vector) -> dict[str, Any]:
         "layer_profile": v.layer_profile,
         "options": dict(v.options),
         "tensors": list(v.tensors),
+        "seed": v.tensors.seed if isinstance(v.tensors, Tensors) else "",
+        "drawn": {name: law.to_json() for name, law in laws(v.tensors).items()},
         "outputs": {
             name: {"shape": list(e.full_shape), "sampled": e.at is not None}
             for name, e in v.expected.items()
@@ -139,7 +142,7 @@ def entry(v: Vector) -> dict[str, Any]:
 
 def arrays(v: Vector) -> dict[str, np.ndarray]:
     """The vector's numbers by their keys in the payload."""
-    found = {f"{v.id}|in|{name}": x for name, x in v.tensors.items()}
+    found = {f"{v.id}|in|{name}": x for name, x in stored(v.tensors).items()}
     for output, e in v.expected.items():
         parts = {"hi": e.hi, "lo": e.lo, "radius": e.radius}
         parts |= {f"budget.{p}": e.budget[p] for p in PRECISIONS}
@@ -216,12 +219,16 @@ def assemble(line: Mapping[str, Any], payload: Mapping[str, np.ndarray]) -> Vect
             at=payload[prefix + "at"] if about["sampled"] else None,
             shape=tuple(about["shape"]) if about["sampled"] else None,
         )
+    drawn = {name: Law.from_json(law) for name, law in line.get("drawn", {}).items()}
+    tensors: Mapping[str, np.ndarray] = {
+        name: payload[f"{key}|in|{name}"] for name in line["tensors"] if name not in drawn
+    }
     return Vector(
         id=key,
         op=line["op"],
         clauses=tuple(line["clauses"]),
         options=line["options"],
-        tensors={name: payload[f"{key}|in|{name}"] for name in line["tensors"]},
+        tensors=Tensors(tensors, drawn, line["seed"]) if drawn else tensors,
         expected=expected,
         layer_profile=line.get("layer_profile"),
         error=line.get("error", False),
@@ -260,7 +267,7 @@ def lint_one(v: Vector, clauses: Mapping[str, str]) -> list[str]:
         found.append("it must have expected outputs, or be an error vector without any")
     if not v.id.startswith(f"{v.op}/"):
         found.append("its id must begin with its op")
-    for name, x in v.tensors.items():
+    for name, x in stored(v.tensors).items():
         if x.dtype not in (np.float32, np.int32):
             found.append(f"{name} is {x.dtype}, not float32 or int32")
     for output, e in v.expected.items():

@@ -23,6 +23,7 @@ from refgss.conformance.vectors.cases.pointwise import pointwise
 from refgss.conformance.vectors.cases.reciprocals import reciprocals
 from refgss.conformance.vectors.cases.recurrence import recurrences
 from refgss.conformance.vectors.cases.refusals import refusals
+from refgss.conformance.vectors.cases.sizes import sizes
 
 __all__ = [
     "CHAPTERS",
@@ -53,6 +54,7 @@ CHAPTERS: tuple[Callable[[], Iterator[Case]], ...] = (
     refusals_by_table,
     options,
     reciprocals,
+    sizes,
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,13 +21,14 @@ class Case:
 
     positions  certify only these positions of the length axis.
     outputs    ask for these outputs only; () means all.
+    sampled    certify samples of each output, drawn by the id, with errors that are only bounded.
     nan        the element of the op's signal (u or x) that becomes NaN.
     """
 
     id: str
     op: str
     clauses: tuple[str, ...]
-    tensors: dict[str, np.ndarray]
+    tensors: Mapping[str, np.ndarray]
     options: dict[str, Any] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
     note: str = ""
@@ -35,6 +37,7 @@ class Case:
     positions: tuple[int, ...] = ()
     outputs: tuple[str, ...] = ()
     nan: tuple[int, ...] = ()
+    sampled: bool = False
 
 
 class Draw:
