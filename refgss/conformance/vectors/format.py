@@ -272,6 +272,8 @@ def lint_one(v: Vector, clauses: Mapping[str, str]) -> list[str]:
             found.append(f"{name} is {x.dtype}, not float32 or int32")
     for output, e in v.expected.items():
         found += [f"{output} {trouble}" for trouble in lint_expected(e)]
+        if laws(v.tensors) and not all(np.all(np.isfinite(b)) for b in e.budget.values()):
+            found.append(f"{output} has a budget without bound: choose better conditioned inputs")
     return found
 
 

@@ -8,14 +8,21 @@ tensor, is asked for another number of modes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from refgss.conformance.vectors.drawn import Tensors, stored
 from refgss.conformance.vectors.format import Vector
 
+if TYPE_CHECKING:
+    from refgss.conformance.vectors.cases import Case
+
 MOST_NUMBERS = 250  # of a template's inputs: certifying costs milliseconds per thousand operations
+MOST_DRAWN, LONGEST = 5000, 129  # of a large template
 MOST_MODES = 12  # of a fresh s4d_lambda
 
 
@@ -24,32 +31,58 @@ def available() -> bool:
     return find_spec("flint") is not None
 
 
-def draw(vectors: Iterable[Vector], per_op: int, seed: int) -> list[Vector]:
-    """Up to `per_op` fresh vectors for each op that has small, valid and finite templates."""
+def draw(vectors: Iterable[Vector], per_op: int, seed: int, large: bool = False) -> list[Vector]:
+    """Up to `per_op` fresh vectors for each op that has small, valid and finite templates.
+
+    `large` adds one for each op whose large tensors are drawn from a seed (GSS-FMT-8).
+    """
     from refgss.conformance.vectors.build import vector
-    from refgss.conformance.vectors.cases import Case
 
     rng = np.random.default_rng(seed)
     templates: dict[str, list[Vector]] = {}
+    of_size: dict[str, list[Vector]] = {}
     for v in sorted(vectors, key=lambda v: v.id):
         if suits(v):
             templates.setdefault(v.op, []).append(v)
+        elif large and isinstance(v.tensors, Tensors) and cheap(v.tensors):
+            of_size.setdefault(v.op, []).append(v)
     fresh = []
-    for op, choices in templates.items():
-        for i in rng.permutation(len(choices))[:per_op]:
-            v = choices[i]
-            case = Case(
-                id=f"{v.id}.fresh-{seed}",
-                op=op,
-                clauses=v.clauses,
-                tensors={name: redraw(x, rng) for name, x in v.tensors.items()},
-                options=dict(v.options)
-                | ({"n": fresh_size(v, choices, rng)} if "n" in v.options else {}),
-                layer_profile=v.layer_profile,
-            )
-            with np.errstate(all="ignore"):
-                fresh.append(vector(case))
+    with np.errstate(all="ignore"):
+        for choices in templates.values():
+            for i in rng.permutation(len(choices))[:per_op]:
+                fresh.append(vector(like(choices[i], choices, rng, seed)))
+        for choices in of_size.values():
+            fresh.append(vector(like(choices[rng.integers(len(choices))], choices, rng, seed)))
     return fresh
+
+
+def like(v: Vector, shipped: Iterable[Vector], rng: np.random.Generator, seed: int) -> Case:
+    """A case with the options and shapes of v and other numbers."""
+    from refgss.conformance.vectors.cases import Case
+
+    id = f"{v.id}.fresh-{seed}"
+    options = dict(v.options) | ({"n": fresh_size(v, shipped, rng)} if "n" in v.options else {})
+    tensors: Mapping[str, np.ndarray] = {
+        name: redraw(x, rng) for name, x in stored(v.tensors).items()
+    }
+    if isinstance(v.tensors, Tensors):
+        tensors = Tensors(tensors, v.tensors.laws, f"{v.tensors.seed}.fresh-{seed}")
+    return Case(
+        id=id,
+        op=v.op,
+        clauses=v.clauses,
+        tensors=tensors,
+        options=options,
+        layer_profile=v.layer_profile,
+        sampled=isinstance(v.tensors, Tensors),
+    )
+
+
+def cheap(tensors: Tensors) -> bool:
+    """Whether a large case is certified in a fraction of a second."""
+    numbers = sum(math.prod(law.shape) for law in tensors.laws.values())
+    longest = max((n for law in tensors.laws.values() for n in law.shape), default=0)
+    return numbers <= MOST_DRAWN and longest <= LONGEST
 
 
 def suits(v: Vector) -> bool:
@@ -59,6 +92,7 @@ def suits(v: Vector) -> bool:
     """
     return (
         bool(v.expected)
+        and not isinstance(v.tensors, Tensors)
         and sum(x.size for x in v.tensors.values()) <= MOST_NUMBERS
         and all(np.all(np.isfinite(x)) for x in v.tensors.values())
         and all(e.at is None and np.all(np.isfinite(e.hi)) for e in v.expected.values())
