@@ -164,6 +164,10 @@ class Targets:
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="Failures that are known, JSON.",
 )
+@click.option("--quick", "selection", flag_value="quick", help="Leave out the larger sizes.")
+@click.option(
+    "--thorough", "selection", flag_value="thorough", help="Ask the largest sizes too, to 65,537."
+)
 @click.option("--vectors", "folder", type=FOLDER, help="Other vectors than the published ones.")
 @click.option(
     "--shrink",
@@ -189,6 +193,7 @@ def check(
     per_op: int,
     again_per_op: int,
     waiver_file: Path | None,
+    selection: str | None,
     folder: Path | None,
     counterexamples: Path | None,
     new_candidate: Path | None,
@@ -205,13 +210,14 @@ def check(
     published = read_vectors(folder or spec_folder() / "vectors")
     accepted = read_waivers(waiver_file, published) if waiver_file else []
     seed = secrets.randbelow(2**32) if seed is None else seed
+    selection = selection or "default"
     targets = Targets(report_file, junit, html, badge)
     done, stale, unwritten = [], [], []
     for spec in specs:
         with closing(opened(spec, timeout, memory)) as candidate:
             about = candidate.about
             profiles = profiles_of(requested, about)
-            questions = asked(published, profiles, ops, only, about, seed, per_op)
+            questions = asked(published, profiles, ops, only, about, seed, per_op, selection)
             with terminal.progress(about.name, len(questions)) as step:
                 records = runner.run(candidate, questions, seed, step)
             if not only:  # those of one clause may well be cases that an honest candidate declines
@@ -222,7 +228,7 @@ def check(
                 records += presented.ask_again(candidate, more, seed, step)
             questions += more
             records, old = waivers.apply(accepted, records, date.today())
-            header = reports.header(spec, about, profiles, published, seed)
+            header = reports.header(spec, about, profiles, published, seed, selection)
             done.append(reports.close(header, records, diagnosed(candidate, published, records)))
             stale += old
             unwritten = targets.write(done, clauses)  # before a reader can leave (| head)
@@ -292,18 +298,21 @@ def asked(
     about: Capabilities,
     seed: int,
     per_op: int,
+    selection: str,
 ) -> list[runner.Question]:
     """The selected vectors and fresh ones."""
-    questions = runner.select(published.vectors, profiles, ops, only)
+    questions = runner.select(published.vectors, profiles, ops, only, selection)
     if not questions:
         raise TooFewCasesError(
             "no vector fits this choice of profiles, ops and clauses: choose less narrowly"
         )
-    return questions + fresh_questions(questions, about.offered, per_op, seed)
+    return questions + fresh_questions(
+        questions, about.offered, per_op, seed, large=selection != "quick"
+    )
 
 
 def fresh_questions(
-    questions: Sequence[runner.Question], ops: Collection[str], per_op: int, seed: int
+    questions: Sequence[runner.Question], ops: Collection[str], per_op: int, seed: int, large: bool
 ) -> list[runner.Question]:
     """Fresh cases like those selected, for the ops that are claimed."""
     if not per_op:
@@ -317,7 +326,7 @@ def fresh_questions(
     templates = {q.vector.id: q.vector for q in questions if q.vector.op in ops}
     precisions = sorted({q.precision for q in questions})
     with terminal.waiting("drawing and certifying fresh cases"):
-        drawn = fresh.draw(templates.values(), per_op, seed)
+        drawn = fresh.draw(templates.values(), per_op, seed, large)
     return [runner.Question(v, precision, fresh=True) for v in drawn for precision in precisions]
 
 

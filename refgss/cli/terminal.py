@@ -247,6 +247,7 @@ def closing_line(report: Report, clauses: Mapping[str, Clause]) -> Text:
     text.append(
         f" ({', '.join(report.header['profiles'])}): {counts[Outcome.PASS]} cases pass, {failures} "
         f"fail, {counts[Outcome.WAIVED]} waived, {counts[Outcome.UNCLAIMED]} not claimed; "
-        f"{passed} of {total} MUST clauses that vectors judge; seed {report.header['seed']}"
+        f"{passed} of {total} MUST clauses that vectors judge; "
+        f"{report.header.get('selection', 'default')} selection, seed {report.header['seed']}"
     )
     return text

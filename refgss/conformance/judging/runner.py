@@ -43,17 +43,23 @@ def profiles_to_check(requested: Sequence[str], claimed: Sequence[str]) -> list[
     return chosen
 
 
+# selection -> the flags of the vectors that it leaves out (GSS-CNF-16)
+SELECTIONS = {"quick": {"size"}, "default": {"large"}, "thorough": set[str]()}
+
+
 def select(
     vectors: Iterable[Vector],
     profiles: Sequence[str],
     only_ops: Sequence[str] = (),
     only_clauses: Sequence[str] = (),
+    selection: str = "default",
 ) -> list[Question]:
     """Every vector that profiles and restrictions admit, at every precision of the profiles."""
     return [
         Question(v, precision)
         for v in vectors
-        if (v.layer_profile is None or v.layer_profile in profiles)
+        if not SELECTIONS[selection] & set(v.flags)
+        and (v.layer_profile is None or v.layer_profile in profiles)
         and (not only_ops or v.op in only_ops)
         and (not only_clauses or set(only_clauses) & set(v.clauses))
         for precision in PRECISIONS

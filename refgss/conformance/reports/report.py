@@ -54,7 +54,12 @@ class Report:
 
 
 def header(
-    spec: str, about: Capabilities, profiles: Sequence[str], vectors: VectorSet, seed: int
+    spec: str,
+    about: Capabilities,
+    profiles: Sequence[str],
+    vectors: VectorSet,
+    seed: int,
+    selection: str = "default",
 ) -> dict[str, Any]:
     """Everything that is needed to run the same check again."""
     claims: dict[str, Any] = {"name": about.name, "version": about.version}
@@ -68,6 +73,7 @@ def header(
         "manifest": vectors.digest,
         "protocol": PROTOCOL,
         "seed": seed,
+        "selection": selection,
         "profiles": list(profiles),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "candidate": {"spec": spec, **claims},
