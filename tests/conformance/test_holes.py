@@ -17,11 +17,11 @@ PUBLISHED = read_vectors(spec_folder() / "vectors").vectors
 PROFILES = ("f32", "paper", "gss-pytorch")
 
 
-def failures(op, function):
+def failures(op, function, selection="default"):
     """The ids of the vectors of `op` that a candidate with this function fails."""
     about = {"name": "wrong", "version": "1", "ops": [op], "profiles": list(PROFILES)}
     candidate = ModuleCandidate(SimpleNamespace(capabilities=lambda: about, **{op: function}))
-    questions = runner.select(PUBLISHED, PROFILES, [op])
+    questions = runner.select(PUBLISHED, PROFILES, [op], selection=selection)
     records = runner.claimed_in_vain([op], questions, runner.run(candidate, questions, 0))
     return {r["id"] for r in records if r["outcome"] not in ("pass", "not claimed")}
 
@@ -134,3 +134,61 @@ def test_the_published_set_asks_every_argument_option_and_output():
 def test_coverage_names_what_is_not_asked(lacking, complaint):
     left = [v for v in PUBLISHED if not lacking(v)]
     assert any(complaint in sentence for sentence in coverage.complaints(left))
+
+
+def beyond(op, axis, size):
+    """The op of the reference, zero from this index of an axis of its first output on."""
+
+    def faulty(*arguments, **options):
+        result = getattr(reference, op)(*arguments, **options)
+        first = result[0] if isinstance(result, tuple) else result
+        first = np.moveaxis(first.copy(), axis, 0)
+        first[size:] = 0
+        first = np.moveaxis(first, 0, axis)
+        return (first, *result[1:]) if isinstance(result, tuple) else first
+
+    return faulty
+
+
+@pytest.mark.parametrize(
+    ("op", "axis", "size"),
+    [
+        ("gss_layer", 0, 4),
+        ("dss_layer", 1, 12),
+        ("ssm_scan", 1, 160),
+        ("causal_conv", 2, 32),
+        ("causal_conv_vjp", 1, 97),
+        ("ssm_kernel", 1, 64),
+        ("layer_norm", -1, 16),
+        ("gelu", 0, 64),
+        ("dense", -1, 32),
+        ("ssm_step", 1, 128),
+        ("lm_logits", 2, 11),
+        ("lm_logits", 1, 64),
+        ("gss_lambda", 0, 256),
+        ("discretize", -1, 1024),
+    ],
+)
+def test_a_fault_that_begins_at_a_size(op, axis, size):
+    failed = failures(op, beyond(op, axis, size), "thorough" if size > 257 else "default")
+    assert failed and all("/size-" in id or "/long" in id for id in failed)
+
+
+def test_a_state_below_one_millionth_that_is_flushed():
+    def flushing(u, lam, c, state=None, *, delta, form):
+        y, after = reference.ssm_step(u, lam, c, state, delta=delta, form=form)
+        return y, np.where(np.abs(after) < 1e-6, 0, after).astype(after.dtype)
+
+    failed = failures("ssm_step", flushing)
+    assert failed and all("/scale-" in id for id in failed)
+
+
+def test_a_huge_number_that_reaches_backwards():
+    def noncausal(u, lam, c, state=None, *, delta, form):
+        y, after = reference.ssm_scan(u, lam, c, state, delta=delta, form=form)
+        if u.size and np.abs(u).max() > 1e38:
+            y = np.full_like(y, np.nan)
+        return y, after
+
+    failed = failures("ssm_scan", noncausal)
+    assert failed and all("/late-" in id for id in failed)

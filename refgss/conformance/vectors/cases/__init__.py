@@ -15,6 +15,7 @@ from refgss.conformance.vectors.cases.asked import refusals_by_table
 from refgss.conformance.vectors.cases.common import FORMS, HARD_MODES, Case, Draw, F, lam_of
 from refgss.conformance.vectors.cases.convolution import convolutions
 from refgss.conformance.vectors.cases.discretization import discretization, parameters
+from refgss.conformance.vectors.cases.extremes import extremes
 from refgss.conformance.vectors.cases.kernel import kernels
 from refgss.conformance.vectors.cases.language_model import MODELS, model_params, models
 from refgss.conformance.vectors.cases.layers import LAYERS, layer_params, layers, named
@@ -55,6 +56,7 @@ CHAPTERS: tuple[Callable[[], Iterator[Case]], ...] = (
     options,
     reciprocals,
     sizes,
+    extremes,
 )
 
 
