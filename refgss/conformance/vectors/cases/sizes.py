@@ -144,7 +144,9 @@ def config_of(op: str, depth: int) -> Any:
     return cfg.DSSConfig() if op.startswith("dss") else None
 
 
-def tensors_of(op: str, config: Any, shape: Mapping[str, int], seed: str) -> Tensors:
+def tensors_of(
+    op: str, config: Any, shape: Mapping[str, int], seed: str
+) -> Mapping[str, np.ndarray]:
     """What is large is drawn by a law; Λ and Δ are stored."""
     stored: dict[str, np.ndarray] = {}
     laws: dict[str, Law] = {}
@@ -159,7 +161,8 @@ def tensors_of(op: str, config: Any, shape: Mapping[str, int], seed: str) -> Ten
         elif name != "params":
             dims = (*dims, 2) if is_complex(name) else dims
             laws[name] = Law(dims, exponent=of_sum(dims[0]) if name == "weight" else 0)
-    return Tensors(stored, laws | parameter_laws(config, shape), seed)
+    laws |= parameter_laws(config, shape)
+    return Tensors(stored, laws, seed) if laws else stored
 
 
 def of_sum(terms: int) -> int:
