@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import selectors
 import signal
 import socket
@@ -34,7 +35,8 @@ class Program:
     """
 
     def __init__(self, command: Sequence[str], memory: int):
-        self.process, self.lifeline = supervised(command, memory)
+        self.mark = f"REFGSS_CANDIDATE={secrets.token_hex(16)}"
+        self.process, self.lifeline = supervised(command, memory, self.mark)
         with self.lifeline.makefile("rb") as lines:
             said = lines.readline().decode("utf-8", "replace").strip()
         if not said.isdigit():
@@ -132,8 +134,8 @@ class Program:
             self.process.send_signal(signal.SIGCONT)
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(KILL_SECONDS)
-        with suppress(OSError):  # in case it killed it
-            os.killpg(self.group, signal.SIGKILL)
+        if self.process.poll() in (None, -signal.SIGKILL):  # in case it killed it
+            kill_marked(self.group, self.mark)
         self.process.kill()
         self.process.wait()
         self.sending.close()
@@ -144,7 +146,7 @@ class Program:
 
 
 def supervised(
-    command: Sequence[str], memory: int
+    command: Sequence[str], memory: int, mark: str
 ) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """The command under a supervisor, and the socket whose closing ends both."""
     ours, theirs = socket.socketpair()
@@ -157,6 +159,7 @@ def supervised(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             pass_fds=[theirs.fileno()],
+            env=os.environ | dict([mark.split("=")]),
             start_new_session=True,  # so that no key of the terminal reaches it
             bufsize=0,
         )
@@ -167,6 +170,27 @@ def supervised(
     finally:
         theirs.close()
     return process, ours
+
+
+def kill_marked(group: int, mark: str) -> None:
+    """Kill a program that has lost its supervisor: its group, and what inherited this variable."""
+    with suppress(OSError):
+        os.killpg(group, signal.SIGKILL)
+    deadline = time.monotonic() + KILL_SECONDS
+    while (found := marked(mark.encode())) and time.monotonic() < deadline:
+        for pid in found:
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def marked(mark: bytes) -> list[int]:
+    """The processes whose environment holds this text; none where there is no /proc."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it has just ended, or is another user's
+            if mark in file.read_bytes():
+                found.append(int(file.parent.name))
+    return found
 
 
 def ending(code: int) -> str:
