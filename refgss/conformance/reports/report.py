@@ -212,11 +212,16 @@ class Summary:
     def worst(self) -> Record | None:
         """The failure that says most, or the case nearest to its budget; None without any ratio."""
         pool = self.failed or [case for case in self.cases if "ratio" in case]
-        return max(pool, key=ratio_of, default=None)
+        return max(pool, key=lambda case: (ratio_of(case), was_asked(case)), default=None)
 
     @property
     def seconds(self) -> float:
         return float(sum(case["seconds"] for case in self.cases))
+
+
+def was_asked(case: Record) -> bool:
+    """Whether the candidate was given the case: after some crashes its op is not asked again."""
+    return not case.get("detail", "").startswith("not asked")
 
 
 def ratio_of(case: Record) -> float:

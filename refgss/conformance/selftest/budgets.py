@@ -29,7 +29,7 @@ from refgss.conformance.judging.compare import Failure, Finding, Outcome, error_
 from refgss.conformance.judging.runner import answer_to
 from refgss.conformance.selftest import variants
 from refgss.conformance.selftest.kills import Reach, reached
-from refgss.conformance.vectors.format import Vector, read_vectors
+from refgss.conformance.vectors.format import Vector, moderate, read_vectors
 from refgss.ops import OPS
 from refgss.standard import spec_folder
 
@@ -226,7 +226,7 @@ def quantiles(x: np.ndarray, at: Sequence[float], none: str = "exact") -> list[s
 def main(arguments: Sequence[str]) -> Any:
     folder = spec_folder()
     without = arguments[-1] if "--without" in arguments else None
-    found = survey(read_vectors(folder / "vectors").vectors, without)
+    found = survey(moderate(read_vectors(folder / "vectors").vectors), without)
     troubles = unexplained(found)
     for line in troubles:
         print(line)

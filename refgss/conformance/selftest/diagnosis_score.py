@@ -24,7 +24,7 @@ from refgss.conformance.judging.compare import Outcome
 from refgss.conformance.judging.diagnosis import Test
 from refgss.conformance.judging.runner import Question, Record, ask
 from refgss.conformance.selftest import chapter, mutants
-from refgss.conformance.vectors.format import Vector, read_vectors
+from refgss.conformance.vectors.format import Vector, moderate, read_vectors
 from refgss.standard import spec_folder
 
 
@@ -78,7 +78,7 @@ def share(places: Sequence[int], most: int) -> float:
 
 
 def main(arguments: Sequence[str]) -> None:
-    vectors = read_vectors(spec_folder() / "vectors").vectors
+    vectors = moderate(read_vectors(spec_folder() / "vectors").vectors)
     signatures = diagnosis.published()
     work = partial(rank, vectors=vectors, signatures=signatures)
     with ProcessPoolExecutor(os.cpu_count()) as pool:

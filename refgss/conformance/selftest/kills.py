@@ -28,7 +28,7 @@ from refgss.conformance.judging.compare import NEUTRAL
 from refgss.conformance.judging.runner import Question, Record
 from refgss.conformance.selftest import chapter, mutants
 from refgss.conformance.selftest.mutants import Mutant
-from refgss.conformance.vectors.format import Vector, read_vectors
+from refgss.conformance.vectors.format import Vector, moderate, read_vectors
 from refgss.standard import spec_folder
 
 Function = tuple[str, str]  # file without .py, name
@@ -111,7 +111,7 @@ def signatures(
 
 def main(arguments: Sequence[str]) -> int:
     """Survey all mutants; the exit code is 1 if one survives."""
-    vectors = read_vectors(spec_folder() / "vectors").vectors
+    vectors = moderate(read_vectors(spec_folder() / "vectors").vectors)
     declared = mutants.declared()
     work = partial(survey, vectors=vectors, reach=reached(vectors))
     with ProcessPoolExecutor(os.cpu_count()) as pool:

@@ -185,6 +185,11 @@ def read_vectors(folder: Path) -> VectorSet:
     return VectorSet(content["vectors"], hashlib.sha256(manifest).hexdigest(), vectors)
 
 
+def moderate(vectors: Iterable[Vector]) -> tuple[Vector, ...]:
+    """Without the largest, which the reference, being a definition, computes in seconds each."""
+    return tuple(v for v in vectors if "large" not in v.flags)
+
+
 def read_file(folder: Path, name: str) -> bytes:
     try:
         return (folder / name).read_bytes()
