@@ -6,11 +6,17 @@ the choice on the number, the logits, the recent tokens and the settings.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from refgss.tensors import ModelError
+
+MOST_TEMPERATURE = sys.float_info.max
+LARGEST = 2.0**128  # logits are binary32: below it in size
+MOST_PENALTY = 1e6  # so that no product or quotient with a logit leaves binary64
 
 
 @dataclass(frozen=True)
@@ -33,55 +39,73 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("top_k", "seed"):
+            if not isinstance(getattr(self, name), int | np.integer):
+                raise ModelError(f"{name} must be an integer, not {getattr(self, name)!r}")
         bounds = {
-            "temperature": self.temperature >= 0,
-            "top_k": self.top_k >= 0,
-            "top_p": 0 < self.top_p <= 1,
-            "min_p": 0 <= self.min_p <= 1,
-            "repetition_penalty": self.repetition_penalty > 0,
-            "seed": 0 <= self.seed < 2**64,
+            "temperature": (
+                0 <= self.temperature <= MOST_TEMPERATURE,
+                "0, or positive and finite",
+            ),
+            "top_k": (0 <= self.top_k, "at least 0"),
+            "top_p": (0 < self.top_p <= 1, "more than 0 and at most 1"),
+            "min_p": (0 <= self.min_p <= 1, "from 0 to 1"),
+            "repetition_penalty": (
+                1 / MOST_PENALTY <= self.repetition_penalty <= MOST_PENALTY,
+                f"from {1 / MOST_PENALTY} to {MOST_PENALTY}",
+            ),
+            "seed": (0 <= self.seed < 2**64, "from 0 to 2^64 - 1"),
         }
-        for name, allowed in bounds.items():
-            if not allowed or not np.isfinite(getattr(self, name)):
-                raise ModelError(f"{name} = {getattr(self, name)} is out of range")
+        for name, (allowed, range_) in bounds.items():
+            if not allowed:
+                raise ModelError(f"{name} must be {range_}, not {getattr(self, name)}")
 
 
 GREEDY = Sampling(temperature=0)
+REMEMBERED = 256  # tokens that the repetition penalty looks at (GSS-SMP-2)
 
 
 def choose(
     logits: np.ndarray,
     recent: np.ndarray,
-    position: int,
+    position: int | np.ndarray,
     sampling: Sampling,
     size: int | None = None,
+    streams: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """logits (B,V), recent tokens (B,R) -> the tokens (B,) at this position.
+    """logits (B,V), recent tokens (B,R), -1 for none -> the tokens (B,) at this position, or these.
 
     size: tokens from it on are never chosen (a vocabulary larger than its tokenizer).
-    Raises ModelError where logits are not finite.  Clauses: GSS-SMP-1..6.
+    streams: their numbers, by which random numbers differ; else 0 … B - 1.
+    Raises ModelError where there are no logits, or one is not a finite number of binary32.
+    Clauses: GSS-SMP-1..6.
     """
     logits = logits[:, :size].astype(np.float64)
-    if not np.isfinite(logits).all():
+    if not logits.shape[1]:
+        raise ModelError("there is no token to choose: the model or its tokenizer has none")
+    if not (np.abs(logits) < LARGEST).all():
         raise ModelError("the model's logits are not finite: its weights or its state are broken")
     if sampling.repetition_penalty != 1:
-        penalize(logits, recent, sampling.repetition_penalty)
+        penalize(logits, recent[:, -REMEMBERED:], sampling.repetition_penalty)
     if sampling.temperature == 0:
         return logits.argmax(-1)
-    return np.array([draw(x, b, position, sampling) for b, x in enumerate(logits)])
+    B = len(logits)
+    rows = zip(logits, streams or range(B), np.broadcast_to(position, B).tolist(), strict=True)
+    return np.array([draw(x, stream, t, sampling) for x, stream, t in rows])
 
 
 def penalize(logits: np.ndarray, recent: np.ndarray, penalty: float) -> None:
     """In place: recent tokens become less likely, each once.  Clauses: GSS-SMP-2."""
     for row, tokens in zip(logits, recent, strict=True):
-        seen = np.unique(tokens[tokens < len(row)])
+        seen = np.unique(tokens[(tokens >= 0) & (tokens < len(row))])
         row[seen] = np.where(row[seen] > 0, row[seen] / penalty, row[seen] * penalty)
 
 
 def draw(logits: np.ndarray, stream: int, position: int, sampling: Sampling) -> int:
     """One token of logits (V,) by inversion.  Clauses: GSS-SMP-3..5."""
     order = np.argsort(-logits, kind="stable")  # the most likely first, ties by number
-    p = np.exp((logits[order] - logits[order[0]]) / sampling.temperature)
+    with np.errstate(over="ignore", under="ignore"):  # a quotient of -inf has no weight
+        p = np.exp((logits[order] - logits[order[0]]) / sampling.temperature)
     if sampling.top_k:
         p = p[: sampling.top_k]
     if sampling.top_p < 1:

@@ -113,6 +113,10 @@ def test_logits_that_are_not_finite_are_refused(value):
         ("top_p", 1.1),
         ("min_p", -0.1),
         ("repetition_penalty", 0),
+        ("repetition_penalty", 1e-308),
+        ("repetition_penalty", float("inf")),
+        ("temperature", 10**309),
+        ("top_k", 2.5),
         ("seed", -1),
         ("seed", 2**64),
     ],
@@ -120,6 +124,70 @@ def test_logits_that_are_not_finite_are_refused(value):
 def test_settings_out_of_range_are_one_sentence(field, value):
     with pytest.raises(ModelError, match=field):
         Sampling(**{field: value})
+
+
+# --- the whole of the documented domain ----------------------------------------------------------
+
+EXTREME = [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 3.4028235e38, -3.4028235e38, 50.0, 88.0, -104.0]
+DOMAIN = st.builds(
+    Sampling,
+    temperature=st.just(0.0) | st.floats(5e-324, 1.7976931348623157e308),
+    top_k=st.integers(0, 12) | st.just(10**400),
+    top_p=st.floats(5e-324, 1),
+    min_p=st.floats(0, 1),
+    repetition_penalty=st.floats(1e-6, 1e6),
+    seed=st.integers(0, 2**64 - 1),
+)
+
+
+@settings(deadline=None, derandomize=True, max_examples=500)
+@given(
+    hnp.arrays(
+        np.float32,
+        st.tuples(st.integers(1, 3), st.integers(1, 9)),
+        elements=st.sampled_from(EXTREME) | st.floats(-(2.0**127), 2.0**127, width=32),
+    ),
+    DOMAIN,
+    st.integers(0, 10**18),
+    st.data(),
+)
+@pytest.mark.filterwarnings("error")
+def test_sampling_is_total_on_its_domain(logits, sampling, position, data):
+    """A token for whatever is allowed, without a warning, and the same one again."""
+    B, V = logits.shape
+    recent = data.draw(hnp.arrays(np.int32, (B, 3), elements=st.integers(-1, V + 1)))
+    tokens = choose(logits, recent, position, sampling)
+    assert tokens.shape == (B,) and ((tokens >= 0) & (tokens < V)).all()
+    np.testing.assert_array_equal(choose(logits, recent, position, sampling), tokens)
+    if sampling.top_k == 1 or sampling.temperature == 0:
+        best = logits.astype(np.float64)
+        penalize(best, recent, sampling.repetition_penalty)
+        np.testing.assert_array_equal(tokens, best.argmax(-1))
+
+
+NUMBERS = st.floats() | st.integers(-(10**400), 10**400)
+
+
+@settings(deadline=None, derandomize=True, max_examples=500)
+@given(
+    st.sampled_from(["temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed"]),
+    NUMBERS,
+    hnp.arrays(np.float64, (2, 5), elements=st.floats()),
+)
+@pytest.mark.filterwarnings("error")
+def test_outside_of_the_domain_there_is_one_sentence(field, value, logits):
+    try:
+        sampling = Sampling(**{field: value})
+        tokens = choose(logits, np.array([[0, 1], [2, 9]]), 3, sampling)
+    except ModelError as e:
+        assert "\n" not in str(e)
+    else:
+        assert np.abs(logits).max() < 2.0**128 and ((tokens >= 0) & (tokens < 5)).all()
+
+
+def test_where_there_is_no_token_there_is_one_sentence():
+    with pytest.raises(ModelError, match="no token to choose"):
+        choose(np.zeros((1, 3), np.float32), np.zeros((1, 0), int), 0, GREEDY, 0)
 
 
 @settings(deadline=None, derandomize=True, max_examples=300)
