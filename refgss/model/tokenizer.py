@@ -5,10 +5,12 @@ A tokenizer is known by its description: "bytes", "raw-bytes", or the text of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
+
+from refgss.model.text_stream import ByteStream, TextStream, Vocabulary, VocabularyStream
 
 SEPARATOR = 256  # stands before every document
 
@@ -30,8 +32,11 @@ class Tokenizer(Protocol):
     def decode(self, tokens: np.ndarray) -> bytes:
         """The text of tokens (L,), which may end within a character."""
 
-    def stream(self) -> Callable[[int], bytes]:
-        """What each token adds to the text, given one after the other."""
+    def stream(self, before: Sequence[int] = (), held: int = 0) -> TextStream:
+        """The text of further tokens, one after the other.
+
+        before: the tokens that were read last, of which the last `held` have not been shown.
+        """
 
 
 class ByteTokenizer:
@@ -47,8 +52,8 @@ class ByteTokenizer:
         tokens = np.asarray(tokens)
         return tokens[tokens < SEPARATOR].astype(np.uint8).tobytes()
 
-    def stream(self) -> Callable[[int], bytes]:
-        return lambda token: self.decode(np.array([token]))
+    def stream(self, before: Sequence[int] = (), held: int = 0) -> TextStream:
+        return ByteStream(before, held)
 
 
 class RawByteTokenizer(ByteTokenizer):
@@ -78,6 +83,7 @@ class FileTokenizer:
             self.inner: Any = tokenizers.Tokenizer.from_str(description)
         except Exception as e:  # the package raises bare Exception
             raise ValueError(f"the tokenizer is no file of the package tokenizers: {e}") from e
+        self._vocabulary = Vocabulary(self.inner)
         self.size = max(self.inner.get_vocab().values(), default=-1) + 1
         found = (self.inner.token_to_id(name) for name in self.CUSTOMARY)
         self.separator: int | None = next((t for t in found if t is not None), None)
@@ -87,13 +93,10 @@ class FileTokenizer:
         return np.array(encoding.ids, np.int32)
 
     def decode(self, tokens: np.ndarray) -> bytes:
-        return self.inner.decode(np.asarray(tokens).tolist()).encode()
+        return self._vocabulary.text(np.asarray(tokens).tolist()).encode()
 
-    def stream(self) -> Callable[[int], bytes]:
-        from tokenizers.decoders import DecodeStream
-
-        decoder: Any = DecodeStream(skip_special_tokens=True)
-        return lambda token: (decoder.step(self.inner, token) or "").encode()
+    def stream(self, before: Sequence[int] = (), held: int = 0) -> TextStream:
+        return VocabularyStream(self._vocabulary, before, held)
 
 
 BYTES: dict[str, Tokenizer] = {"bytes": ByteTokenizer(), "raw-bytes": RawByteTokenizer()}
