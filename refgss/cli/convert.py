@@ -10,7 +10,13 @@ import click
 from refgss.cli.arguments import Target
 from refgss.config import Imag
 from refgss.model import load_checkpoint, save_checkpoint
-from refgss.model.imports import from_gated_state_spaces_pytorch, read_weights
+from refgss.model.imports import (
+    from_gated_state_spaces_pytorch,
+    from_gss_module,
+    is_layer,
+    read_weights,
+)
+from refgss.model.layer_file import save_layer
 from refgss.model.weights import Weights
 from refgss.model.weights import quantize as quantized
 
@@ -36,10 +42,20 @@ def quantize(source: Path, target: Path, weights: Weights) -> None:
 @click.option("--imag", type=click.Choice(get_args(Imag)), default="exp", show_default=True)
 @click.option("--tokenizer", type=FILE, help="A tokenizer.json; default: bytes.")
 def import_(source: Path, target: Path, imag: Imag, tokenizer: Path | None) -> None:
-    """Write weights of gated-state-spaces-pytorch (SOURCE, .pt or .safetensors) as TARGET."""
-    params, config = from_gated_state_spaces_pytorch(read_weights(source), imag=imag)
+    """Write weights of gated-state-spaces-pytorch (SOURCE, .pt or .safetensors) as TARGET.
+
+    They may be those of a language model or of a single GSS layer.
+    """
+    weights = read_weights(source)
+    if is_layer(weights):
+        if tokenizer:
+            raise click.UsageError(f"{source} is a single layer, which has no tokenizer")
+        save_layer(target, *from_gss_module(weights, imag=imag))
+        click.echo(f"{target}: a single layer, for refgss.model.load_layer")
+        return
+    params, config = from_gated_state_spaces_pytorch(weights, imag=imag)
     vocabulary = params["embedding.weight"].shape[0]
-    description = "raw-bytes" if vocabulary == 256 else "bytes"
+    description = "raw-bytes" if vocabulary <= 256 else "bytes"
     if tokenizer:
         description = tokenizer.read_text("utf-8", "replace")
     save_checkpoint(target, params, config, tokenizer=description)

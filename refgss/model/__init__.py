@@ -4,6 +4,7 @@ from refgss.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from refgss.model.evaluation import evaluate
 from refgss.model.generation import generate
 from refgss.model.initialization import initialize
+from refgss.model.layer_file import load_layer, save_layer
 from refgss.model.sampling import Sampling
 from refgss.model.session import Session
 from refgss.model.snapshot import StateError, load_snapshot, save_snapshot
@@ -23,9 +24,11 @@ __all__ = [
     "generate",
     "initialize",
     "load_checkpoint",
+    "load_layer",
     "load_snapshot",
     "quantize",
     "save_checkpoint",
+    "save_layer",
     "save_snapshot",
     "load_tokenizer",
 ]

@@ -175,7 +175,9 @@ def from_real(name: str, x: np.ndarray) -> np.ndarray:
 
 def check_tokenizer(description: str, params: Params) -> None:
     size, vocabulary = load_tokenizer(description).size, params["embedding.weight"].shape[0]
-    if size > vocabulary:
+    if not size:
+        raise ValueError("its tokenizer has no tokens")
+    if size > vocabulary and description != "raw-bytes":  # of which a model may know the first
         raise ValueError(f"its tokenizer has {size} tokens where the model knows {vocabulary}")
 
 

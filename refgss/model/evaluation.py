@@ -136,6 +136,7 @@ class Reader:
     def __init__(self, checkpoint: Checkpoint, backend: Any, separator: int | None):
         self._start = np.array([] if separator is None else [separator], np.int32)
         config = checkpoint.config
+        self._vocabulary = checkpoint.params["embedding.weight"].shape[0]
         if hasattr(backend, "Decoder"):
             fresh = backend.Decoder(checkpoint.params, config, batch=1)
             self._reader = lambda: fresh.fork().loss
@@ -152,6 +153,11 @@ class Reader:
         for piece in document:
             tokens = np.concatenate([before, piece])
             inputs, targets, before = tokens[:-1], tokens[1:], tokens[-1:]
+            if len(piece) and piece.max() >= self._vocabulary:
+                raise ModelError(
+                    f"the text has the token {piece.max()} where the model knows only those below "
+                    f"{self._vocabulary}: it was trained on other text"
+                )
             if len(inputs):
                 losses = read(inputs[None], targets[None])[0]
                 if not np.isfinite(losses).all():

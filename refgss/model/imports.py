@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from refgss.config import GSS_PYTORCH, Imag, LMConfig
+from refgss.config import GSS_PYTORCH, GSSConfig, Imag, LMConfig
+from refgss.model.weights import from_bf16
 from refgss.tensors import ModelError, read_tensors
 
 # theirs -> ours; matrices of theirs are (out,in)
@@ -34,48 +37,92 @@ LAYER_TRANSPOSED = {  # what the package calls u is the gate
 COMPLEX = ("dss.C_real", "dss.C_imag")  # -> ssm.c
 
 
+WRAPPERS = ("net.", "module.", "model.", "_orig_mod.")  # of modules that hold the model
+HOLDERS = ("model", "state_dict", "model_state_dict", "net", "module")  # of files with more in them
+THEIRS = "gated-state-spaces-pytorch 0.1.0"
+
+Weights = Mapping[str, np.ndarray]
+
+
+def is_layer(weights: Weights) -> bool:
+    """Whether they are those of a single GSS module, and no language model."""
+    return "dss.Lambda_real" in unwrapped(weights)
+
+
 def from_gated_state_spaces_pytorch(
-    weights: Mapping[str, np.ndarray], *, imag: Imag = "exp"
+    weights: Weights, *, imag: Imag = "exp"
 ) -> tuple[dict[str, np.ndarray], LMConfig]:
     """A state dict of its GatedStateSpacesLM -> parameters and config.  Clauses: GSS-LAY-8.
 
+    Names may begin as in a module that holds the model (net., module., …).
     imag: "identity" for modules made with dss_kernel_lambda_imag_exp=False.
     Raises ModelError where a name is missing or not known.
     """
     known = {**MODEL, **MODEL_TRANSPOSED}
     layers: dict[int, dict[str, np.ndarray]] = {}
     params: dict[str, np.ndarray] = {}
-    for name, x in weights.items():
+    for name, x in unwrapped(weights).items():
         if match := re.fullmatch(r"layers\.(\d{1,4})\.(.+)", name):
             layers.setdefault(int(match[1]), {})[match[2]] = x
         elif name not in known:
-            raise ModelError(f"{name} is no tensor of gated-state-spaces-pytorch 0.1.0")
+            raise ModelError(f"{name} is no tensor of {THEIRS}")
         else:
             params[known[name]] = x.T if name in MODEL_TRANSPOSED else x
     for i, layer in layers.items():
-        expected = {*LAYER, *LAYER_TRANSPOSED, *COMPLEX}
-        if odd := sorted(layer.keys() ^ expected):
-            raise ModelError(
-                f"layers.{i}.{odd[0]} is missing, or no tensor of gated-state-spaces-pytorch 0.1.0"
-            )
-        named = {LAYER[k]: layer[k] for k in LAYER}
-        named |= {LAYER_TRANSPOSED[k]: layer[k].T for k in LAYER_TRANSPOSED}
-        named |= {"ssm.c": layer["dss.C_real"] + 1j * layer["dss.C_imag"]}
-        params |= {f"layers.{i}.{k}": x for k, x in named.items()}
-    if missing := {*known.values()} - params.keys() or {*range(len(layers) or 1)} - layers.keys():
+        prefix = f"layers.{i}."
+        params |= {prefix + k: x for k, x in layer_params(layer, prefix).items()}
+    if missing := {*known.values()} - params.keys():
         raise ModelError(f"{min(missing)} is missing: is this a whole GatedStateSpacesLM?")
-    config = LMConfig(replace(GSS_PYTORCH, imag=imag), len(layers), final_norm=False)
+    if missing_layers := {*range(len(layers) or 1)} - layers.keys():
+        raise ModelError(f"layer {min(missing_layers)} is missing: is this a whole model?")
+    layer_config = replace(GSS_PYTORCH, imag=imag)
+    return in_float32(params), LMConfig(layer_config, len(layers), final_norm=False)
+
+
+def from_gss_module(
+    weights: Weights, *, imag: Imag = "exp"
+) -> tuple[dict[str, np.ndarray], GSSConfig]:
+    """A state dict of a single GSS module -> parameters and config.  Clauses: GSS-LAY-8."""
+    return in_float32(layer_params(unwrapped(weights))), replace(GSS_PYTORCH, imag=imag)
+
+
+def layer_params(layer: Weights, prefix: str = "") -> dict[str, np.ndarray]:
+    """Of one layer, by the names of chapter 7."""
+    expected = {*LAYER, *LAYER_TRANSPOSED, *COMPLEX}
+    if odd := sorted(layer.keys() ^ expected):
+        raise ModelError(f"{prefix}{odd[0]} is missing, or no tensor of {THEIRS}")
+    real, imaginary = (layer[name] for name in COMPLEX)
+    if real.shape != imaginary.shape:
+        raise ModelError(f"{prefix}{COMPLEX[0]} and {COMPLEX[1]} must have one shape")
+    named = {LAYER[k]: layer[k] for k in LAYER}
+    named |= {LAYER_TRANSPOSED[k]: layer[k].T for k in LAYER_TRANSPOSED}
+    return named | {"ssm.c": real + np.complex64(1j) * imaginary}
+
+
+def unwrapped(weights: Weights) -> Weights:
+    """Without what all names begin with where the model was part of another module."""
+    for prefix in WRAPPERS:
+        if weights and all(name.startswith(prefix) for name in weights):
+            return unwrapped({name.removeprefix(prefix): x for name, x in weights.items()})
+    return weights
+
+
+def in_float32(params: Weights) -> dict[str, np.ndarray]:
     single = {"f": np.float32, "c": np.complex64}
-    return {k: np.ascontiguousarray(x, single[x.dtype.kind]) for k, x in params.items()}, config
+    for name, x in params.items():
+        if x.dtype.kind not in single:
+            raise ModelError(f"{name} must be of floating-point numbers, not {x.dtype}")
+    return {k: np.ascontiguousarray(x, single[x.dtype.kind]) for k, x in params.items()}
 
 
-def read_weights(path: Path) -> Mapping[str, np.ndarray]:
+def read_weights(path: Path) -> Weights:
     """A state dict in a safetensors file, or in a file of torch.save, of which nothing is executed.
 
-    Raises ModelError where it cannot be read.
+    Alone, or under one of HOLDERS beside other things.  Raises ModelError where it cannot be read.
     """
     if path.suffix == ".safetensors":
-        return read_tensors(path).tensors
+        found = read_tensors(path).tensors
+        return {k: from_bf16(x) if x.dtype == np.uint16 else x for k, x in found.items()}
     try:
         import torch
     except ImportError as e:
@@ -83,10 +130,37 @@ def read_weights(path: Path) -> Mapping[str, np.ndarray]:
             f"{path} needs PyTorch to be read: install torch, or save it as .safetensors"
         ) from e
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-        return {name: tensor.float().numpy() for name, tensor in found.items()}
+        tensors = state_dict_of(torch.load(path, map_location="cpu", weights_only=True))
+        return {name: in_binary32(name, x, torch.float32) for name, x in tensors.items()}
     except OSError as e:
-        raise ModelError(f"{path} cannot be read: {e.strerror}") from e
-    except Exception as e:  # whatever a damaged or hostile pickle makes torch raise
+        raise ModelError(f"{path} cannot be read: {e.strerror or e}") from e
+    except pickle.UnpicklingError as e:
+        raise ModelError(
+            f"{path} holds a pickled module or other objects, which would run code when loaded: "
+            "save its weights alone, torch.save(model.state_dict(), …)"
+        ) from e
+    except Exception as e:  # whatever a damaged or hostile file makes torch raise
         what = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
         raise ModelError(f"{path} is no state dict of tensors: {what}") from e
+
+
+def in_binary32(name: str, tensor: Any, float32: Any) -> np.ndarray:
+    """Raises ValueError for what is not of floating-point numbers."""
+    if not tensor.is_floating_point():
+        raise ValueError(f"{name} is of {tensor.dtype}")
+    return tensor.to(float32).numpy()
+
+
+def state_dict_of(found: Any) -> Mapping[str, Any]:
+    """The names and tensors, where they are alone or beside an optimizer's and others.
+
+    Raises ValueError where there are none.
+    """
+    if not isinstance(found, Mapping):
+        raise ValueError(f"it holds a {type(found).__name__}")
+    if found and all(hasattr(x, "numpy") for x in found.values()):
+        return found
+    for name in HOLDERS:
+        if isinstance(found.get(name), Mapping):
+            return state_dict_of(found[name])
+    raise ValueError(f"it has {', '.join(map(str, found))[:100] or 'nothing'}")
