@@ -342,6 +342,9 @@ REFGSS_API int32_t refgss_decoder_new(const refgss_lm_params *params, int64_t ba
                                       refgss_decoder **decoder);
 /* Another decoder at the same place of the same sequences.  Weights are shared, also afterwards. */
 REFGSS_API int32_t refgss_decoder_fork(const refgss_decoder *decoder, refgss_decoder **fork);
+/* Another decoder, of `batch` sequences at their beginning.  Weights are shared, also afterwards. */
+REFGSS_API int32_t refgss_decoder_fresh(const refgss_decoder *decoder, int64_t batch,
+                                        refgss_decoder **fresh);
 REFGSS_API void refgss_decoder_free(refgss_decoder *decoder);
 /* tokens (B,1) -> logits (B,V). */
 REFGSS_API int32_t refgss_decoder_step(refgss_decoder *decoder, const int64_t *tokens,

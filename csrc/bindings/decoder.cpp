@@ -95,6 +95,12 @@ public:
         call([&] { return refgss_decoder_fork(handle_, &made->handle_); });
         return made;
     }
+    std::unique_ptr<decoder> fresh_of(int64_t batch) const {
+        std::unique_ptr<decoder> made(new decoder(*this));
+        made->handle_ = nullptr, made->batch_ = batch;
+        call([&] { return refgss_decoder_fresh(handle_, batch, &made->handle_); });
+        return made;
+    }
     py::array step(const token_array& tokens) {
         py::array y = fresh(REFGSS_F32, {batch_, vocabulary_});
         refgss_array ay = view(y, "logits");
@@ -153,6 +159,7 @@ void bind_decoder(py::module_& module) {
     py::class_<decoder>(module, "Decoder")
         .def(py::init<const py::dict&, int64_t, const py::tuple&, bool, double, int64_t, int64_t>())
         .def("fork", &decoder::fork)
+        .def("fresh", &decoder::fresh_of)
         .def("step", &decoder::step)
         .def("prefill", &decoder::prefill)
         .def("loss", &decoder::loss)

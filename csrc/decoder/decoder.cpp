@@ -161,6 +161,13 @@ int32_t refgss_decoder_fork(const refgss_decoder* decoder, refgss_decoder** fork
     return with(decoder, [&](const refgss_decoder& d) { *fork = new refgss_decoder(d); });
 }
 
+int32_t refgss_decoder_fresh(const refgss_decoder* decoder, int64_t batch, refgss_decoder** fresh) {
+    return with(decoder, [&](const refgss_decoder& d) {
+        if (batch < 0) throw error{REFGSS_ERROR_VALUE, "a decoder needs batch >= 0"};
+        *fresh = new refgss_decoder(d.weights(), batch);
+    });
+}
+
 void refgss_decoder_free(refgss_decoder* decoder) { delete decoder; }
 
 int32_t refgss_decoder_step(refgss_decoder* decoder, const int64_t* tokens,

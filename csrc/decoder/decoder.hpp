@@ -150,6 +150,7 @@ struct decoder {
     void restore(view<const float, 4> state, const view<const float, 3>* pending, int64_t position);
 
     const model& of() const { return *model_; }
+    std::shared_ptr<const model> weights() const { return model_; }
     int64_t batch() const { return batch_; }
     int64_t filled() const { return filled_; }
     int64_t position() const { return position_; }

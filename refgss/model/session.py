@@ -10,7 +10,7 @@ A backend is any module with the op `lm_logits`; refgss.native decodes faster by
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -53,6 +53,9 @@ class Engine(Protocol):
     def fork(self) -> Engine:
         """Another at the same place."""
 
+    def at(self, state: np.ndarray, pending: np.ndarray, tokens: int) -> Engine:
+        """Another with the same weights, of other streams: there, after so many tokens."""
+
 
 @dataclass
 class OpsEngine:
@@ -83,6 +86,9 @@ class OpsEngine:
     def fork(self) -> Engine:
         return replace(self)
 
+    def at(self, state: np.ndarray, pending: np.ndarray, tokens: int) -> Engine:
+        return replace(self, x=state)
+
 
 @dataclass
 class DecoderEngine:
@@ -102,6 +108,11 @@ class DecoderEngine:
     def fork(self) -> Engine:
         return DecoderEngine(self.decoder.fork())
 
+    def at(self, state: np.ndarray, pending: np.ndarray, tokens: int) -> Engine:
+        decoder = self.decoder.fresh(state.shape[1])
+        decoder.restore(state, pending, position=tokens)
+        return DecoderEngine(decoder)
+
 
 def pieces(tokens: np.ndarray) -> Iterator[np.ndarray]:
     """(B,L) cut into pieces of these lengths, the longest first."""
@@ -113,8 +124,9 @@ def pieces(tokens: np.ndarray) -> Iterator[np.ndarray]:
 
 
 class Session:
-    """B independent streams, all of the same number of tokens.
+    """B independent streams, read side by side; each gives what it would give alone.
 
+    tokens    read by each stream, or by the longest where prompts were not of one length.
     backend   a module with `lm_logits`; None chooses refgss.native where it is built.
     snapshot  where to continue; None is the beginning, with `batch` streams.
     """
@@ -134,15 +146,27 @@ class Session:
         snapshot = snapshot or beginning(checkpoint, batch)
         self.tokens, self.recent = snapshot.tokens, snapshot.recent
         self.logits = snapshot.logits  # (B,V), after the last token; zeros before the first
+        self.behind = np.zeros(self.batch, np.int64)  # (B,), tokens fewer than the longest has
+        self.held = snapshot.held  # (B,), of the last tokens: their text has not been shown
         self._engine = engine(self.backend, checkpoint, snapshot)
 
     @property
     def batch(self) -> int:
         return self.recent.shape[0]
 
-    def prefill(self, tokens: np.ndarray) -> np.ndarray:
-        """tokens (B,L), L >= 0 -> logits (B,V) after the last.  Clauses: GSS-STA-2, GSS-STA-4."""
-        tokens = self._checked(tokens, 2)
+    @property
+    def positions(self) -> np.ndarray:
+        """(B,): tokens that each stream has read."""
+        return self.tokens - self.behind
+
+    def prefill(self, tokens: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
+        """tokens (B,L), L >= 0, or B prompts of any lengths -> logits (B,V) after the last.
+
+        Clauses: GSS-STA-2, GSS-STA-4.
+        """
+        if isinstance(tokens, list | tuple) and len({np.size(row) for row in tokens}) > 1:
+            return self._prefill_each(tokens)
+        tokens = self._checked(np.asarray(tokens), 2)
         if tokens.shape[1]:
             self._remember(tokens, self._engine.prefill(tokens))
         return self.logits
@@ -156,16 +180,58 @@ class Session:
     def snapshot(self) -> Snapshot:
         """All that it remembers: continue from it in another session, or save it.
 
-        Clauses: GSS-STA-6, GSS-STA-9.
+        Raises ModelError where its streams have read different numbers of tokens: save them one by
+        one, session.select([b]).snapshot().  Clauses: GSS-STA-6, GSS-STA-9.
         """
+        if self.behind.any():
+            raise ModelError(
+                "the streams have read different numbers of tokens, and a state has one: save them "
+                "one by one, as session.select([b]).snapshot()"
+            )
         state, pending = self._engine.state()
-        return Snapshot(state, pending, self.recent, self.logits, self.tokens)
+        return Snapshot(state, pending, self.recent, self.logits, self.tokens, self.held)
 
     def fork(self) -> Session:
         """Another session at the same place."""
         fork = copy(self)
         fork._engine = self._engine.fork()
         return fork
+
+    def select(self, rows: Sequence[int]) -> Session:
+        """Another session of these streams, each where it is here."""
+        rows = list(rows)
+        state, pending = self._engine.state()
+        other, ahead = copy(self), self.behind[rows].min(initial=self.tokens)
+        other.tokens, other.behind = self.tokens - int(ahead), self.behind[rows] - ahead
+        other.recent, other.logits = self.recent[rows], self.logits[rows]
+        other.recent = other.recent[:, (other.recent >= 0).any(0)]
+        other.held = self.held[rows]
+        other._engine = self._engine.at(state[:, rows], pending[:, rows], other.tokens)
+        return other
+
+    def _prefill_each(self, prompts: Sequence[np.ndarray]) -> np.ndarray:
+        """Prompts of different lengths: each read alone, then side by side again.
+
+        A decoder's state is whole after a prompt, so that no bit depends on the other streams.
+        """
+        if len(prompts) != self.batch:
+            raise ModelError(f"there are {len(prompts)} prompts for {self.batch} streams")
+        alone = [self.select([b]) for b in range(self.batch)]
+        for session, prompt in zip(alone, prompts, strict=True):
+            session.prefill(np.asarray(prompt)[None])
+        states, pending = zip(*(session._engine.state() for session in alone), strict=True)
+        if len({x.shape[2] for x in pending}) > 1:
+            raise ModelError("a prompt is empty where others are not: give each stream a token")
+        tokens = max(session.tokens for session in alone)
+        engine = self._engine.at(np.concatenate(states, 1), np.concatenate(pending, 1), tokens)
+        recent = np.full((self.batch, min(tokens, RECENT)), -1, np.int32)  # none, to the left
+        for row, session in zip(recent, alone, strict=True):
+            row[len(row) - session.recent.shape[1] :] = session.recent[0]
+        self.tokens, self._engine, self.recent = tokens, engine, recent
+        self.behind = np.array([tokens - session.tokens for session in alone])
+        self.held = np.zeros(self.batch, np.int64)
+        self.logits = np.concatenate([session.logits for session in alone])
+        return self.logits
 
     def _checked(self, tokens: np.ndarray, axes: int) -> np.ndarray:
         """Raises ModelError before anything is read."""
@@ -185,6 +251,7 @@ class Session:
     def _remember(self, tokens: np.ndarray, logits: np.ndarray) -> None:
         self.recent = np.concatenate([self.recent, tokens[:, -RECENT:]], 1)[:, -RECENT:]
         self.tokens, self.logits = self.tokens + tokens.shape[1], logits
+        self.held = np.zeros(self.batch, np.int64)
 
 
 def beginning(checkpoint: Checkpoint, batch: int) -> Snapshot:
@@ -194,7 +261,8 @@ def beginning(checkpoint: Checkpoint, batch: int) -> Snapshot:
     depth = checkpoint.config.depth
     state, pending = np.zeros((depth, batch, H, N), np.complex64), np.zeros((depth, batch, 0, H))
     recent, logits = np.zeros((batch, 0), np.int32), np.zeros((batch, V), np.float32)
-    return Snapshot(state, pending.astype(np.float32), recent, logits, 0)
+    held = np.zeros(batch, np.int64)
+    return Snapshot(state, pending.astype(np.float32), recent, logits, 0, held)
 
 
 def engine(backend: Any, checkpoint: Checkpoint, snapshot: Snapshot) -> Engine:

@@ -30,6 +30,7 @@ class Snapshot:
     pending  (depth,B,n,H) float32, the inputs of the state-space models since then.
     recent   (B,R) int32, the last R <= tokens tokens.
     logits   (B,V) float32 after the last token; zeros before the first.
+    held     (B,) integers, how many of the last tokens have text that has not been shown.
     """
 
     state: np.ndarray
@@ -37,6 +38,7 @@ class Snapshot:
     recent: np.ndarray
     logits: np.ndarray
     tokens: int
+    held: np.ndarray
 
 
 def save_snapshot(path: Path | str, snapshot: Snapshot, model: str) -> None:
@@ -46,7 +48,9 @@ def save_snapshot(path: Path | str, snapshot: Snapshot, model: str) -> None:
     """
     tensors = {"state": ops.to_real(snapshot.state)}
     tensors |= {k: getattr(snapshot, k) for k in ("pending", "recent", "logits")}
-    about = {"version": 1, "model": model, "tokens": snapshot.tokens}
+    about: dict[str, Any] = {"version": 1, "model": model, "tokens": snapshot.tokens}
+    if snapshot.held.any():
+        about["held"] = snapshot.held.tolist()
     write_tensors(Path(path), tensors, {"refgss.state": compact(about)})
 
 
@@ -95,8 +99,11 @@ def checked(
         raise ValueError("it has more recent tokens or pending inputs than it has read tokens")
     if recent.size and not (0 <= recent.min() and recent.max() < V):
         raise ValueError(f"its recent tokens must be between 0 and {V - 1}")
+    held = np.array(about.get("held", np.zeros(B, np.int64)))
+    if held.shape != B or held.max() > recent.shape[1]:
+        raise ValueError("it holds back more text than its recent tokens have")
     state = ops.from_real("state", tensors["state"])
-    return Snapshot(state, pending, recent, tensors["logits"], about["tokens"])
+    return Snapshot(state, pending, recent, tensors["logits"], about["tokens"], held)
 
 
 def advanced(snapshot: Snapshot, params: Mapping[str, np.ndarray], config: LMConfig) -> np.ndarray:

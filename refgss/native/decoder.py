@@ -139,6 +139,18 @@ class Decoder:
         other._core = self._core.fork()
         return other
 
+    def fresh(self, batch: int) -> Decoder:
+        """Another decoder, of `batch` sequences at their beginning; the weights are shared.
+
+        Raises ValueError where batch < 0.
+        """
+        other = object.__new__(Decoder)
+        other.__dict__.update(self.__dict__)
+        other.batch, (depth, _, *sizes) = batch, self._shape
+        other._shape = (depth, batch, *sizes)
+        other._core = self._core.fresh(batch)
+        return other
+
     def _tokens(self, name: str, tokens: np.ndarray) -> np.ndarray:
         """(B,L) as int64."""
         checks.check_rank("Decoder", name, tokens, "B,L", "i")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import json
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ import numpy as np
 
 import refgss
 from refgss.files import atomic_write
+from refgss.interrupts import interrupts
 from refgss.model.checkpoint import Checkpoint, save_checkpoint
 from refgss.model.initialization import initialize
 from refgss.model.tokenizer import load_tokenizer
@@ -243,23 +243,3 @@ def alone_in(folder: Path) -> Iterator[None]:
         raise TrainingError(f"the folder {folder} cannot be written: {e.strerror}") from e
     with file:
         yield
-
-
-@contextmanager
-def interrupts() -> Iterator[Callable[[], bool]]:
-    """The first SIGINT only sets what the yielded function says; a second one is as usual."""
-    seen = []
-
-    def handler(number: int, frame: Any) -> None:
-        seen.append(number)
-        signal.signal(signal.SIGINT, before)
-
-    try:
-        before = signal.signal(signal.SIGINT, handler)
-    except ValueError:  # not the main thread
-        yield lambda: False
-        return
-    try:
-        yield lambda: bool(seen)
-    finally:
-        signal.signal(signal.SIGINT, before)

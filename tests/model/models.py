@@ -18,11 +18,11 @@ LAYERS = {
 def small(layer=PAPER, *, tied=False, seed=1, depth=2, **sizes):
     """Parameters and config of a model of some thousand weights whose sizes no block divides."""
     config = LMConfig(layer, depth, tied=tied)
-    memory = sizes.pop("memory", None)
+    memory, vocabulary = sizes.pop("memory", None), sizes.pop("vocabulary", 260)
     wanted = {"width": 33, "gate": 48, "channels": 20, "states": 7} | sizes
     known = {f.name for own in config.layers for f in fields(kind_of(own).Sizes)}
     wanted = {name: size for name, size in wanted.items() if name in known}
-    return initialize(config, wanted, vocabulary=260, memory=memory, seed=seed), config
+    return initialize(config, wanted, vocabulary=vocabulary, memory=memory, seed=seed), config
 
 
 def saved(folder, name="paper", *, weights="f32", **options):

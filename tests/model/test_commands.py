@@ -159,7 +159,6 @@ BAD = {
     "nowhere to save": (["generate", "{m}", "x", "--save-state", "{}/no/s"], "does not exist"),
     "temperature": (["generate", "{m}", "x", "--temperature", "-1"], "temperature"),
     "stop": (["generate", "{m}", "x", "--stop", ""], "stop string"),
-    "two prompts": (["generate", "{m}", "x", "y"], "quotes"),
     "threads of the reference": (
         ["generate", "{m}", "x", "--backend", "reference", "--threads", "2"],
         "native",
