@@ -41,7 +41,7 @@ def gelu(x: np.ndarray) -> np.ndarray:
 
 
 def gelu_vjp(x: np.ndarray, dy: np.ndarray) -> np.ndarray:
-    """dx = (Φ(x) + x e^{-x²/2}/√(2π)) dy.  Clauses: GSS-GRD-7."""
+    """dx = (Φ(x) + x e^{-x²/2}/√(2π)) dy.  Clauses: GSS-GRD-8."""
     checks.check_real("gelu_vjp", "x", x)
     checks.check_shape("gelu_vjp", "dy", dy, x.shape, "f")
     return _core.gelu_vjp(rows(x), rows(dy)).reshape(x.shape)
@@ -56,7 +56,7 @@ def dense(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) -> 
 def dense_vjp(
     x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, dy: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """dy (...,O) -> dx (...,I), dweight (I,O), dbias (O,) or None.  Clauses: GSS-GRD-7."""
+    """dy (...,O) -> dx (...,I), dweight (I,O), dbias (O,) or None.  Clauses: GSS-GRD-9."""
     checks.check_dense("dense_vjp", x, weight, bias)
     checks.check_shape("dense_vjp", "dy", dy, (*x.shape[:-1], weight.shape[1]), "f")
     dx, dweight, dbias = _core.dense_vjp(rows(x), weight, rows(dy))

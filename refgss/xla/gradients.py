@@ -209,7 +209,7 @@ def layer_norm_vjp(
 
 
 def gelu_vjp(x: Array, dy: Array, *, plan: Plan | None = None) -> Array:
-    """dx = (Φ(x) + x e^{-x²/2}/√(2π)) dy.  Clauses: GSS-GRD-7."""
+    """dx = (Φ(x) + x e^{-x²/2}/√(2π)) dy.  Clauses: GSS-GRD-8."""
     checks.check_real("gelu_vjp", "x", x)
     return pull_back(
         "gelu_vjp",
@@ -223,7 +223,7 @@ def gelu_vjp(x: Array, dy: Array, *, plan: Plan | None = None) -> Array:
 def dense_vjp(
     x: Array, weight: Array, bias: Array | None, dy: Array, *, plan: Plan | None = None
 ) -> tuple[Array, Array, Array | None]:
-    """dy (...,O) -> dx (...,I), dweight (I,O), dbias (O,) or None.  Clauses: GSS-GRD-7."""
+    """dy (...,O) -> dx (...,I), dweight (I,O), dbias (O,) or None.  Clauses: GSS-GRD-9."""
     checks.check_dense("dense_vjp", x, weight, bias)
     return pull_back(
         "dense_vjp",
@@ -244,7 +244,7 @@ def gss_layer_vjp(
     config: GSSConfig,
     plan: Plan | None = None,
 ) -> tuple[dict[str, Array], Array, Array]:
-    """dout (B,L,E), dstate (B,H,N) -> dparams, dx (B,L,E), dstate_0.  Clauses: GSS-GRD-8."""
+    """dout (B,L,E), dstate (B,H,N) -> dparams, dx (B,L,E), dstate_0.  Clauses: GSS-GRD-10."""
     checks.check_layer("gss_layer_vjp", params, x, state, config)
     state = checks.check_state("gss_layer_vjp", state, params["ssm.c"], x.shape[0])
     return pull_back(
@@ -267,7 +267,7 @@ def dss_layer_vjp(
     config: DSSConfig,
     plan: Plan | None = None,
 ) -> tuple[dict[str, Array], Array, Array]:
-    """dout (B,L,E), dstate (B,E,N) -> dparams, dx (B,L,E), dstate_0.  Clauses: GSS-GRD-8."""
+    """dout (B,L,E), dstate (B,E,N) -> dparams, dx (B,L,E), dstate_0.  Clauses: GSS-GRD-10."""
     checks.check_layer("dss_layer_vjp", params, x, state, config)
     state = checks.check_state("dss_layer_vjp", state, params["ssm.c"], x.shape[0])
     return pull_back(
@@ -290,7 +290,7 @@ def lm_logits_vjp(
     config: LMConfig,
     plan: Plan | None = None,
 ) -> tuple[dict[str, Array], State]:
-    """dlogits (B,L,V), dstate (depth,B,H,N) -> dparams, dstate_0.  Clauses: GSS-GRD-9."""
+    """dlogits (B,L,V), dstate (depth,B,H,N) -> dparams, dstate_0.  Clauses: GSS-GRD-11."""
     checks.check_language_model("lm_logits_vjp", params, tokens, state, config)
     state = zero_states(params, config, tokens.shape[0]) if state is None else state
     return pull_back(
@@ -314,7 +314,7 @@ def lm_loss_vjp(
     config: LMConfig,
     plan: Plan | None = None,
 ) -> tuple[dict[str, Array], State]:
-    """dloss scalar -> dparams, dstate_0.  Clauses: GSS-GRD-9."""
+    """dloss scalar -> dparams, dstate_0.  Clauses: GSS-GRD-12."""
     checks.check_targets("lm_loss_vjp", params, tokens, targets)
     dloss = checks.as_scalar("lm_loss_vjp", "dloss", dloss, params["embedding.weight"])
     state = zero_states(params, config, tokens.shape[0]) if state is None else state

@@ -51,6 +51,12 @@ def hidden_states(
             p, given = of_one
             return LAYERS[type(layer)](p, x, given, config=layer, plan=plan)  # noqa: B023
 
+        for i in of_run:
+            if odd := of_layer(params, i).keys() ^ of_layer(params, of_run[0]).keys():
+                raise ValueError(
+                    f"lm_logits: layers.{i} differs from layers.{of_run[0]} in having or lacking "
+                    f"the parameter {min(odd)}"
+                )
         given = None if state is None else stacked([state[i] for i in of_run])
         x, after = lax.scan(body, x, (stacked([of_layer(params, i) for i in of_run]), given))
         states += [jax.tree.map(lambda s, j=j: s[j], after) for j in range(len(of_run))]
