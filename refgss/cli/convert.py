@@ -7,6 +7,7 @@ from typing import get_args
 
 import click
 
+from refgss.cli import terminal
 from refgss.cli.arguments import Target
 from refgss.config import Imag
 from refgss.model import load_checkpoint, save_checkpoint
@@ -33,7 +34,7 @@ def quantize(source: Path, target: Path, weights: Weights) -> None:
     params = quantized(model.float_params(), weights)
     save_checkpoint(target, params, model.config, tokenizer=model.tokenizer, about=model.about)
     before, after = source.stat().st_size, target.stat().st_size
-    click.echo(f"{target}: {weights}, {after} bytes, {after / before:.1%} of {before}")
+    terminal.say(f"{target}: {weights}, {after} bytes, {after / before:.1%} of {before}")
 
 
 @click.command("import", short_help="Import weights of gated-state-spaces-pytorch.")
@@ -59,4 +60,4 @@ def import_(source: Path, target: Path, imag: Imag, tokenizer: Path | None) -> N
     if tokenizer:
         description = tokenizer.read_text("utf-8", "replace")
     save_checkpoint(target, params, config, tokenizer=description)
-    click.echo(f"{target}: {config.depth} layers, vocabulary {vocabulary}")
+    terminal.say(f"{target}: {config.depth} layers, vocabulary {vocabulary}")

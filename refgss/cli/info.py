@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 import refgss
+from refgss.cli import terminal
 from refgss.config import GSSConfig, to_json
 from refgss.conformance.candidates.claims import CandidateError, claimed
 from refgss.conformance.candidates.targets import ALIASES, import_backend
@@ -43,17 +44,17 @@ def info(model: Path | None) -> None:
     if model:
         describe(load_checkpoint(model))
         return
-    click.echo(f"refgss {refgss.__version__}, spec {SPEC_VERSION}, {vectors_line()}")
+    terminal.say(f"refgss {refgss.__version__}, spec {SPEC_VERSION}, {vectors_line()}")
     system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors"
-    click.echo(f"{'machine':14}{system}, Python {platform.python_version()}")
+    terminal.say(f"{'machine':14}{system}, Python {platform.python_version()}")
     for package in ("numpy", "scipy", "jax", "torch", "python-flint"):
-        click.echo(f"{package:14}{version_of(package)}")
-    click.echo(f"{'BLAS':14}{blas()}")
+        terminal.say(f"{package:14}{version_of(package)}")
+    terminal.say(f"{'BLAS':14}{blas()}")
     for alias in ALIASES:
-        click.echo(f"{alias:14}{backend(alias)}")
+        terminal.say(f"{alias:14}{backend(alias)}")
     for name in SLOWING:
         if name in os.environ:
-            click.echo(f"{name}={os.environ[name]} is set and changes speed; unset it to compare")
+            terminal.say(f"{name}={os.environ[name]} is set and changes speed; unset it to compare")
 
 
 def describe(model: Checkpoint) -> None:
@@ -80,7 +81,7 @@ def describe(model: Checkpoint) -> None:
         **{k: json.dumps(v, ensure_ascii=False) for k, v in model.about.items()},
     }
     for name, text in lines.items():
-        click.echo(f"{name:14}{text}")
+        terminal.say(f"{name:14}{text}")
 
 
 def facts(fields: Mapping[str, Any]) -> str:

@@ -34,7 +34,18 @@ def few(tmp_path_factory):
 
 
 def check(few, candidate="reference", *more):
-    return ["check", "--candidate", candidate, "--vectors", few, "--fresh", "0", *more]
+    return [
+        "check",
+        "--candidate",
+        candidate,
+        "--vectors",
+        few,
+        "--fresh",
+        "0",
+        "--again",
+        "0",
+        *more,
+    ]
 
 
 def refgss(arguments, **how):
