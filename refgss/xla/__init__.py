@@ -82,6 +82,7 @@ OPS = tuple(__all__[5:])
 def capabilities() -> dict:
     """What this backend claims (GSS-CNF-1); f64 only where JAX's x64 mode is on.
 
+    arrays: a check gives it JAX's, whose values are known (GSS-CNF-14).
     cpu_kernels says whether a CPU can have the native kernels inside jit, or why not.
     """
     return {
@@ -89,6 +90,7 @@ def capabilities() -> dict:
         "version": __version__,
         "ops": list(OPS),
         "profiles": ["f32", *(["f64"] if x64() else []), "paper", "gss-pytorch"],
+        "arrays": "jax",
         "cpu_kernels": ffi.obstacle() or "native",
     }
 
