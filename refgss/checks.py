@@ -28,11 +28,13 @@ KINDS = {
 
 
 def check_array(op: str, name: str, x: Any) -> None:
+    """Something with a shape and a dtype.  Clauses: GSS-NFI-1."""
     if not hasattr(x, "shape") or not hasattr(x, "dtype"):
         raise TypeError(f"{op}: {name} must be an array, not {type(x).__name__}")
 
 
 def check_kind(op: str, name: str, x: Any, kind: str) -> None:
+    """An array of a kind of element types.  Clauses: GSS-NFI-1, GSS-NFI-5."""
     check_array(op, name, x)
     wanted, names = KINDS[kind]
     if str(x.dtype) not in names:
@@ -40,24 +42,27 @@ def check_kind(op: str, name: str, x: Any, kind: str) -> None:
 
 
 def check_shape(op: str, name: str, x: Any, shape: tuple[int, ...], kind: str) -> None:
+    """An array of exactly this shape.  Clauses: GSS-NFI-1."""
     check_kind(op, name, x, kind)
     if tuple(x.shape) != tuple(shape):
         raise ValueError(f"{op}: {name} must have shape {tuple(shape)}, not {tuple(x.shape)}")
 
 
 def check_rank(op: str, name: str, x: Any, axes: str, kind: str) -> None:
+    """An array with these axes, of a kind of element types.  Clauses: GSS-NFI-1."""
     check_kind(op, name, x, kind)
     check_axes(op, name, x, axes)
 
 
 def check_axes(op: str, name: str, x: Any, axes: str) -> None:
+    """An array with these axes.  Clauses: GSS-NFI-1."""
     check_array(op, name, x)
     if len(x.shape) != len(axes.split(",")):
         raise ValueError(f"{op}: {name} must have axes ({axes}), not shape {tuple(x.shape)}")
 
 
 def check_agree(op: str, what: str, name: str, x: Any, i: int, other: str, y: Any, j: int) -> None:
-    """Axis i of x is as long as axis j of another argument."""
+    """Axis i of x is as long as axis j of another argument.  Clauses: GSS-NFI-1."""
     if x.shape[i] != y.shape[j]:
         raise ValueError(
             f"{op}: {name} has {x.shape[i]} {what} where {other} has {y.shape[j]}: "
@@ -70,6 +75,7 @@ def check_real(op: str, name: str, x: Any) -> None:
 
 
 def check_lambda_parameters(a: Any, b: Any, imag: str) -> None:
+    """a, b (N,) of `gss_lambda`.  Clauses: GSS-NFI-1."""
     check_rank("gss_lambda", "a", a, "N", "f")
     check_shape("gss_lambda", "b", b, a.shape, "f")
     if imag not in ("exp", "identity"):
@@ -120,7 +126,10 @@ def positive(op: str, name: str, x: Any) -> float:
 
 
 def check_modes(op: str, lam: Any, delta: Any, form: KernelForm, c: Any | None = None) -> Any:
-    """Λ and Δ; returns Δ as an array of Λ's real dtype if it was a number."""
+    """Λ and Δ; returns Δ as an array of Λ's real dtype if it was a number.
+
+    Clauses: GSS-DIS-6..8, GSS-NFI-1..3.
+    """
     check_rank(op, "lam", lam, "N", "c")
     delta = as_scalar(op, "delta", delta, lam)
     check_kind(op, "delta", delta, "f")
@@ -146,6 +155,7 @@ def check_modes(op: str, lam: Any, delta: Any, form: KernelForm, c: Any | None =
 
 
 def check_kernel(op: str, lam: Any, c: Any, length: int, delta: Any, form: KernelForm) -> Any:
+    """Λ, C, Δ and a length; returns Δ.  Clauses: GSS-KER-6, GSS-NFI-1."""
     check_rank(op, "c", c, "H,N", "c")
     delta = check_modes(op, lam, delta, form, c)
     check_agree(op, "states", "c", c, 1, "lam", lam, 0)
@@ -159,13 +169,14 @@ def check_kernel(op: str, lam: Any, c: Any, length: int, delta: Any, form: Kerne
 
 
 def check_convolution(op: str, u: Any, k: Any) -> None:
+    """u (B,L,H), k (H,Lk).  Clauses: GSS-NFI-1."""
     check_rank(op, "u", u, "B,L,H", "f")
     check_rank(op, "k", k, "H,Lk", "f")
     check_agree(op, "channels", "u", u, 2, "k", k, 0)
 
 
 def check_state(op: str, state: Any, c: Any, batch: int) -> Any:
-    """The state (B,H,N); None becomes zeros."""
+    """The state (B,H,N); None becomes zeros.  Clauses: GSS-STA-2, GSS-NFI-1."""
     shape = (batch, c.shape[0], c.shape[1])
     if state is None:
         return np.zeros(shape, str(c.dtype))
@@ -192,7 +203,7 @@ def check_step(
 
 
 def check_layer_norm(op: str, x: Any, weight: Any, bias: Any, eps: Any) -> float:
-    """Returns ε as a number of Python."""
+    """x (...,E), weight and bias (E,); returns ε as a number of Python.  Clauses: GSS-NFI-1."""
     check_kind(op, "x", x, "f")
     if not x.shape or not x.shape[-1]:
         raise ValueError(f"{op}: x must have a last axis that is not empty")
@@ -202,6 +213,7 @@ def check_layer_norm(op: str, x: Any, weight: Any, bias: Any, eps: Any) -> float
 
 
 def check_dense(op: str, x: Any, weight: Any, bias: Any) -> None:
+    """x (...,I), weight (I,O), bias (O,) or None.  Clauses: GSS-NFI-1."""
     check_kind(op, "x", x, "f")
     check_rank(op, "weight", weight, "I,O", "f")
     if not x.shape or x.shape[-1] != weight.shape[0]:
@@ -216,7 +228,10 @@ KIND_LETTERS = {"real": "f", "complex": "c", "integer": "i"}  # of a Tensor's nu
 
 
 def layer_shapes(params: Mapping[str, Any], config: LayerConfig) -> dict[str, tuple[int, ...]]:
-    """The shapes of all parameters, given those that tell the sizes of the kind."""
+    """The shapes of all parameters, given those that tell the sizes of the kind.
+
+    Clauses: GSS-NFI-1.
+    """
     kind = kind_of(config)
     return {k: t.shape for k, t in kind.parameters(config, kind.sizes(params)).items()}
 
@@ -224,6 +239,7 @@ def layer_shapes(params: Mapping[str, Any], config: LayerConfig) -> dict[str, tu
 def check_layer(
     op: str, params: Mapping[str, Any], x: Any, state: Any, config: LayerConfig
 ) -> None:
+    """Parameters, x and state of a layer.  Clauses: GSS-NFI-1."""
     kind = kind_of(config)
     for name, axes in kind.SIZED_BY.items():
         if name not in params:
@@ -262,6 +278,7 @@ def check_parts(op: str, name: str, state: Any, wanted: Mapping[str, Tensor]) ->
 def check_layer_cotangents(
     op: str, params: Mapping[str, Any], x: Any, dout: Any, dstate: Any, config: LayerConfig
 ) -> None:
+    """dout (B,L,E), dstate (B,H,N).  Clauses: GSS-NFI-1."""
     check_shape(op, "dout", dout, x.shape, "f")
     kind = kind_of(config)
     check_parts(op, "dstate", dstate, kind.state(config, kind.sizes(params), x.shape[0]))
@@ -270,7 +287,7 @@ def check_layer_cotangents(
 def check_language_model(
     op: str, params: Mapping[str, Any], tokens: Any, state: Any, config: LMConfig
 ) -> None:
-    """What surrounds the layers; each layer checks its own parameters."""
+    """What surrounds the layers; each layer checks its own parameters.  Clauses: GSS-NFI-1."""
     check_tokens(op, "tokens", tokens, params)
     V, E = params["embedding.weight"].shape
     shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (V, E)}
@@ -303,6 +320,7 @@ def check_depth(op: str, name: str, state: Any, depth: int) -> None:
 
 
 def check_targets(op: str, params: Mapping[str, Any], tokens: Any, targets: Any) -> None:
+    """Tokens and targets of a loss.  Clauses: GSS-LM-6, GSS-NFI-1, GSS-NFI-4."""
     check_tokens(op, "tokens", tokens, params)
     check_tokens(op, "targets", targets, params)
     check_shape(op, "targets", targets, tokens.shape, "i")
@@ -311,6 +329,7 @@ def check_targets(op: str, params: Mapping[str, Any], tokens: Any, targets: Any)
 
 
 def check_tokens(op: str, name: str, tokens: Any, params: Mapping[str, Any]) -> None:
+    """Tokens or targets (B,L).  Clauses: GSS-LM-6, GSS-NFI-1."""
     if "embedding.weight" not in params:
         raise ValueError(f"{op}: the parameter embedding.weight is missing")
     check_rank(op, "embedding.weight", params["embedding.weight"], "V,E", "f")

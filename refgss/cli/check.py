@@ -22,14 +22,15 @@ from refgss.cli.exits import (
     TooFewCasesError,
     sentence_of,
 )
+from refgss.cli.failures import describe
 from refgss.conformance import PROFILES
 from refgss.conformance.candidates.claims import Candidate, CandidateError, Capabilities, claimed
 from refgss.conformance.candidates.targets import ALIASES, import_backend, open_candidate
 from refgss.conformance.clauses import Clause, read_clauses
-from refgss.conformance.judging import presented, runner, shrink, waivers
+from refgss.conformance.judging import advice, presented, runner, shrink, waivers
 from refgss.conformance.judging.compare import NEUTRAL, Outcome
 from refgss.conformance.judging.diagnosis import diagnose
-from refgss.conformance.judging.diagnosis import published as signatures
+from refgss.conformance.judging.likeness import published as signatures
 from refgss.conformance.reports import page
 from refgss.conformance.reports import report as reports
 from refgss.conformance.reports.badge import badge as badge_of
@@ -227,6 +228,7 @@ def check(
             with terminal.progress(f"{about.name}, again", len(more)) as step:
                 records += presented.ask_again(candidate, more, seed, step)
             questions += more
+            records = advice.apply(records, clauses)
             records, old = waivers.apply(accepted, records, date.today())
             header = reports.header(spec, about, profiles, published, seed, selection)
             done.append(reports.close(header, records, diagnosed(candidate, published, records)))
@@ -238,7 +240,9 @@ def check(
                 else []
             )
             terminal.show(done[-1], clauses, small)
-            if not small and any(record["outcome"] in shrink.WORTH_IT for record in records):
+            if counterexamples and not small:
+                terminal.note(found_nothing(records))
+            elif not small and any(record["outcome"] in shrink.WORTH_IT for record in records):
                 terminal.note("--shrink FOLDER finds a minimal input that fails, for each op")
     if len(done) > 1:
         terminal.compare(done, clauses)
@@ -356,8 +360,15 @@ def save_counterexamples(
     if not found:
         return []
     write_vectors(folder, [small for small, _ in found.values()], date)
-    told = [f"{terminal.describe(r)}\n    {shrink.shown(small)}" for small, r in found.values()]
+    told = [f"{describe(r)}\n    {shrink.shown(small)}" for small, r in found.values()]
     return [*told, f"saved in {folder}: check them with --vectors {folder} --fresh 0"]
+
+
+def found_nothing(records: Sequence[runner.Record]) -> str:
+    """Why there is no counterexample, and that no folder was written."""
+    failed = [r for r in records if r["outcome"] not in NEUTRAL]
+    why = "no failure is one of numbers on inputs that can be cut" if failed else "nothing fails"
+    return f"--shrink found nothing to make small and wrote nothing: {why}"
 
 
 def refuse_to_shrink(folder: Path) -> None:

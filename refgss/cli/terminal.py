@@ -16,6 +16,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from refgss.cli.failures import NO_NUMBERS, describe, without_numbers
 from refgss.conformance.clauses import Clause
 from refgss.conformance.judging.compare import NEUTRAL, Outcome
 from refgss.conformance.judging.runner import Record
@@ -25,6 +26,8 @@ from refgss.conformance.reports.report import (
     Summary,
     by_clause,
     by_op,
+    extent,
+    judged_profiles,
     must_clauses,
     ratio_of,
 )
@@ -122,8 +125,12 @@ def show(report: Report, clauses: Mapping[str, Clause], small: Sequence[str] = (
         out.print(Text(f"not claimed ({cases} cases): {names}\n", "dim"), soft_wrap=True)
     if suspects := report.footer.get("suspects"):
         out.print(diagnosis(suspects, clauses), soft_wrap=True)
+    if any(case["outcome"] in NO_NUMBERS for case in report.cases):
+        out.print(without_numbers(report.cases), soft_wrap=True)
     for summaries in failing_clauses(report):
         out.print(failed_clauses(summaries, clauses), soft_wrap=True)
+    if any(case["outcome"] == Outcome.ADVICE for case in report.cases):
+        out.print(advice(report.cases, clauses), soft_wrap=True)
     for sentence in small:
         out.print(Text(f"{sentence}\n"), soft_wrap=True)
     out.print(closing_line(report, clauses), soft_wrap=True)
@@ -141,7 +148,9 @@ def compare(reports: Sequence[Report], clauses: Mapping[str, Clause]) -> None:
         failed = sum(n for outcome, n in counts.items() if outcome not in NEUTRAL)
         numbers = (counts[Outcome.PASS], failed, counts[Outcome.WAIVED], counts[Outcome.UNCLAIMED])
         passed, total = must_clauses(report, clauses)
-        verdict = Text(report.verdict, "green" if report.verdict == CONFORMS else "red")
+        verdict = Text(
+            f"{report.verdict}{extent(report)}", "green" if report.verdict == CONFORMS else "red"
+        )
         table.add_row(Text(report.name), *map(str, numbers), f"{passed}/{total}", verdict)
     console().print(table)
 
@@ -197,8 +206,8 @@ def failing_clauses(report: Report) -> list[list[Summary]]:
     suspects = [suspect["clause"] for suspect in report.footer.get("suspects", ())]
     groups: dict[tuple[tuple[str, str], ...], list[Summary]] = {}
     for s in by_clause(report.cases).values():
-        if s.failed:
-            groups.setdefault(tuple((c["id"], c["precision"]) for c in s.failed), []).append(s)
+        if failed := tuple((c["id"], c["precision"]) for c in s.failed if computed(c)):
+            groups.setdefault(failed, []).append(s)
 
     def rank(s: Summary) -> tuple[float, ...]:
         suspected = suspects.index(s.name) if s.name in suspects else len(suspects)
@@ -206,6 +215,21 @@ def failing_clauses(report: Report) -> list[list[Summary]]:
 
     ranked = [sorted(group, key=rank) for group in groups.values()]
     return sorted(ranked, key=lambda group: rank(group[0]))
+
+
+def advice(cases: Sequence[Record], clauses: Mapping[str, Clause]) -> Text:
+    """The SHOULD clauses that are not kept, each with its first case: no failures."""
+    text = Text().append("advice, no failure:\n", "bold yellow")
+    for s in by_clause(c for c in cases if c["outcome"] == Outcome.ADVICE).values():
+        clause = clauses.get(s.name)
+        text.append(f"  {s.name} ", "yellow").append(clause.text if clause else "")
+        text.append(f"\n    {len(s.cases)} cases, first: {describe(s.cases[0])}\n", "dim")
+    return text
+
+
+def computed(case: Record) -> bool:
+    """Whether a failure has something to compare: the others have lines of their own."""
+    return case["outcome"] not in NO_NUMBERS
 
 
 def failed_clauses(summaries: Sequence[Summary], clauses: Mapping[str, Clause]) -> Text:
@@ -216,25 +240,11 @@ def failed_clauses(summaries: Sequence[Summary], clauses: Mapping[str, Clause]) 
     text.append(f"{first.name} ", "bold red")
     text.append(f"{len(first.failed)} of {len(first.judged)} cases fail. ")
     text.append(f"{clause.text}\n" if clause else "\n", "italic")
-    assert first.worst is not None
-    text.append(f"    worst: {describe(first.worst)}\n")
+    worst = max(filter(computed, first.failed), key=ratio_of)
+    text.append(f"    worst: {describe(worst)}\n")
     if others:
         text.append(f"    the same cases fail for {', '.join(s.name for s in others)}\n", "dim")
     return text
-
-
-def describe(case: Record) -> str:
-    """One failure in one line: where, what was got, what is proven."""
-    text = f"{case['id']} ({case['precision']}): {case['outcome']}"
-    if "index" in case:
-        where = f"{printable(case.get('output', ''))}[{', '.join(map(str, case['index']))}]"
-        text += f", {where} is {number(case.get('got'))}, proven {number(case.get('expected'))}"
-        text += f" ± {number(case.get('budget'), 2)}: error/budget {number(case.get('ratio'), 3)}"
-    return f"{text}; {printable(case['detail'])}" if case.get("detail") else text
-
-
-def number(x: float | str | None, digits: int = 9) -> str:
-    return f"{x:.{digits}g}" if isinstance(x, int | float) else x or "?"
 
 
 def closing_line(report: Report, clauses: Mapping[str, Clause]) -> Text:
@@ -242,11 +252,12 @@ def closing_line(report: Report, clauses: Mapping[str, Clause]) -> Text:
     counts = Counter(case["outcome"] for case in report.cases)
     passed, total = must_clauses(report, clauses)
     failures = sum(n for outcome, n in counts.items() if outcome not in NEUTRAL)
+    advised = f", {n} advice" if (n := counts[Outcome.ADVICE]) else ""
     colour = "bold green" if report.verdict == CONFORMS else "bold red"
-    text = Text().append(f"{report.name} {report.verdict}", colour)
+    text = Text().append(f"{report.name} {report.verdict}{extent(report)}", colour)
     text.append(
-        f" ({', '.join(report.header['profiles'])}): {counts[Outcome.PASS]} cases pass, {failures} "
-        f"fail, {counts[Outcome.WAIVED]} waived, {counts[Outcome.UNCLAIMED]} not claimed; "
+        f" ({', '.join(judged_profiles(report))}): {counts[Outcome.PASS]} cases pass, {failures} "
+        f"fail{advised}, {counts[Outcome.WAIVED]} waived, {counts[Outcome.UNCLAIMED]} not claimed; "
         f"{passed} of {total} MUST clauses that vectors judge; "
         f"{report.header.get('selection', 'default')} selection, seed {report.header['seed']}"
     )

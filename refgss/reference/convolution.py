@@ -9,7 +9,7 @@ from refgss.reference.elementary import Array, fft_allowance
 
 
 def convolution_at(u: Array, k: Array, rows: range | list[int]) -> Array:
-    """y at the positions `rows` only: (B,L,H), (H,Lk) -> (B,|rows|,H).  Clauses: GSS-CNV-1."""
+    """y at the positions `rows` only: (B,L,H), (H,Lk) -> (B,|rows|,H).  Clauses: GSS-CNV-1..3."""
     B, _, H = u.shape
     taps = k.shape[1]
     if not (B and H and taps and len(rows)):

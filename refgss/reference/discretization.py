@@ -66,7 +66,7 @@ def transition(z: Array, form: KernelForm) -> Array:
 def powers(z: Array, l: Array, form: KernelForm, like: Array, stepwise: bool = False) -> Array:
     """Ā^l (·,N,|l|), its exponent in binary64, rounded as `like`.
 
-    Clauses: GSS-KER-3, GSS-ACC-2, GSS-ACC-4.
+    Clauses: GSS-DIS-2, GSS-DIS-3, GSS-KER-1, GSS-KER-3, GSS-ACC-2, GSS-ACC-4.
     """
     z = z[..., None]
     p = transition(z, form) ** l if form.method == "bilinear" else np.exp(z * l)
@@ -74,7 +74,7 @@ def powers(z: Array, l: Array, form: KernelForm, like: Array, stepwise: bool = F
 
 
 def powers_derivative(z: Array, l: Array, form: KernelForm, like: Array, stepwise: bool) -> Array:
-    """∂Ā^l/∂z (·,N,|l|): l e^{zl}, or l Ā^{l-1} ∂Ā/∂z.  Clauses: GSS-GRD-4."""
+    """∂Ā^l/∂z (·,N,|l|): l e^{zl}, or l Ā^{l-1} ∂Ā/∂z.  Clauses: GSS-GRD-3, GSS-GRD-4."""
     times = l.astype(like.real.dtype)  # an integer array would promote float32
     if form.method != "bilinear":
         return times * powers(z, l, form, like, stepwise)

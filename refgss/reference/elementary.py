@@ -64,7 +64,10 @@ def fft_allowance(y, k, u):
 
 @readable
 def phi(z):
-    """φ(z) = (e^z - 1)/z and φ(0) = 1, without cancellation.  Clauses: GSS-DIS-2, GSS-ACC-3."""
+    """φ(z) = (e^z - 1)/z and φ(0) = 1, without cancellation.
+
+    Clauses: GSS-DIS-2, GSS-DIS-4, GSS-DIS-7, GSS-ACC-3.
+    """
     one = np.abs(z) < np.finfo(z.dtype).eps  # to within 𝐮; a subnormal divisor would overflow
     return np.where(one, 1, np.expm1(z) / np.where(one, 1, z)).astype(z.dtype)
 
@@ -101,7 +104,7 @@ def normal_cdf(x):
 
 @readable
 def normal_pdf(x):
-    """Φ'(x) = e^{-x²/2}/√(2π)."""
+    """Φ'(x) = e^{-x²/2}/√(2π).  Clauses: GSS-GRD-8."""
     return np.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
 
 

@@ -26,12 +26,12 @@ def kernel_at(lam: Array, c: Array, l: Array, delta: Array, form: KernelForm) ->
 
 
 def mode_weight(lam: Array, c: Array, delta: Array, z: Array, form: KernelForm) -> Array:
-    """C̃ = s C B̄ (H,N): the weight of each mode.  Clauses: GSS-KER-2."""
+    """C̃ = s C B̄ (H,N): the weight of each mode.  Clauses: GSS-KER-1, GSS-KER-2, GSS-REC-2."""
     return (2 if form.pairs else 1) * c * input_weight(lam, delta, z, form)
 
 
 def read_out(weight: Array, p: Array) -> Array:
-    """Re Σ_n C̃[h,n] p[·,n,l]: (H,N), (·,N,l) -> (H,l)."""
+    """Re Σ_n C̃[h,n] p[·,n,l]: (H,N), (·,N,l) -> (H,l).  Clauses: GSS-KER-1."""
     return np.einsum("hn,nl->hl" if p.ndim == 2 else "hn,hnl->hl", weight, p).real
 
 
@@ -68,7 +68,10 @@ def ssm_kernel_vjp(
 def modes_vjp(
     lam: Array, c: Array, delta: Array, z: Array, dweight: Array, dz: Array, form: KernelForm
 ) -> tuple[Array, Array, Array]:
-    """dC̃ and dz, both (H,N) -> dΛ (N,), dC (H,N), dΔ of Δ's shape.  Clauses: GSS-GRD-4."""
+    """dC̃ and dz, both (H,N) -> dΛ (N,), dC (H,N), dΔ of Δ's shape.
+
+    Clauses: GSS-GRD-4, GSS-GRD-6.
+    """
     s = 2 if form.pairs else 1
     dc = s * np.conj(input_weight(lam, delta, z, form)) * dweight  # (H,N)
     dbbar = s * np.conj(c) * dweight  # (H,N)

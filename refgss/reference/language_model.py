@@ -39,14 +39,17 @@ OPS = ModelOps(LAYERS, dense, dense_vjp, layer_norm, layer_norm_vjp)
 
 
 def head_weight(params: Params, config: LMConfig) -> Array:
-    """(E,V): the head, or the transposed embedding."""
+    """(E,V): the head, or the transposed embedding.  Clauses: GSS-LM-3."""
     return params["embedding.weight"].T if config.tied else params["head.weight"]
 
 
 def hidden_states(
     params: Params, tokens: Array, state: State | None, config: LMConfig, ops: ModelOps
 ) -> tuple[list[Array], list[State]]:
-    """The input of every layer and the output of the last, depth + 1 of (B,L,E); the states."""
+    """The input of every layer and the output of the last, depth + 1 of (B,L,E); the states.
+
+    Clauses: GSS-LM-1, GSS-LM-2, GSS-STA-3.
+    """
     xs, states = [params["embedding.weight"][tokens]], []
     for i, layer in enumerate(config.layers):
         given = None if state is None else state[i]
@@ -123,7 +126,7 @@ def lm_logits_vjp(
 
 
 def log_softmax(logits: Array) -> Array:
-    """logits - log Σ_v e^logits (B,L,V), the largest factored out.  Clauses: GSS-LM-5."""
+    """logits - log Σ_v e^logits (B,L,V), the largest factored out.  Clauses: GSS-LM-4, GSS-LM-5."""
     shifted = logits - logits.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 

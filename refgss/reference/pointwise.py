@@ -21,7 +21,7 @@ def layer_norm(x: Array, weight: Array, bias: Array, *, eps: float) -> Array:
 
 
 def normalize(x: Array, eps: float) -> tuple[Array, Array]:
-    """x̂ (...,E) and 1/√(var + ε) (...,1)."""
+    """x̂ (...,E) and 1/√(var + ε) (...,1).  Clauses: GSS-NRM-1, GSS-NRM-2."""
     d = x - x.mean(-1, keepdims=True)
     scale = 1 / np.sqrt((d * d).mean(-1, keepdims=True) + eps)
     return d * scale, scale

@@ -18,7 +18,10 @@ from refgss.reference.kernel import mode_weight, modes_vjp, read_out
 
 
 def channel_powers(z: Array, l: Array, form: KernelForm, c: Array) -> Array:
-    """Ā^l for every channel (H,N,|l|), with the budget of a recurrence.  Clauses: GSS-ACC-4."""
+    """Ā^l for every channel (H,N,|l|), with the budget of a recurrence.
+
+    Clauses: GSS-REC-4, GSS-ACC-4.
+    """
     p = powers(z, l, form, c, True)
     return p if p.ndim == 3 else np.broadcast_to(p, (c.shape[0], *p.shape))
 

@@ -10,7 +10,8 @@ import pytest
 
 from refgss.conformance.candidates.targets import open_candidate
 from refgss.conformance.judging.compare import NEUTRAL
-from refgss.conformance.judging.diagnosis import diagnose, published
+from refgss.conformance.judging.diagnosis import diagnose
+from refgss.conformance.judging.likeness import published
 from refgss.conformance.judging.runner import profiles_to_check, run, select
 from refgss.conformance.reports.report import by_clause
 from refgss.conformance.vectors.format import read_vectors

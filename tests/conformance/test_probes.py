@@ -5,7 +5,7 @@ import pytest
 
 from refgss.conformance.candidates.calling import ModuleCandidate
 from refgss.conformance.candidates.targets import open_candidate
-from refgss.conformance.judging import diagnosis, probes
+from refgss.conformance.judging import diagnosis, likeness, probes
 from refgss.conformance.selftest import mutants
 from refgss.conformance.vectors.format import read_vectors
 from refgss.standard import spec_folder
@@ -33,7 +33,7 @@ def found(candidate, id, precision="f32"):
 
 @pytest.mark.parametrize("name", WRONG)
 def test_the_first_wrong_stage_is_where_the_error_is(name):
-    stage, clauses, ratio = found(diagnosis.mutant(name), SMALL)
+    stage, clauses, ratio = found(likeness.mutant(name), SMALL)
     assert stage == WRONG[name] and ratio > 1
     assert mutants.declared()[name].clause in clauses
 
@@ -59,7 +59,7 @@ def test_every_stage_of_the_table_is_offered_by_the_reference():
 
 def test_a_stage_that_is_left_out_is_taken_from_those_before():
     v = VECTORS[SMALL]
-    candidate = diagnosis.mutant("half_step")
+    candidate = likeness.mutant("half_step")
     stages = dict(candidate.probe(v.op, v.tensors, v.options, "f64"))
     del stages["s"], stages["u"]
     y = candidate.ask(v.op, v.tensors, v.options, "f64").arrays["y"]
@@ -79,7 +79,7 @@ def test_stages_travel_through_the_protocol_and_decide_no_outcome():
 
 def test_the_diagnosis_names_the_stage():
     v = VECTORS[SMALL]
-    candidate = diagnosis.mutant("gate_linear")
+    candidate = likeness.mutant("gate_linear")
     record = {"id": v.id, "precision": "f32", "outcome": "wrong value"}
     first = diagnosis.diagnose(candidate, [v], [record], {})[0]
     assert first.clause == "GSS-LAY-2" and "first that is wrong is v" in first.reason

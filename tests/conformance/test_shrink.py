@@ -45,6 +45,7 @@ def failing(candidate, id):
     [
         ("gelu/random", tanh_gelu, 1),
         ("causal_conv/even", late_convolution, 3 + 3),  # a third tap needs three positions
+        ("causal_conv/long", late_convolution, 3 + 3),  # judged at samples
     ],
 )
 def test_the_smallest_counterexample_is_found_and_is_certified(id, function, numbers):
@@ -94,3 +95,19 @@ def test_a_saved_counterexample_replays(tmp_path, capsys):
     assert "x = [" in capsys.readouterr().out
     assert run([*check, mutant, "--vectors", str(tmp_path / "v")]) == 1
     assert run([*check, "reference", "--vectors", str(tmp_path / "v")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("candidate", "why"),
+    [
+        ("reference", "nothing fails"),
+        ("python:refgss.conformance.selftest.mutants:growing_accepted", "no failure is one of"),
+    ],
+)
+def test_shrinking_says_when_it_finds_nothing(tmp_path, capsys, candidate, why):
+    check = ["check", "--fresh", "0", "--op", "discretize", "--profile", "f64"]
+    run([*check, "--candidate", candidate, "--shrink", str(tmp_path / "v")])
+    assert f"--shrink found nothing to make small and wrote nothing: {why}" in (
+        " ".join(capsys.readouterr().err.split())
+    )
+    assert not (tmp_path / "v").exists()

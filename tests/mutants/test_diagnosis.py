@@ -5,14 +5,14 @@ import pytest
 
 from refgss import reference
 from refgss.conformance.candidates.calling import ModuleCandidate
-from refgss.conformance.judging import diagnosis
+from refgss.conformance.judging import coverage, diagnosis, likeness
 from refgss.conformance.judging.runner import Question, ask
 from refgss.conformance.selftest import mutants
 from refgss.conformance.vectors.format import read_vectors
 from refgss.standard import spec_folder
 
 VECTORS = read_vectors(spec_folder() / "vectors").vectors
-SIGNATURES = diagnosis.published()
+SIGNATURES = likeness.published()
 CASES = {  # mutants, and the ops that are checked
     "gelu_tanh": ("gelu", "gelu_vjp"),
     "norm_unbiased": ("layer_norm", "dense"),
@@ -33,7 +33,7 @@ def check(candidate, ops):
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_violated_clause_comes_first(name):
-    mutant, candidate = mutants.declared()[name], diagnosis.mutant(name)
+    mutant, candidate = mutants.declared()[name], likeness.mutant(name)
     records = check(candidate, CASES[name])
     first = diagnosis.diagnose(candidate, VECTORS, records, SIGNATURES)[0]
     assert (first.clause, name in first.reason) == (mutant.clause, True)
@@ -43,11 +43,99 @@ def test_most_errors_that_no_mutant_has_are_diagnosed_too():
     found = 0
     for name, ops in CASES.items():
         mutant = mutants.declared()[name]
-        candidate = diagnosis.mutant(name)
+        candidate = likeness.mutant(name)
         others = {m: fails for m, fails in SIGNATURES.items() if m != name}
         suspects = diagnosis.diagnose(candidate, VECTORS, check(candidate, ops), others)
         found += mutant.clause in [s.clause for s in suspects[:3]]
     assert found > len(CASES) / 2  # of all mutants nine in ten: selftest.diagnosis_score
+
+
+def records(op, precision, outcome, detail="", where=lambda v: True):
+    """Records of an op whose vectors pass but for those that `where` chooses."""
+    return [
+        {
+            "id": v.id,
+            "op": v.op,
+            "precision": precision,
+            "clauses": list(v.clauses),
+            "outcome": outcome if where(v) else "pass",
+            "detail": detail,
+        }
+        for v in VECTORS
+        if v.op == op and not v.error
+    ]
+
+
+def suspected(op, *args, **kwargs):
+    candidate = ModuleCandidate(reference)  # its numbers are right: the records alone speak
+    found = diagnosis.diagnose(candidate, VECTORS, records(op, *args, **kwargs), SIGNATURES)
+    return [s.clause for s in found]
+
+
+@pytest.mark.parametrize("outcome", ["crashed", "timed out", "garbage", "out of order"])
+def test_what_gave_no_numbers_gets_no_mathematics(outcome):
+    assert suspected("ssm_scan", "f32", outcome) == []
+
+
+def test_an_exception_of_programming_gets_no_mathematics():
+    assert suspected("gelu", "f32", "raised", "TypeError: gelu() takes 0 arguments") == []
+    assert suspected("gelu", "f32", "raised", "not supported") == []  # all of its cases
+    some = suspected("gelu", "f32", "raised", "ValueError: odd", where=lambda v: "nan" in v.flags)
+    assert some
+
+
+def test_a_clause_on_binary32_is_not_suspected_in_binary64():
+    wrong = records("dense", "f32", "wrong value") + records("dense", "f64", "wrong value")
+    found = diagnosis.diagnose(ModuleCandidate(reference), VECTORS, wrong, SIGNATURES)
+    assert "GSS-ACC-6" not in [s.clause for s in found]
+    assert "GSS-ACC-6" not in suspected("dense", "f64", "wrong value")
+    assert "GSS-ACC-6" in suspected("dense", "f32", "wrong value")
+
+
+def test_clauses_on_shapes_and_empty_arrays_are_not_suspected_of_wrong_numbers():
+    found = suspected("causal_conv", "f32", "wrong value")
+    assert found and not {"GSS-ARR-1", "GSS-ARR-2", "GSS-NFI-14"} & set(found)
+
+
+def test_a_wrong_shape_gets_no_clause_on_numbers():
+    assert suspected("lm_loss", "f32", "wrong shape") == ["GSS-ARR-2"]
+
+
+class TanhInside:
+    """The reference with another GELU in its layers alone."""
+
+    def __init__(self):
+        self.layer = likeness.mutant("gelu_tanh").module.gss_layer
+
+    def __getattr__(self, name):
+        return self.layer if name == "gss_layer" else getattr(reference, name)
+
+
+def test_exact_agreement_of_numbers_comes_first():
+    candidate = ModuleCandidate(TanhInside())
+    checked = check(candidate, ("gelu", "dense", "gss_layer"))
+    first = diagnosis.diagnose(candidate, VECTORS, checked, SIGNATURES)[0]
+    assert (first.clause, first.exact) == ("GSS-NRM-3", True)
+    assert "the results are those of the mutant gelu_tanh" in first.reason
+
+
+def test_no_suspect_has_no_evidence():
+    candidate = likeness.mutant("norm_unbiased")
+    found = diagnosis.diagnose(candidate, VECTORS, check(candidate, ("layer_norm",)), SIGNATURES)
+    assert not any(" 0 of the" in s.reason for s in found)
+
+
+def test_a_simple_relation_is_said():
+    class Halved:
+        def __getattr__(self, name):
+            return getattr(reference, name)
+
+        def causal_conv(self, u, k):
+            return reference.causal_conv(u, k) / 2
+
+    candidate = ModuleCandidate(Halved())
+    first = diagnosis.diagnose(candidate, VECTORS, check(candidate, ("causal_conv",)), SIGNATURES)
+    assert "y is the proven number × 1/2" in first[0].reason
 
 
 def test_nothing_is_suspected_where_nothing_fails():
@@ -61,5 +149,5 @@ def test_signatures_are_those_of_the_declared_mutants():
 
 
 def test_parts_of_an_op_are_known_at_any_depth():
-    assert {"gelu", "causal_conv", "discretize"} <= diagnosis.parts("lm_loss")
-    assert {"lm_logits", "gss_layer_vjp", "gelu_vjp"} <= diagnosis.parts("lm_logits_vjp")
+    assert {"gelu", "causal_conv", "discretize"} <= coverage.parts("lm_loss")
+    assert {"lm_logits", "gss_layer_vjp", "gelu_vjp"} <= coverage.parts("lm_logits_vjp")

@@ -26,11 +26,13 @@ class Outcome(StrEnum):
     OUT_OF_ORDER = "out of order"
     WRONG_FRESH = "wrong on fresh input"
     WROTE = "wrote elsewhere"
+    ADVICE = "advice"
     UNCLAIMED = "not claimed"
     WAIVED = "waived"
 
 
-NEUTRAL = frozenset({Outcome.PASS, Outcome.UNCLAIMED, Outcome.WAIVED})  # all others are failures
+# all others are failures
+NEUTRAL = frozenset({Outcome.PASS, Outcome.ADVICE, Outcome.UNCLAIMED, Outcome.WAIVED})
 BROKEN = frozenset({Outcome.GARBAGE, Outcome.OUT_OF_ORDER})  # the candidate left the protocol
 
 

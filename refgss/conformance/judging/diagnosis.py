@@ -1,68 +1,49 @@
 """Diagnosis: which clauses a failing candidate most probably violates, and why.
 
-The evidence that is added up for each clause:
+A clause comes first where the wrong numbers are exactly those of a named mutant of it.  Then counts
+the weighted sum of the evidence (`Evidence`, `Weights`):
 
-- coverage: of the failing vectors of the first ops that fail, how many name the clause, and how
-  many vectors that name it pass (Ochiai's measure of fault localisation);
-- pattern: how like the set of failing vectors is to that of a mutant of the clause (Jaccard);
-- kinship: whether the same outputs are wrong as with that mutant, by errors of like size;
-- agreement: how like the wrong results are to those of that mutant, on a few failing vectors;
+- coverage: what the failing tests have in common (`coverage`);
+- likeness: to the tests that the named mutants fail, and to their numbers (`likeness`);
 - kind: what the failures say by themselves: a type, a shape, a conjugate, a faint error;
 - stage: where a candidate offers the stages of a layer, the first one that is wrong (`probes`).
 
-The pattern and the agreement name the error if a mutant has it; the others rank clauses for errors
-that no mutant has.  `diagnosis_score` measures how often the right clause comes first.
-
+A clause that the failures cannot violate (`plausible`) is left out.  A candidate that crashes,
+hangs or has another signature gave no numbers: nothing is said about these cases.
 An op whose parts fail too is not looked at: a layer is wrong because its GELU is.
+`diagnosis_score` measures how often the right clause comes first.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from refgss.conformance.candidates.calling import ModuleCandidate
 from refgss.conformance.candidates.claims import Candidate
 from refgss.conformance.judging import probes
-from refgss.conformance.judging.compare import (
-    NEUTRAL,
-    Answer,
-    Failure,
-    Outcome,
-    Outputs,
-    error_ratio,
+from refgss.conformance.judging.compare import NEUTRAL, Failure, Outcome, Outputs
+from refgss.conformance.judging.coverage import Coverage, covered, first_ops
+from refgss.conformance.judging.likeness import (
+    Likeness,
+    Sample,
+    Test,
+    compare,
+    error_size,
+    published_reach,
+    wrong_outputs,
 )
+from refgss.conformance.judging.relations import relation
 from refgss.conformance.judging.runner import Record, answer_to
 from refgss.conformance.selftest import mutants
 from refgss.conformance.vectors import fresh
 from refgss.conformance.vectors.format import Vector
-from refgss.ops import OPS, is_complex
-from refgss.standard import spec_folder
+from refgss.ops import is_complex
 
-Test = tuple[str, str]  # the id of a vector, a precision
-Sample = tuple[Vector, str, Answer]  # a failing test and what the candidate answered
-
-PARTS = {  # what an op is made of; a gradient is made of its op besides
-    "ssm_kernel": ("discretize",),
-    "ssm_scan": ("ssm_kernel", "causal_conv"),
-    "ssm_step": ("discretize",),
-    "gss_layer": ("layer_norm", "gelu", "dense", "gss_lambda", "ssm_scan"),
-    "dss_layer": ("layer_norm", "gelu", "dense", "gss_lambda", "ssm_scan"),
-    "lm_logits": ("gss_layer", "dss_layer"),
-    "lm_loss": ("lm_logits",),
-}
-SHORTLIST = 30  # mutants whose results are compared
-PART = "part"  # the flag of vectors most of whose parts are switched off
-SAMPLES = 8  # vectors on which they are
-SAME = 0.99  # an agreement that cannot be chance
+SAMPLES = 6  # failing vectors that are asked again
 FAINT = 2.0**-6  # of the result: a larger error is one of meaning, a smaller one of precision
 
 
@@ -73,52 +54,56 @@ class Suspect:
     clause: str
     score: float
     reason: str
+    exact: bool = False
 
 
 @dataclass(frozen=True)
-class Likeness:
-    """How like a failing candidate is to a mutant."""
+class Weights:
+    """How much each kind of evidence counts.
 
-    mutant: str
-    pattern: float
-    agreement: float = 0.0
-    kinship: float = 0.0
+    All are of the order of one, so that no kind of evidence outweighs the others: the numbers of a
+    mutant twice its pattern of failures, and a pattern alone a quarter.  No search has fitted them.
+    `diagnosis_score --fit` does, over the generated mutants of one half of the functions, and its
+    shares are those of the other half.
+    """
+
+    overall: float = 1.0  # coverage
+    first: float = 1.0
+    part: float = 1.0
+    function: float = 1.0
+    pattern: float = 0.25  # likeness
+    kinship: float = 1.0
+    agreement: float = 2.0
+    hint: float = 1.0  # kinds and stages
+
+
+WEIGHTS = Weights()
+
+
+@dataclass
+class Evidence:
+    """What points to a clause."""
+
+    coverage: Coverage = field(default_factory=Coverage)
+    like: Likeness | None = None  # the mutant of the clause that is most like the candidate
+    hint: float = 0.0
+    sentences: list[str] = field(default_factory=list)
+
+    def score(self, weights: Weights) -> float:
+        """The weighted sum; likeness of numbers counts as far as the same tests fail."""
+        values = {name: getattr(self.coverage, name) for name in COVERAGE} | {"hint": self.hint}
+        if (like := self.like) is not None:
+            values |= {"pattern": like.pattern, "kinship": like.pattern * like.kinship}
+            values["agreement"] = like.pattern * like.agreement
+        return sum(getattr(weights, name) * x for name, x in values.items())
 
     @property
-    def score(self) -> float:
-        # the others count as far as the pattern does: a mutant that fails where the candidate
-        # passes is another error, even if it is wrong in the same way elsewhere
-        like = self.kinship + 2 * self.agreement + (self.agreement > SAME)
-        return self.pattern * (0.25 + like)
+    def exact(self) -> bool:
+        return self.like is not None and self.like.exact
 
 
-@cache
-def parts(op: str) -> frozenset[str]:
-    """All ops that an op is made of, at any depth."""
-    base = op.removesuffix("_vjp")
-    own = set(PARTS.get(base, ()))
-    if op != base:
-        own |= {f"{part}_vjp" for part in own} & OPS.keys() | {base}
-    return frozenset(own.union(*(parts(part) for part in own)))
-
-
-def read_signatures(path: Path) -> dict[str, frozenset[Test]]:
-    """By mutant, the tests that it fails: the inverse of `kills.signatures`."""
-    content = json.loads(path.read_text("utf-8"))
-    ids = content["vectors"]
-    return {
-        name: frozenset((ids[i], p) for p, bits in by.items() for i in set_bits(int(bits, 16)))
-        for name, by in content["fails"].items()
-    }
-
-
-def published() -> dict[str, frozenset[Test]]:
-    """The signatures that belong to the published vectors."""
-    return read_signatures(spec_folder() / "signatures.json")
-
-
-def set_bits(bits: int) -> list[int]:
-    return [i for i in range(bits.bit_length()) if bits >> i & 1]
+COVERAGE = ("overall", "first", "part", "function")
+assert {f.name for f in fields(Weights)} == {*COVERAGE, "pattern", "kinship", "agreement", "hint"}
 
 
 def diagnose(
@@ -126,236 +111,97 @@ def diagnose(
     vectors: Iterable[Vector],
     records: Sequence[Record],
     signatures: Mapping[str, Set[Test]],
+    reach: Mapping[str, Set[str]] | None = None,
 ) -> list[Suspect]:
     """Clauses that the failures are consistent with violating, most likely first.
 
     `records` are those of a check of `candidate` on `vectors`; a few vectors are asked again.
-    An empty list where nothing fails.
+    `reach` are the vectors that call each function of the reference, those published by default.
+    An empty list where nothing fails, or nothing but crashes and the like.
     """
+    found = evidence(candidate, vectors, records, signatures, reach)
+    return ranked(found, WEIGHTS)
+
+
+def ranked(found: Mapping[str, Evidence], weights: Weights) -> list[Suspect]:
+    """The clauses in order, each with its reason."""
+    suspects = [Suspect(c, e.score(weights), reason(e), e.exact) for c, e in found.items()]
+    suspects = [s for s in suspects if s.score > 0]
+    return sorted(suspects, key=lambda s: (not s.exact, -s.score, s.clause))
+
+
+def evidence(
+    candidate: Candidate,
+    vectors: Iterable[Vector],
+    records: Sequence[Record],
+    signatures: Mapping[str, Set[Test]],
+    reach: Mapping[str, Set[str]] | None = None,
+) -> dict[str, Evidence]:
+    """What points to each clause that the failures can violate."""
     by_id = {v.id: v for v in vectors}
-    judged = [r for r in records if r["id"] in by_id and not neutral(r)]
-    failed = {(r["id"], r["precision"]) for r in judged if r["outcome"] != Outcome.PASS}
-    if not failed:
-        return []
-    first = first_ops({by_id[id].op for id, _ in failed})
+    judged = says_something([r for r in records if r["id"] in by_id], by_id)
+    failures = [r for r in judged if r["outcome"] != Outcome.PASS]
+    if not failures:
+        return {}
     asked = {(r["id"], r["precision"]) for r in judged}
-    clauses = covered(by_id, asked, failed, first)
+    failed = {(r["id"], r["precision"]) for r in failures}
+    first = first_ops({by_id[id].op for id, _ in failed})
+    reach = published_reach() if reach is None else reach
     samples = [
         (by_id[id], precision, answer_to(candidate, by_id[id], precision))
         for id, precision in sampled(by_id, failed, first)
     ]
-    likenesses = compare(samples, asked, failed, signatures)
-    hints: dict[str, float] = defaultdict(float)
-    of_first = [r for r in judged if r["outcome"] != Outcome.PASS and by_id[r["id"]].op in first]
-    for clause, weight in (*hinted(of_first, by_id).items(), *seen(samples).items()):
-        hints[clause] += weight
-    located = {}
-    for clause, weight, sentence in staged(candidate, samples):
-        hints[clause] += weight
-        located[clause] = sentence
-    best: dict[str, Likeness] = {}
-    for like in likenesses:
-        clause = mutants.declared()[like.mutant].clause
-        if clause not in best or like.score > best[clause].score:
-            best[clause] = like
-    suspects = [
-        Suspect(
-            c,
-            clauses.get(c, (0.0, ""))[0] + (best[c].score if c in best else 0) + hints.get(c, 0),
-            reason(best.get(c), located.get(c) or clauses.get(c, (0.0, ""))[1]),
-        )
-        for c in clauses.keys() | best.keys() | hints.keys()
-    ]
-    return sorted((s for s in suspects if s.score > 0), key=lambda s: (-s.score, s.clause))
+    found: dict[str, Evidence] = defaultdict(Evidence)
+    for clause, coverage in covered(by_id, asked, failed, first, reach).items():
+        found[clause].coverage = coverage
+    known = {id for ids in reach.values() for id in ids}  # what the mutants were asked
+    met = {t for t in asked if t[0] in known} if known else asked
+    for like in compare(samples, met, failed & met, signatures):
+        entry = found[mutants.declared()[like.mutant].clause]
+        if entry.like is None or rank(like) > rank(entry.like):
+            entry.like = like
+    of_first = [r for r in failures if by_id[r["id"]].op in first]
+    for clause, weight, sentence in hints(candidate, of_first, by_id, samples):
+        found[clause].hint += weight
+        found[clause].sentences += [sentence] if sentence else []
+    said = related(samples)
+    possible = {c: e for c, e in found.items() if plausible(c, e, of_first, by_id)}
+    for entry in possible.values():
+        entry.sentences += [said] if said else []
+    return possible
 
 
-def first_ops(broken: Set[str]) -> set[str]:
-    """Of the ops that fail those of which no part fails."""
-    return {op for op in broken if not parts(op) & broken}
+def rank(like: Likeness) -> tuple[bool, float]:
+    return like.exact, Evidence(like=like).score(WEIGHTS)
 
 
-def neutral(record: Record) -> bool:
-    return record["outcome"] in NEUTRAL and record["outcome"] != Outcome.PASS
+# --- which failures speak ------------------------------------------------------------------------
+
+NO_NUMBERS = frozenset(
+    {Outcome.CRASHED, Outcome.TIMED_OUT, Outcome.GARBAGE, Outcome.OUT_OF_ORDER, Outcome.RAISED}
+)
+PROGRAMMING = re.compile(
+    "(Type|Attribute|Name|Key|Index|Import|ModuleNotFound|UnboundLocal|Memory|Recursion|OS)Error"
+)
 
 
-def covered(
-    by_id: Mapping[str, Vector], asked: Set[Test], failed: Set[Test], first: Set[str]
-) -> dict[str, tuple[float, str]]:
-    """By clause, Ochiai's measure among all tests, those of the first ops, and of these those of
-    which most parts are switched off; and a sentence."""
-    of_first = {t for t in asked if by_id[t[0]].op in first}
-    overall, local = ochiai(by_id, asked, failed), ochiai(by_id, of_first, failed & of_first)
-    single = {t for t in of_first if PART in by_id[t[0]].flags}
-    alone = ochiai(by_id, single, failed & single)
-    ops = ", ".join(sorted(first))
-    return {
-        c: (
-            score + overall[c][0] + alone.get(c, (0.0,))[0],
-            f"{n} of {named} tests of {ops} that name it fail",
-        )
-        for c, (score, n, named) in local.items()
-    }
+def says_something(records: Sequence[Record], by_id: Mapping[str, Vector]) -> list[Record]:
+    """The passes, and the failures that say something about the mathematics.
 
+    Refusing what is valid does, if the op computes other cases; an exception of programming, a
+    crash or a time-out does not.
+    """
+    passed = {by_id[r["id"]].op for r in records if r["outcome"] == Outcome.PASS}
 
-def ochiai(
-    by_id: Mapping[str, Vector], asked: Set[Test], failed: Set[Test]
-) -> dict[str, tuple[float, int, int]]:
-    """By clause: failing/√(naming · all failing), and how many name it and fail, and name it."""
-    named = Counter(c for id, _ in asked for c in by_id[id].clauses)
-    failing = Counter(c for id, _ in failed for c in by_id[id].clauses)
-    return {c: (n / np.sqrt(named[c] * len(failed)), n, named[c]) for c, n in failing.items()}
+    def speaks(r: Record) -> bool:
+        if r["outcome"] in NEUTRAL:
+            return bool(r["outcome"] == Outcome.PASS)
+        if r["outcome"] == Outcome.RAISED:
+            refused = not PROGRAMMING.match(r.get("detail", ""))
+            return refused and by_id[r["id"]].op in passed
+        return r["outcome"] not in NO_NUMBERS
 
-
-def hinted(failures: Sequence[Record], by_id: Mapping[str, Vector]) -> dict[str, float]:
-    """What the kind of the failures says by itself: the share of them that are of that kind."""
-    kinds = Counter(kind(r, by_id[r["id"]]) for r in failures)
-    share = {kind: n / len(failures) for kind, n in kinds.items()}
-    return {
-        "GSS-ARR-1": 2 * share.get(Outcome.WRONG_DTYPE, 0) + 3 * share.get("complex", 0),
-        "GSS-ARR-2": 2 * share.get(Outcome.WRONG_SHAPE, 0),
-        "GSS-ACC-1": 2 * share.get("narrow", 0),
-        "GSS-NFI-14": share.get("empty", 0),
-    }
-
-
-def kind(failure: Record, v: Vector) -> str:
-    """The outcome of a failure, told apart further by its sentence and the input."""
-    detail = failure.get("detail", "")
-    if failure["outcome"] == Outcome.RAISED and not all(x.size for x in v.tensors.values()):
-        return "empty"
-    if "representable in" in detail:
-        return "narrow"
-    shapes = COMPLEX.search(detail)  # a real output that came as a complex one
-    if shapes and shapes[1] == f"{shapes[2].rstrip(',')}, 2":
-        return "complex"
-    return str(failure["outcome"])
-
-
-ACCURACY = {  # the clause on the accuracy of an op, where there is one of its own
-    "ssm_kernel": "GSS-ACC-2",
-    "ssm_scan": "GSS-ACC-4",
-    "ssm_step": "GSS-ACC-4",
-    "causal_conv": "GSS-ACC-5",
-    "dense": "GSS-ACC-6",
-    "layer_norm": "GSS-ACC-6",
-}
-COMPLEX = re.compile(r"has shape \((.*)\), not \((.*)\)")
-
-
-def seen(samples: Sequence[Sample]) -> dict[str, float]:
-    """What the wrong numbers say by themselves: conjugated gradients, faint errors."""
-    wrong = [(v, p, a, outputs) for v, p, a in samples if (outputs := wrong_outputs(v, p, a))]
-    finite = [(v, p, a, outputs) for v, p, a, outputs in wrong if isinstance(a, Outputs)]
-    if not finite:
-        return {}
-    conjugated = [conjugate(v, p, a) for v, p, a, _ in finite if v.op.endswith("_vjp")]
-    faint = sum(error_size(v, a) < FAINT for v, _, a, _ in finite) / len(wrong)
-    precise = {ACCURACY[base] for v, *_ in wrong if (base := v.op.removesuffix("_vjp")) in ACCURACY}
-    return {
-        **{clause: faint for clause in precise},
-        # the other convention always shows as a conjugate, so that its absence speaks too
-        "GSS-GRD-1": 4 * float(np.mean(conjugated)) - 1 if conjugated else 0.0,
-        "GSS-ACC-1": 0.75 * faint,
-        "GSS-ACC-6": (1.0 if "GSS-ACC-6" in precise else 0.75) * faint,
-    }
-
-
-def wrong_outputs(v: Vector, precision: str, answer: Answer) -> frozenset[str]:
-    """The outputs outside their budgets, missing or of another shape; all where there are none."""
-    if isinstance(answer, Failure):
-        return frozenset(v.expected)
-    wrong = set()
-    for name, e in v.expected.items():
-        x = answer.arrays.get(name)
-        if x is None or x.shape != e.full_shape:
-            wrong.add(name)
-            continue
-        values = (x if e.at is None else x.ravel()[e.at]).astype(float)
-        if error_ratio(values, e, precision).max(initial=0) > 1:
-            wrong.add(name)
-    return frozenset(wrong)
-
-
-def conjugate(v: Vector, precision: str, answer: Outputs) -> bool:
-    """Whether some output that is wrong is right once conjugated, or if it is real, negated."""
-    wrong = wrong_outputs(v, precision, answer)
-    turned = {
-        name: x * np.array([1, -1] if is_complex(name) and x.shape[-1:] == (2,) else -1, x.dtype)
-        for name, x in answer.arrays.items()
-    }
-    return bool(wrong - wrong_outputs(v, precision, Outputs(turned)))
-
-
-def error_size(v: Vector, answer: Answer) -> float:
-    """The largest error of an output, in norm, as a share of the output; infinite if unknown."""
-    if isinstance(answer, Failure):
-        return math.inf
-    sizes = []
-    for name, e in v.expected.items():
-        x = answer.arrays.get(name)
-        if x is None or x.shape != e.full_shape:
-            return math.inf
-        values = (x if e.at is None else x.ravel()[e.at]).astype(float).ravel()
-        finite = np.isfinite(e.hi.ravel())
-        if not np.all(np.isfinite(values[finite])):
-            return math.inf
-        error = np.linalg.norm(values[finite] - e.hi.ravel()[finite])
-        sizes.append(float(error) / max(float(np.linalg.norm(e.hi.ravel()[finite])), 1e-300))
-    return max(sizes, default=math.inf)
-
-
-def staged(candidate: Candidate, samples: Sequence[Sample]) -> Iterator[tuple[str, float, str]]:
-    """Clauses of the first wrong stage of a failing layer, with weights and a sentence."""
-    for v, precision, answer in samples:
-        if v.op not in probes.STAGES or not isinstance(answer, Outputs) or "splits" in v.options:
-            continue
-        stages = candidate.probe(v.op, v.tensors, v.options, precision)
-        if not stages or not fresh.available():
-            continue
-        if found := probes.first_wrong(v, stages, answer.arrays["y"], precision):
-            stage, clauses, _ = found
-            sentence = f"of the stages of {v.op} the first that is wrong is {stage}, on {v.id}"
-            for clause, weight in zip(clauses, (2.0, 1.5, 1.0), strict=False):
-                yield clause, weight, sentence
-            return
-
-
-def compare(
-    samples: Sequence[Sample],
-    asked: Set[Test],
-    failed: Set[Test],
-    signatures: Mapping[str, Set[Test]],
-) -> list[Likeness]:
-    """The mutants that fail most nearly the same tests, with the likeness of their results."""
-    likely = []
-    for name, fails in signatures.items():
-        if met := fails & asked:
-            likely.append(Likeness(name, len(met & failed) / len(met | failed)))
-    likely.sort(key=lambda like: -like.pattern)
-    least = likely[:SHORTLIST][-1].pattern if likely else 0.0  # with all that are as like as that
-    return [resembling(like, samples) if like.pattern >= least else like for like in likely]
-
-
-def resembling(like: Likeness, samples: Sequence[Sample]) -> Likeness:
-    """How like the mutant's results are to those of the candidate, on average."""
-    pairs = [(v, p, a, mutant_answer(like.mutant, v, p)) for v, p, a in samples]
-    return replace(
-        like,
-        agreement=float(np.mean([agreement(a, b, v) for v, _, a, b in pairs])),
-        kinship=float(np.mean([kinship(v, p, a, b) for v, p, a, b in pairs])),
-    )
-
-
-def kinship(v: Vector, precision: str, a: Answer, b: Answer) -> float:
-    """1 where the same outputs are wrong by errors of the same size; a decade of size halves it."""
-    wrong = [wrong_outputs(v, precision, x) for x in (a, b)]
-    both = wrong[0] | wrong[1]
-    same = len(wrong[0] & wrong[1]) / len(both) if both else 1.0
-    sizes = [error_size(v, x) for x in (a, b)]
-    if not all(map(math.isfinite, sizes)):
-        return same * (sizes[0] == sizes[1])
-    apart = abs(math.log10(max(sizes[0], 1e-30) / max(sizes[1], 1e-30)))
-    return same / (1 + apart)
+    return [r for r in records if speaks(r)]
 
 
 def sampled(by_id: Mapping[str, Vector], failed: Set[Test], first: Set[str]) -> list[Test]:
@@ -375,57 +221,152 @@ def sampled(by_id: Mapping[str, Vector], failed: Set[Test], first: Set[str]) -> 
     return chosen
 
 
-@cache
-def mutant(name: str) -> ModuleCandidate:
-    return ModuleCandidate(mutants.load(mutants.declared()[name]))
+def plausible(
+    clause: str, entry: Evidence, failures: Sequence[Record], by_id: Mapping[str, Vector]
+) -> bool:
+    """Whether the failures can violate the clause at all."""
+    outcomes = {r["outcome"] for r in failures}
+    if clause == "GSS-ACC-6":  # "under the profile f32"
+        return all(r["precision"] == "f32" for r in failures)
+    if clause == "GSS-ARR-1":
+        return bool(outcomes & {Outcome.WRONG_DTYPE, Outcome.WRONG_SHAPE})
+    if clause == "GSS-ARR-2":
+        return Outcome.WRONG_SHAPE in outcomes
+    if clause == "GSS-NFI-14":
+        return all(is_empty(by_id[r["id"]]) for r in failures)
+    if outcomes <= {Outcome.WRONG_SHAPE, Outcome.WRONG_DTYPE}:  # no number was compared
+        return entry.exact
+    return True
 
 
-@cache
-def mutant_answer(name: str, v: Vector, precision: str) -> Answer:
-    with np.errstate(all="ignore"):
-        return answer_to(mutant(name), v, precision)
+def is_empty(v: Vector) -> bool:
+    return not all(x.size for x in v.tensors.values()) or v.options.get("length") == 0
 
 
-def agreement(a: Answer, b: Answer, v: Vector) -> float:
-    """1 where two answers are wrong in the same way, 0 where they have nothing in common."""
-    if isinstance(a, Failure) or isinstance(b, Failure):
-        return float(isinstance(a, Failure) and isinstance(b, Failure) and a.outcome == b.outcome)
-    if not v.expected:  # both accepted what must be refused
-        return 1.0
-    return float(np.mean([alike(a.arrays.get(k), b.arrays.get(k), v, k) for k in v.expected]))
+# --- what failures and numbers say by themselves -------------------------------------------------
+
+Hint = tuple[str, float, str]  # a clause, a weight, and a sentence or nothing
+
+ACCURACY = {  # the clause on the accuracy of an op, where there is one of its own
+    "ssm_kernel": "GSS-ACC-2",
+    "ssm_scan": "GSS-ACC-4",
+    "ssm_step": "GSS-ACC-4",
+    "causal_conv": "GSS-ACC-5",
+    "dense": "GSS-ACC-6",
+    "layer_norm": "GSS-ACC-6",
+}
+COMPLEX = re.compile(r"has shape \((.*)\), not \((.*)\)")
 
 
-def alike(x: np.ndarray | None, y: np.ndarray | None, v: Vector, output: str) -> float:
-    """1 − |x − y|/(|x − e| + |y − e|) in the norm, e being the expected output."""
-    if x is None or y is None:
-        return float(x is y)
-    e = v.expected[output]
-    if x.shape != y.shape or x.dtype != y.dtype or x.shape != e.full_shape:
-        return float(x.shape == y.shape and x.dtype == y.dtype)
-    x, y = (
-        z.astype(float).ravel() if e.at is None else z.ravel()[e.at].astype(float) for z in (x, y)
-    )
-    judged = np.isfinite(e.budget["f64"].ravel())
-    x, y, hi = x[judged], y[judged], e.hi.ravel()[judged]
-    if not np.array_equal(np.isfinite(x), np.isfinite(y)):
-        return 0.0
-    rx, ry = x - hi, y - hi
-    finite = np.isfinite(rx) & np.isfinite(ry)
-    with np.errstate(over="ignore"):
-        size = np.linalg.norm(rx[finite]) + np.linalg.norm(ry[finite])
-        apart = np.linalg.norm(rx[finite] - ry[finite])
-    return 1.0 if size == 0 else float(1 - apart / size) if np.isfinite(size) else 0.0
+def hints(
+    candidate: Candidate,
+    failures: Sequence[Record],
+    by_id: Mapping[str, Vector],
+    samples: Sequence[Sample],
+) -> Iterator[Hint]:
+    yield from hinted(failures, by_id)
+    yield from seen(samples)
+    yield from staged(candidate, samples)
 
 
-def reason(like: Likeness | None, counted: str) -> str:
-    """The strongest evidence in a sentence; `counted` is that of stages or coverage."""
-    if (
-        like is None
-        or max(like.agreement, like.pattern) < 0.5
-        or (like.agreement <= SAME and counted.startswith("of the stages"))
-    ):
-        return counted or "the kind of the failures points to it"
-    m = mutants.declared()[like.mutant]
-    if like.agreement > SAME:
-        return f"the results are those of the mutant {m.name} ({m.note})"
-    return f"it fails like the mutant {m.name} ({m.note}), on {like.pattern:.0%} of the same tests"
+def hinted(failures: Sequence[Record], by_id: Mapping[str, Vector]) -> Iterator[Hint]:
+    """What the kind of the failures says by itself: the share of them that are of that kind."""
+    kinds = Counter(kind(r, by_id[r["id"]]) for r in failures)
+    share = {kind: n / len(failures) for kind, n in kinds.items()}
+    weight = 2 * share.get(Outcome.WRONG_DTYPE, 0) + 3 * share.get("complex", 0)
+    yield "GSS-ARR-1", weight, ""
+    yield "GSS-ARR-2", 2 * share.get(Outcome.WRONG_SHAPE, 0), ""
+    yield "GSS-ACC-1", 2 * share.get("narrow", 0), ""
+    yield "GSS-NFI-14", share.get("empty", 0), ""
+    yield "GSS-NFI-1", 2 * share.get(Outcome.RAISED, 0), "what is valid is refused"
+
+
+def kind(failure: Record, v: Vector) -> str:
+    """The outcome of a failure, told apart further by its sentence and the input."""
+    detail = failure.get("detail", "")
+    if failure["outcome"] == Outcome.RAISED and is_empty(v):
+        return "empty"
+    if "representable in" in detail:
+        return "narrow"
+    shapes = COMPLEX.search(detail)  # a real output that came as a complex one
+    if shapes and shapes[1] == f"{shapes[2].rstrip(',')}, 2":
+        return "complex"
+    return str(failure["outcome"])
+
+
+def seen(samples: Sequence[Sample]) -> Iterator[Hint]:
+    """What the wrong numbers say by themselves: conjugated gradients, faint errors."""
+    wrong = [(v, p, a) for v, p, a in samples if wrong_outputs(v, p, a)]
+    finite = [(v, p, a) for v, p, a in wrong if isinstance(a, Outputs)]
+    if not finite:
+        return
+    conjugated = [conjugate(v, p, a) for v, p, a in finite if v.op.endswith("_vjp")]
+    if conjugated:  # the other convention always shows, so that its absence speaks too
+        yield "GSS-GRD-1", 4 * float(np.mean(conjugated)) - 1, ""
+    faint = sum(error_size(v, a) < FAINT for v, _, a in finite) / len(wrong)
+    precise = {ACCURACY[base] for v, *_ in wrong if (base := v.op.removesuffix("_vjp")) in ACCURACY}
+    for clause in precise:
+        yield clause, faint, ""
+    yield "GSS-ACC-1", 0.75 * faint, ""
+    if "GSS-ACC-6" not in precise:
+        yield "GSS-ACC-6", 0.75 * faint, ""
+
+
+def conjugate(v: Vector, precision: str, answer: Outputs) -> bool:
+    """Whether some output that is wrong is right once conjugated, or if it is real, negated."""
+    wrong = wrong_outputs(v, precision, answer)
+    turned = {
+        name: x * np.array([1, -1] if is_complex(name) and x.shape[-1:] == (2,) else -1, x.dtype)
+        for name, x in answer.arrays.items()
+    }
+    return bool(wrong - wrong_outputs(v, precision, Outputs(turned)))
+
+
+def staged(candidate: Candidate, samples: Sequence[Sample]) -> Iterator[Hint]:
+    """Clauses of the first wrong stage of a failing layer, with weights and a sentence."""
+    for v, precision, answer in samples:
+        if v.op not in probes.STAGES or not isinstance(answer, Outputs) or "splits" in v.options:
+            continue
+        stages = candidate.probe(v.op, v.tensors, v.options, precision)
+        if not stages or not fresh.available():
+            continue
+        if found := probes.first_wrong(v, stages, answer.arrays["y"], precision):
+            stage, clauses, _ = found
+            sentence = f"of the stages of {v.op} the first that is wrong is {stage}, on {v.id}"
+            for clause, weight in zip(clauses, (2.0, 1.5, 1.0), strict=False):
+                yield clause, weight, sentence
+            return
+
+
+def related(samples: Sequence[Sample]) -> str:
+    """The relation to the proven numbers that most of the wrong outputs have, as a sentence."""
+    told: Counter[tuple[str, str]] = Counter()
+    example: dict[tuple[str, str], str] = {}
+    wrong = 0
+    for v, p, answer in samples:
+        if isinstance(answer, Failure):
+            continue
+        for output in wrong_outputs(v, p, answer):
+            wrong += 1
+            if output in answer.arrays and (how := relation(v, output, answer.arrays[output], p)):
+                told[output, how] += 1
+                example.setdefault((output, how), v.id)
+    if not told:
+        return ""
+    (output, how), n = told.most_common(1)[0]
+    return f"{output} is {how}, in {example[output, how]}" + (f" and {n - 1} more" if n > 1 else "")
+
+
+def reason(entry: Evidence) -> str:
+    """The strongest evidence in a sentence, after what the numbers say."""
+    coverage, like = entry.coverage, entry.like
+    said = list(entry.sentences)
+    if like is not None and (like.exact or like.pattern >= 0.5):
+        m = mutants.declared()[like.mutant]
+        tests = f"it fails {like.both} of the {like.fails} tests that this fails"
+        tests += f" and {like.alone} more" if like.alone else ""
+        how = "the results are those of" if like.exact else "it fails like"
+        said.append(f"{how} the mutant {m.name} ({m.note}); {tests}")
+    elif coverage.naming:
+        said.append(f"{coverage.failing} of {coverage.naming} tests that name it fail")
+    return "; ".join(said) or "the kind of the failures points to it"

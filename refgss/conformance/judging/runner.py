@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from refgss.conformance.candidates.presentation import clauses_of as clauses_of_
 from refgss.conformance.judging import procedures
 from refgss.conformance.judging.compare import Answer, Finding, Outcome, judge
 from refgss.conformance.vectors.format import Vector
+from refgss.ops import is_complex
 
 Record = dict[str, Any]  # one case line of a report
 
@@ -140,11 +141,32 @@ def record(question: Question, finding: Finding, seconds: float) -> Record:
         "way": question.way,
     }
     line |= {"output": finding.output, "detail": finding.detail or None}
+    line |= {"inputs": inputs_of(v) if finding.failed else None}
     line |= {"index": None if finding.index is None else list(finding.index)}
     for name in ("ratio", "got", "expected", "budget"):
         value = getattr(finding, name)
         line[name] = value if value is None or np.isfinite(value) else str(value)
     return {k: x for k, x in line.items() if x is not None and x is not False}
+
+
+def inputs_of(v: Vector) -> str:
+    """The shapes and options of a vector in words; the parameters of a model are counted."""
+    shapes = {n: x.shape[: -1 if is_complex(n) else None] for n, x in v.tensors.items()}
+    told = [f"{n} {shown(shape)}" for n, shape in shapes.items() if not n.startswith("params.")]
+    if parameters := len(shapes) - len(told):
+        told.append(f"{parameters} parameters")
+    return ", ".join([*told, *(f"{k} = {in_words(x)}" for k, x in v.options.items())])
+
+
+def shown(shape: tuple[int, ...]) -> str:
+    return f"({','.join(map(str, shape))})"
+
+
+def in_words(option: Any) -> str:
+    """An option without its braces, and without what is not set."""
+    if not isinstance(option, Mapping):
+        return str(option)
+    return " ".join(f"{k}:{in_words(x)}" for k, x in option.items() if x is not None)
 
 
 def clauses_of(question: Question, finding: Finding) -> tuple[str, ...]:

@@ -23,6 +23,8 @@ from refgss.ops import is_complex
 
 MOST_STEPS = 300  # tries in all: each costs one certification and one answer
 FEW_AXES = 5
+LONG = 64  # an axis that is cut to small parts at once
+MOST_NUMBERS = 4096  # of inputs that are certified: a sampled vector is cut below that first
 CLEARLY = 10.0  # error/budget below which what is simpler convinces less
 DIGITS = (0, 1, 4, 11)  # significant bits that numbers are cut to; 0 bits is zero
 # not crashes and time-outs: a process that keeps dying is not asked for ever
@@ -83,11 +85,17 @@ def rounded(x: np.ndarray, bits: int) -> np.ndarray:
     return np.asarray(np.ldexp(np.trunc(mantissa * scale) / scale, exponent) + 0, x.dtype)  # no -0
 
 
+def lengths(n: int) -> list[int]:
+    """What an axis of length n is cut to: one, a half, one less, and of a long one small parts."""
+    parts = {n >> k for k in range(2, n.bit_length(), 2)} if n > LONG else set()
+    return sorted(m for m in {1, n // 2, n - 1} | parts if 0 < m < n)
+
+
 def smaller(v: Vector) -> Iterator[Vector]:
     """Simpler vectors, boldest first."""
     for n, axes in axes_of(v).items():
         for group in groups(axes):
-            for m in sorted({1, n // 2, n - 1} & set(range(1, n))):
+            for m in lengths(n):
                 yield cut(v, group, n, slice(m))
                 yield cut(v, group, n, slice(n - m, n))
     for i in range(len(v.options.get("splits", ()))):
@@ -121,7 +129,9 @@ def shrink(v: Vector, fails: Callable[[Vector], bool]) -> Vector:
 
 
 def certify_again(v: Vector) -> Vector | None:
-    """The vector with expected values of its own; None where the op refuses it."""
+    """The vector with expected values of its own; None where the op refuses it, or it is large."""
+    if sum(x.size for x in v.tensors.values()) + v.options.get("length", 0) > MOST_NUMBERS:
+        return None
     from refgss.conformance.vectors.build import vector
     from refgss.conformance.vectors.cases import Case
 
@@ -142,12 +152,8 @@ def certify_again(v: Vector) -> Vector | None:
 
 
 def can_shrink(v: Vector) -> bool:
-    """Vectors that demand a refusal, hold NaN, or are judged at samples are left as they are."""
-    return (
-        bool(v.expected)
-        and all(e.at is None for e in v.expected.values())
-        and all(np.all(np.isfinite(x)) for x in v.tensors.values())
-    )
+    """Vectors that demand a refusal or hold NaN are left as they are."""
+    return bool(v.expected) and all(np.all(np.isfinite(x)) for x in v.tensors.values())
 
 
 def counterexamples(

@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from html import escape
 
 from refgss.conformance.clauses import Clause
-from refgss.conformance.reports.report import CONFORMS, Report, must_clauses
+from refgss.conformance.reports.report import (
+    CONFORMS,
+    Report,
+    extent,
+    judged_profiles,
+    must_clauses,
+)
 from refgss.text import printable
 
 ADVANCE = 6.6  # mean width of a character at 11 px
@@ -15,10 +21,12 @@ ADVANCE = 6.6  # mean width of a character at 11 px
 def badge(report: Report, clauses: Mapping[str, Clause]) -> str:
     """The SVG text; what was not claimed counts as not passed.  Clauses: GSS-CNF-5."""
     passed, total = must_clauses(report, clauses)
-    left = printable(f"GSS {report.header['spec']} {' '.join(report.header['profiles'])}")
+    left = printable(f"GSS {report.header['spec']} {' '.join(judged_profiles(report))}")
     right = f"{passed}/{total} clauses"
     if report.verdict != CONFORMS:
         right += f", {report.verdict}"
+    elif extent(report):
+        right += ", partial"
     colour = (
         "#b3261e" if report.verdict != CONFORMS else "#2b7a3d" if passed == total else "#8a6d00"
     )

@@ -29,6 +29,7 @@ from refgss.files import atomic_write, bounded_read
 from refgss.schemas import parse, problem
 from refgss.text import printable
 
+LAYER_OPS = frozenset({"gss_layer", "gss_layer_vjp"})  # whose configs the layer profiles fix
 CONFORMS, FAILS, BROKE = "conforms", "does not conform", "broke the protocol"
 
 
@@ -251,3 +252,23 @@ def must_clauses(report: Report, clauses: Mapping[str, Clause]) -> tuple[int, in
     summaries = by_clause(report.cases)
     must = [id for id, c in clauses.items() if c.level == "MUST" and c.judged_by_vectors]
     return sum(id in summaries and summaries[id].outcome == "passed" for id in must), len(must)
+
+
+def judged_profiles(report: Report) -> list[str]:
+    """The profiles of a check in which something was judged.
+
+    A layer profile is one of layers: it is named where its layer ops were.  Clauses: GSS-CNF-5.
+    """
+    judged = [case for case in report.cases if case["outcome"] != Outcome.UNCLAIMED]
+    numbers = {case["precision"] for case in judged}
+    layers = {case.get("layer_profile") for case in judged if case["op"] in LAYER_OPS}
+    return [p for p in report.header["profiles"] if p in numbers | layers]
+
+
+def extent(report: Report) -> str:
+    """Words after the verdict where most of the standard was not claimed; else nothing."""
+    ops = {case["op"] for case in report.cases}
+    judged = {case["op"] for case in report.cases if case["outcome"] != Outcome.UNCLAIMED}
+    if 2 * len(judged) >= len(ops):
+        return ""
+    return f" in part, {len(judged)} of {len(ops)} ops"

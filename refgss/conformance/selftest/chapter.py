@@ -45,6 +45,7 @@ def text() -> str:
         "the mutants that they reject, in every precision in which the error shows. This chapter",
         "is written by `python -m refgss.conformance.selftest.kills --write`.\n",
         f"**{killed} of {len(lines)} killed.**\n",
+        *unchosen(),
         *diagnosed(),
         "What changes rounding alone is no mutant but an honest variant (chapter 16). No mutant is",
         "equivalent to the reference in both precisions; those that are in one say why:",
@@ -64,20 +65,49 @@ def text() -> str:
     return "\n".join(found) + "\n"
 
 
+def unchosen() -> list[str]:
+    """The score of the mutants that no author chose, as measured by `generated`."""
+    result = measured("generated.json")
+    if result is None:
+        return []
+    files = result["files"]
+    sums = {s: sum(counts.get(s, 0) for counts in files.values()) for s in STATUS}
+    judged = sums["killed"] + sums["survived"]
+    found = [
+        f"Beside these, {sum(sums.values())} mutants that no author chose: each operator,",
+        "constant, index, comparison, sign, conjugation, reduction, argument and statement of the",
+        "reference's functions changed (`python -m refgss.conformance.selftest.generated`). The",
+        "equivalent ones stand, with the reason, in refgss/conformance/selftest/equivalent.toml.",
+        f"**{sums['killed']} of the {judged} others killed ({sums['killed'] / judged:.1%}).**\n",
+        "| file of the reference | killed | survived | equivalent |",
+        "|---|---|---|---|",
+    ]
+    for file, counts in sorted(files.items()):
+        found.append(f"| {file} | {' | '.join(str(counts.get(s, 0)) for s in STATUS)} |")
+    if result["survivors"]:
+        found += ["", "The survivors:\n", *(f"- `{name}`" for name in result["survivors"])]
+    return [*found, ""]
+
+
+STATUS = ("killed", "survived", "equivalent")
+
+
 def diagnosed() -> list[str]:
     """How often the diagnosis names the clause, as measured by `diagnosis_score`."""
     scores = measured("diagnosis.json")
     if scores is None:
         return []
     found = [
-        "`refgss check` names the clauses that a failing candidate most probably violates. Of the",
-        "mutants, taken for such candidates",
+        "`refgss check` names the clauses that a failing candidate most probably violates. Here",
+        "mutants are taken for such candidates, and a clause is right that the changed function",
+        "names, or of a named mutant the one in the table below",
         "(`python -m refgss.conformance.selftest.diagnosis_score`):\n",
-        "| the violated clause is | first | among the first three |",
-        "|---|---|---|",
+        "| mutants | how many | a right clause first | among the first three |",
+        "|---|---|---|---|",
     ]
     for score in scores:
-        cells = (score["meaning"], f"{score['first']:.1%}", f"{score['first_three']:.1%}")
+        shares = f"{score['first']:.1%}", f"{score['first_three']:.1%}"
+        cells = score["meaning"], str(score["mutants"]), *shares
         found.append(f"| {' | '.join(cells)} |")
     return [*found, ""]
 

@@ -1,10 +1,11 @@
 """The mutation score: which vectors reject which mutants, and the tables that publish it.
 
-    python -m refgss.conformance.selftest.kills [--write]
+    python -m refgss.conformance.selftest.kills [--write] [--all]
 
 prints the score; --write renews spec/mutants.json (status and killing vectors of each mutant),
 spec/signatures.json (every vector that each mutant fails, for `diagnosis`) and the chapter for
-readers, spec/15-mutants.md.
+readers, spec/15-mutants.md.  A vector keeps its inputs for good, so that only new vectors and new
+mutants are surveyed; with --all everything is, as after a change of the reference.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -22,8 +24,9 @@ from typing import Any
 import numpy as np
 
 from refgss import checks, reference
+from refgss.conformance import PRECISIONS
 from refgss.conformance.candidates.calling import ModuleCandidate
-from refgss.conformance.judging import runner
+from refgss.conformance.judging import likeness, runner
 from refgss.conformance.judging.compare import NEUTRAL
 from refgss.conformance.judging.runner import Question, Record
 from refgss.conformance.selftest import chapter, mutants
@@ -61,10 +64,9 @@ def path_of(stem: str) -> str:
 
 
 def questions(mutant: Mutant, vectors: Sequence[Vector], reach: Reach) -> list[Question]:
-    """What can tell the mutant from the reference; vectors that name its clause come first."""
+    """What can tell the mutant from the reference."""
     ids = reach.get(mutant.place, set())
-    able = sorted((v for v in vectors if v.id in ids), key=lambda v: mutant.clause not in v.clauses)
-    return [Question(v, p) for v in able for p in mutant.precisions]
+    return [Question(v, p) for v in vectors if v.id in ids for p in mutant.precisions]
 
 
 def failures(mutant: Mutant, asked: Iterable[Question]) -> Iterator[Record]:
@@ -77,12 +79,33 @@ def failures(mutant: Mutant, asked: Iterable[Question]) -> Iterator[Record]:
             yield record
 
 
-def survey(mutant: Mutant, vectors: Sequence[Vector], reach: Reach) -> dict[str, list[str]]:
-    """The ids of all vectors that reject the mutant, at each precision."""
-    found: dict[str, list[str]] = {p: [] for p in mutant.precisions}
-    for record in failures(mutant, questions(mutant, vectors, reach)):
-        found[record["precision"]].append(record["id"])
-    return found
+def survey(
+    mutant: Mutant, vectors: Sequence[Vector], reach: Reach, known: Known
+) -> dict[str, list[str]]:
+    """The ids of all vectors that reject the mutant, at each precision, its clause's own first."""
+    before = known.fails.get(mutant.name)
+    found = {p: set(before[p]) if before else set() for p in mutant.precisions}
+    asked = [v for v in vectors if before is None or v.id not in known.vectors]
+    for record in failures(mutant, questions(mutant, asked, reach)):
+        found[record["precision"]].add(record["id"])
+    order = sorted(vectors, key=lambda v: mutant.clause not in v.clauses)
+    return {p: [v.id for v in order if v.id in ids] for p, ids in found.items()}
+
+
+@dataclass(frozen=True)
+class Known:
+    """What spec/signatures.json says: its vectors, and by mutant and precision those that fail."""
+
+    vectors: frozenset[str] = frozenset()
+    fails: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)
+
+
+def published() -> Known:
+    fails = {
+        name: {p: frozenset(id for id, q in tests if q == p) for p in PRECISIONS}
+        for name, tests in likeness.published().items()
+    }
+    return Known(likeness.published_vectors(), fails)
 
 
 def entry(mutant: Mutant, failed: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -95,25 +118,31 @@ def entry(mutant: Mutant, failed: Mapping[str, Sequence[str]]) -> dict[str, Any]
 
 
 def signatures(
-    failed: Mapping[str, Mapping[str, Sequence[str]]], vectors: Sequence[Vector]
+    failed: Mapping[str, Mapping[str, Sequence[str]]], vectors: Sequence[Vector], reach: Reach
 ) -> dict[str, Any]:
-    """For each mutant and precision a hexadecimal number: bit i is set if it fails vector i."""
+    """Sets of vectors as hexadecimal numbers, bit i standing for vector i.
+
+    `fails`: what each mutant fails at each precision; `calls`: what calls each function.
+    """
     ids = sorted(v.id for v in vectors)
     place = {id: i for i, id in enumerate(ids)}
+
+    def bits(found: Iterable[str]) -> str:
+        return f"{sum(1 << place[id] for id in found):x}"
+
     return {
         "vectors": ids,
-        "fails": {
-            name: {p: f"{sum(1 << place[id] for id in found):x}" for p, found in by.items()}
-            for name, by in failed.items()
-        },
+        "calls": {".".join(function): bits(found) for function, found in sorted(reach.items())},
+        "fails": {n: {p: bits(found) for p, found in by.items()} for n, by in failed.items()},
     }
 
 
 def main(arguments: Sequence[str]) -> int:
     """Survey all mutants; the exit code is 1 if one survives."""
     vectors = moderate(read_vectors(spec_folder() / "vectors").vectors)
-    declared = mutants.declared()
-    work = partial(survey, vectors=vectors, reach=reached(vectors))
+    declared, reach = mutants.declared(), reached(vectors)
+    known = Known() if "--all" in arguments else published()
+    work = partial(survey, vectors=vectors, reach=reach, known=known)
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         failed = dict(zip(declared, pool.map(work, declared.values(), chunksize=8), strict=True))
     lines = [entry(m, failed[name]) for name, m in declared.items()]
@@ -124,7 +153,7 @@ def main(arguments: Sequence[str]) -> int:
     print(f"{len(lines) - len(survivors)} of {len(lines)} mutants killed, of {clauses} clauses")
     if "--write" in arguments:
         chapter.publish("mutants.json", lines)
-        chapter.publish("signatures.json", signatures(failed, vectors))
+        chapter.publish("signatures.json", signatures(failed, vectors, reach))
     return bool(survivors)
 
 

@@ -1,0 +1,122 @@
+"""Which clauses, and which functions of the reference, the failing tests have in common."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from refgss.conformance.clauses import cited, docstrings
+from refgss.conformance.judging.likeness import Test
+from refgss.conformance.selftest import mutants
+from refgss.conformance.vectors.format import Vector
+from refgss.ops import OPS
+
+PART = "part"  # the flag of vectors most of whose parts are switched off
+
+PARTS = {  # what an op is made of; a gradient is made of its op besides
+    "ssm_kernel": ("discretize",),
+    "ssm_scan": ("ssm_kernel", "causal_conv"),
+    "ssm_step": ("discretize",),
+    "gss_layer": ("layer_norm", "gelu", "dense", "gss_lambda", "ssm_scan"),
+    "dss_layer": ("layer_norm", "gelu", "dense", "gss_lambda", "ssm_scan"),
+    "lm_logits": ("gss_layer", "dss_layer"),
+    "lm_loss": ("lm_logits",),
+}
+
+
+@cache
+def parts(op: str) -> frozenset[str]:
+    """All ops that an op is made of, at any depth."""
+    base = op.removesuffix("_vjp")
+    own = set(PARTS.get(base, ()))
+    if op != base:
+        own |= {f"{part}_vjp" for part in own} & OPS.keys() | {base}
+    return frozenset(own.union(*(parts(part) for part in own)))
+
+
+def first_ops(broken: Set[str]) -> set[str]:
+    """Of the ops that fail those of which no part fails."""
+    return {op for op in broken if not parts(op) & broken}
+
+
+@cache
+def clauses_of_functions() -> Mapping[str, tuple[str, ...]]:
+    """The clauses that each function of the reference names, by `file.function`."""
+    return {
+        f"{stem}.{name}": tuple(cited(docstring))
+        for stem, tree in mutants.trees().items()
+        for name, docstring in docstrings(tree)
+    }
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Ochiai's measure of a clause, failing/√(naming · all failing), among several sets of tests.
+
+    overall    all tests that were asked.
+    first      those of the first ops that fail.
+    part       of these those of which most parts are switched off.
+    function   those of the first ops, taking for `naming` the tests that call a function that
+               names the clause; of the function for which it is largest.
+    """
+
+    overall: float = 0.0
+    first: float = 0.0
+    part: float = 0.0
+    function: float = 0.0
+    failing: int = 0  # tests of the first ops that name the clause and fail
+    naming: int = 0
+
+
+def covered(
+    by_id: Mapping[str, Vector],
+    asked: Set[Test],
+    failed: Set[Test],
+    first: Set[str],
+    reach: Mapping[str, Set[str]],
+) -> dict[str, Coverage]:
+    """The coverage of each clause that a failing test of the first ops names."""
+
+    def clauses(test: Test) -> Iterable[str]:
+        return by_id[test[0]].clauses
+
+    of_first = {t for t in asked if by_id[t[0]].op in first}
+    single = {t for t in of_first if PART in by_id[t[0]].flags}
+    overall = ochiai(clauses, asked, failed)
+    part = ochiai(clauses, single, failed & single)
+    functions = by_function(of_first, failed & of_first, reach)
+    return {
+        c: Coverage(overall[c][0], score, part.get(c, (0.0,))[0], functions.get(c, 0.0), n, named)
+        for c, (score, n, named) in ochiai(clauses, of_first, failed & of_first).items()
+    }
+
+
+def by_function(
+    asked: Set[Test], failed: Set[Test], reach: Mapping[str, Set[str]]
+) -> dict[str, float]:
+    """By clause the measure of the function that names it and is most like the failures."""
+    calls = defaultdict(list)
+    for function, ids in reach.items():
+        for id in ids:
+            calls[id].append(function)
+    best: dict[str, float] = defaultdict(float)
+    for function, (score, _, _) in ochiai(lambda t: calls[t[0]], asked, failed).items():
+        for clause in clauses_of_functions().get(function, ()):
+            best[clause] = max(best[clause], score)
+    return best
+
+
+def ochiai(
+    names: Callable[[Test], Iterable[str]], asked: Set[Test], failed: Set[Test]
+) -> dict[str, tuple[float, int, int]]:
+    """By name failing/√(naming · all failing), how many name it and fail, and how many name it."""
+    named = Counter(name for t in asked for name in names(t))
+    failing = Counter(name for t in failed for name in names(t))
+    return {
+        name: (float(n / np.sqrt(named[name] * len(failed))), n, named[name])
+        for name, n in failing.items()
+    }
