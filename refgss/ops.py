@@ -198,7 +198,9 @@ def is_complex(name: str) -> bool:
 
 def from_real(name: str, x: np.ndarray) -> np.ndarray:
     """The inverse of `to_real`, the name telling which tensors are complex."""
-    if not is_complex(name):
-        return x
-    # a view, not re + i·im: the product i·im would turn an infinity into NaN
+    return joined_complex(x) if is_complex(name) else x
+
+
+def joined_complex(x: np.ndarray) -> np.ndarray:
+    """(...,2), re and im, as complex (...): a view, since re + i·im makes NaN of an infinity."""
     return np.ascontiguousarray(x).view(np.result_type(x.dtype, 1j))[..., 0]

@@ -82,7 +82,10 @@ def layer_from_json(fields: Mapping[str, Any]) -> LayerConfig:
     """
     fields = dict(fields)
     kind = kind_named(fields.pop("kind", "dss" if "form" in fields else "gss"))
-    return kind.config_of(fields)
+    try:
+        return kind.config_of(fields)
+    except TypeError as e:
+        raise ValueError(f"a layer of the kind {kind.NAME} has no such options: {e}") from e
 
 
 def kind_named(name: str) -> ModuleType:

@@ -34,10 +34,11 @@ def mapped(f: Callable[[Any], Any], state: State) -> State:
     return f(state)
 
 
-def zero_states(params: Mapping[str, Any], config: LMConfig, batch: int) -> State:
-    """Before the first token: NumPy zeros, as precise as the parameters.  Clauses: GSS-STA-2."""
-    real = np.dtype(str(params["embedding.weight"].dtype))
-    dtypes = {"real": real, "complex": np.result_type(real, 1j), "integer": np.dtype(np.int32)}
+def zero_states(
+    params: Mapping[str, Any], config: LMConfig, batch: int, real: Any = np.float32
+) -> State:
+    """Before the first token: NumPy zeros of this precision.  Clauses: GSS-STA-2."""
+    dtypes = {"real": real, "complex": np.result_type(real, np.complex64), "integer": np.int32}
 
     def zeros(parts: Mapping[str, Tensor]) -> State:
         arrays = {name: np.zeros(t.shape, dtypes[t.numbers]) for name, t in parts.items()}
@@ -48,3 +49,22 @@ def zero_states(params: Mapping[str, Any], config: LMConfig, batch: int) -> Stat
         kind = kind_of(layer)
         states.append(zeros(kind.state(layer, kind.sizes(of_layer(params, i)), batch)))
     return bundled(states)
+
+
+def named(state: State) -> dict[str, Any]:
+    """The arrays of a model's state by their names in files.  Clauses: GSS-FMT-6, GSS-FMT-17."""
+    if not isinstance(state, tuple):
+        return {"state": state}
+    found = {}
+    for i, own in enumerate(state):
+        parts = (
+            {f".{part}": x for part, x in own.items()} if isinstance(own, Mapping) else {"": own}
+        )
+        found |= {f"state.{i}{part}": x for part, x in parts.items()}
+    return found
+
+
+def unnamed(arrays: Mapping[str, Any], form: State) -> State:
+    """The inverse of `named`, for a state of this form."""
+    names = iter(named(form))
+    return mapped(lambda _: arrays[next(names)], form)

@@ -18,9 +18,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from refgss import reference
-from refgss.config import DSSConfig, LMConfig
+from refgss.config import LMConfig
+from refgss.layers import kind_of
+from refgss.layers.states import State, mapped, zero_states
 from refgss.model.checkpoint import Checkpoint
-from refgss.model.snapshot import Snapshot, advanced
+from refgss.model.snapshot import Snapshot, advanced, has_pending
 from refgss.tensors import ModelError
 
 Params = Mapping[str, np.ndarray]
@@ -47,8 +49,8 @@ class Engine(Protocol):
     def step(self, tokens: np.ndarray) -> np.ndarray:
         """tokens (B,) -> logits (B,V)."""
 
-    def state(self) -> tuple[np.ndarray, np.ndarray]:
-        """A state (depth,B,H,N) and the inputs (depth,B,n,H) since."""
+    def state(self) -> tuple[State, np.ndarray | None]:
+        """A state and the inputs (depth,B,n,H) since, as a `Snapshot` has them."""
 
     def fork(self) -> Engine:
         """Another at the same place."""
@@ -64,7 +66,7 @@ class OpsEngine:
     backend: Any
     params: Params
     config: LMConfig
-    x: Any  # (depth,B,H,N), an array of the backend
+    x: State  # of arrays of the backend
 
     def prefill(self, tokens: np.ndarray) -> np.ndarray:
         for piece in pieces(tokens):
@@ -79,9 +81,9 @@ class OpsEngine:
         logits, self.x = self.backend.lm_logits(self.params, tokens, self.x, config=self.config)
         return logits
 
-    def state(self) -> tuple[np.ndarray, np.ndarray]:
-        depth, B, H, _ = self.x.shape
-        return np.asarray(self.x), np.zeros((depth, B, 0, H), np.float32)
+    def state(self) -> tuple[State, np.ndarray | None]:
+        x = mapped(np.asarray, self.x)
+        return x, nothing_pending(self.config, x)
 
     def fork(self) -> Engine:
         return replace(self)
@@ -102,7 +104,7 @@ class DecoderEngine:
     def step(self, tokens: np.ndarray) -> np.ndarray:
         return self.decoder.step(tokens)
 
-    def state(self) -> tuple[np.ndarray, np.ndarray]:
+    def state(self) -> tuple[State, np.ndarray | None]:
         return self.decoder.snapshot()
 
     def fork(self) -> Engine:
@@ -256,19 +258,25 @@ class Session:
 
 def beginning(checkpoint: Checkpoint, batch: int) -> Snapshot:
     """Before the first token."""
-    H, N = checkpoint.params["layers.0.ssm.c"].shape
     V = checkpoint.params["embedding.weight"].shape[0]
-    depth = checkpoint.config.depth
-    state, pending = np.zeros((depth, batch, H, N), np.complex64), np.zeros((depth, batch, 0, H))
+    state = zero_states(checkpoint.params, checkpoint.config, batch)
+    pending = nothing_pending(checkpoint.config, state)
     recent, logits = np.zeros((batch, 0), np.int32), np.zeros((batch, V), np.float32)
     held = np.zeros(batch, np.int64)
-    return Snapshot(state, pending.astype(np.float32), recent, logits, 0, held)
+    return Snapshot(state, pending, recent, logits, 0, held)
+
+
+def nothing_pending(config: LMConfig, state: State) -> np.ndarray | None:
+    """No inputs since the state, as far as there can be any."""
+    if not has_pending(config, state):
+        return None
+    return np.zeros((*state.shape[:2], 0, state.shape[2]), np.float32)
 
 
 def engine(backend: Any, checkpoint: Checkpoint, snapshot: Snapshot) -> Engine:
     """The backend's decoder where it has one, else its `lm_logits`."""
     params, config = checkpoint.float_params(), checkpoint.config
-    if not hasattr(backend, "Decoder"):
+    if not (hasattr(backend, "Decoder") and backend.Decoder.supports(config)):
         return OpsEngine(backend, params, config, advanced(snapshot, params, config))
     decoder = backend.Decoder(checkpoint.params, config, batch=len(snapshot.recent))
     state, pending = snapshot.state, snapshot.pending
@@ -279,5 +287,6 @@ def engine(backend: Any, checkpoint: Checkpoint, snapshot: Snapshot) -> Engine:
 
 
 def length_limit(config: LMConfig) -> int | None:
-    """After how many tokens a stream ends: that of dss-softmax.  Clauses: GSS-STA-8."""
-    return config.layer.form.length if isinstance(config.layer, DSSConfig) else None
+    """After how many tokens a stream ends, or None.  Clauses: GSS-STA-8."""
+    ends = [kind_of(layer).length_limit(layer) for layer in config.layers]
+    return min((end for end in ends if end is not None), default=None)

@@ -10,6 +10,7 @@ import numpy as np
 from refgss import checks
 from refgss.config import DSSConfig, LMConfig
 from refgss.native import _core
+from refgss.native.layers import LAYERS
 from refgss.native.state_space import form_tuple
 
 BLOCK = 64  # tokens between two advances of the state
@@ -55,6 +56,11 @@ class Decoder:
         self._core = _core.Decoder(
             dict(params), config.depth, form, imag_is_exp, layer.eps, batch, block
         )
+
+    @staticmethod
+    def supports(config: LMConfig) -> bool:
+        """Whether it can decode such models: those whose layers have the same options."""
+        return type(config.layer) in LAYERS
 
     def step(self, tokens: np.ndarray) -> np.ndarray:
         """The next token of each sequence, (B,) int -> logits (B,V)."""

@@ -280,6 +280,12 @@ def dss_layer_vjp(
     )
 
 
+def given_or_zero(state: State | None, params: Params, tokens: Array, config: LMConfig) -> State:
+    if state is not None:
+        return state
+    return zero_states(params, config, tokens.shape[0], str(params["embedding.weight"].dtype))
+
+
 def lm_logits_vjp(
     params: Params,
     tokens: Array,
@@ -292,7 +298,7 @@ def lm_logits_vjp(
 ) -> tuple[dict[str, Array], State]:
     """dlogits (B,L,V), dstate (depth,B,H,N) -> dparams, dstate_0.  Clauses: GSS-GRD-11."""
     checks.check_language_model("lm_logits_vjp", params, tokens, state, config)
-    state = zero_states(params, config, tokens.shape[0]) if state is None else state
+    state = given_or_zero(state, params, tokens, config)
     return pull_back(
         "lm_logits_vjp",
         logits_op,
@@ -317,7 +323,7 @@ def lm_loss_vjp(
     """dloss scalar -> dparams, dstate_0.  Clauses: GSS-GRD-12."""
     checks.check_targets("lm_loss_vjp", params, tokens, targets)
     dloss = checks.as_scalar("lm_loss_vjp", "dloss", dloss, params["embedding.weight"])
-    state = zero_states(params, config, tokens.shape[0]) if state is None else state
+    state = given_or_zero(state, params, tokens, config)
     return pull_back(
         "lm_loss_vjp",
         loss_op,
