@@ -52,7 +52,7 @@ def zero_states(
 
 
 def named(state: State) -> dict[str, Any]:
-    """The arrays of a model's state by their names in files.  Clauses: GSS-FMT-6, GSS-FMT-17."""
+    """The arrays of a model's state by their names in files.  Clauses: GSS-FMT-6, GSS-FMT-18."""
     if not isinstance(state, tuple):
         return {"state": state}
     found = {}

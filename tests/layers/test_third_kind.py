@@ -1,5 +1,6 @@
 """A layer kind is a local act: a third one joins by entries in tables, and everything has it."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -52,8 +53,8 @@ def test_the_reference_and_jax_agree_and_every_cut_gives_the_whole(config):
     params = model(config)
     whole, state = reference.lm_logits(params, TOKENS, None, config=config)
     assert isinstance(state, tuple) == (config is MIXED) and len(state) == config.depth
-    for backend in (reference, xla):
-        for cut in range(TOKENS.shape[1] + 1):
+    for backend, cuts in ((reference, range(12)), (xla, (1, 4))):  # each cut is compiled
+        for cut in cuts:
             a, after = backend.lm_logits(params, TOKENS[:, :cut], None, config=config)
             b, after = backend.lm_logits(params, TOKENS[:, cut:], after, config=config)
             np.testing.assert_allclose(np.concatenate([a, b], 1), whole, rtol=0, atol=1e-5)
@@ -63,10 +64,10 @@ def test_the_reference_and_jax_agree_and_every_cut_gives_the_whole(config):
 
 def test_gradients_agree_through_both_kinds():
     wide = {k: x.astype(np.result_type(x.dtype, float)) for k, x in model(MIXED).items()}
-    targets = np.roll(TOKENS, -1, 1)
-    one = np.array(1.0)
+    targets, one = np.roll(TOKENS, -1, 1), np.array(1.0)
     ours, dstate = reference.lm_loss_vjp(wide, TOKENS, targets, None, one, config=MIXED)
-    theirs, dtheirs = xla.lm_loss_vjp(wide, TOKENS, targets, None, one, config=MIXED)
+    with jax.enable_x64(True):
+        theirs, dtheirs = xla.lm_loss_vjp(wide, TOKENS, targets, None, one, config=MIXED)
     assert ours.keys() == theirs.keys() == wide.keys()
     for name, g in ours.items():
         np.testing.assert_allclose(theirs[name], g, rtol=1e-9, atol=1e-12, err_msg=name)
@@ -121,5 +122,6 @@ def test_options_that_the_kind_does_not_have_are_refused():
 def test_one_model_has_one_description():
     gss, other = GSSConfig(), MovingAverage(3)
     assert LMConfig((gss, other, gss, other), 4) == LMConfig((gss, other), 4)
-    assert LMConfig((gss, gss), 5) == LMConfig(gss, 5) == LMConfig((gss, other), 1)
+    assert LMConfig((gss, gss), 5) == LMConfig(gss, 5)
+    assert LMConfig((gss, other), 1) == LMConfig(gss, 1)
     assert LMConfig((gss, other), 3).layers == (gss, other, gss)
