@@ -310,10 +310,10 @@ def check_language_model(
 def check_depth(op: str, name: str, state: Any, depth: int) -> None:
     """The states of all layers, stacked or as a tuple; each layer checks its own."""
     stacked = not isinstance(state, tuple)
-    if stacked and (len(state.shape) < 1 or state.shape[0] != depth):
+    if stacked and tuple(state.shape[:1]) != (depth,):
         raise ValueError(
-            f"{op}: {name} must have one entry for each of the {depth} layers, (depth,...), "
-            f"not shape {tuple(state.shape)}"
+            f"{op}: {name} must have shape ({depth},...), a state for each layer, "
+            f"not {tuple(state.shape)}"
         )
     if not stacked and len(state) != depth:
         raise ValueError(f"{op}: {name} must have {depth} entries, one a layer, not {len(state)}")

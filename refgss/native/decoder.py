@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from refgss import checks
-from refgss.config import DSSConfig, LMConfig
+from refgss.config import DSSConfig, GSSConfig, LMConfig
 from refgss.native import _core
-from refgss.native.layers import LAYERS
 from refgss.native.state_space import form_tuple
 
 BLOCK = 64  # tokens between two advances of the state
@@ -59,8 +58,8 @@ class Decoder:
 
     @staticmethod
     def supports(config: LMConfig) -> bool:
-        """Whether it can decode such models: those whose layers have the same options."""
-        return type(config.layer) in LAYERS
+        """Whether it can decode such models: those of GSS layers, or DSS, with the same options."""
+        return isinstance(config.layer, GSSConfig | DSSConfig)
 
     def step(self, tokens: np.ndarray) -> np.ndarray:
         """The next token of each sequence, (B,) int -> logits (B,V)."""

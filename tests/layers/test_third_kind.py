@@ -11,6 +11,7 @@ from refgss.model import initialize, load_checkpoint, save_checkpoint
 from refgss.model.initialization import INITIAL
 from refgss.model.session import Session
 from refgss.model.snapshot import load_snapshot, save_snapshot
+from refgss.native.layers import LAYERS as NATIVE_LAYERS
 from refgss.reference.layers import LAYERS, LayerOps
 from refgss.tensors import ModelError
 from refgss.training.data import DataConfig
@@ -33,6 +34,7 @@ def third_kind(monkeypatch):
     layer = LayerOps(moving_average.reference_layer, moving_average.reference_layer_vjp)
     monkeypatch.setitem(layers.KINDS, MovingAverage, moving_average)
     monkeypatch.setitem(LAYERS, MovingAverage, layer)
+    monkeypatch.setitem(NATIVE_LAYERS, MovingAverage, layer)  # which has no kernel of its own
     monkeypatch.setitem(JAX_LAYERS, MovingAverage, moving_average.jax_layer)
     monkeypatch.setitem(INITIAL, MovingAverage, moving_average.initial)
 

@@ -159,7 +159,11 @@ REFUSALS = [
     bad("lm_logits", "tokens must be an integer type", TypeError, tokens=TOKENS + 0.5),
     bad("lm_logits", "norm.weight is missing", params=without(MODEL_PARAMS, "norm.weight")),
     bad("lm_logits", "head.weight has no meaning", config=cfg.LMConfig(cfg.PAPER, 2, tied=True)),
-    bad("lm_logits", "one entry for each of the 2 layers", state=np.ones((1, 1, 3, 2), complex)),
+    bad(
+        "lm_logits",
+        "state must have shape (2,...), a state for each layer",
+        state=np.ones((1, 1, 3, 2), complex),
+    ),
     bad("lm_logits", "state must have 2 entries, one a layer, not 1", state=(None,)),
     bad("lm_loss", "targets must be between 0 and 4", targets=TOKENS + 1),
     bad("lm_loss", "targets must have shape (1, 2)", targets=TOKENS[:, :1]),
