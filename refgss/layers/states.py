@@ -51,6 +51,22 @@ def zero_states(
     return bundled(states)
 
 
+def streams(state: State, rows: Sequence[int]) -> State:
+    """The state of some streams of a batch."""
+    if isinstance(state, tuple):
+        return mapped(lambda x: x[rows], state)
+    return state[:, rows]
+
+
+def side_by_side(states: Sequence[State]) -> State:
+    """The state of a batch, from those of NumPy arrays of its parts."""
+    if not isinstance(states[0], tuple):
+        return np.concatenate(states, 1)
+    columns = zip(*(named(state).values() for state in states), strict=True)
+    joined = dict(zip(named(states[0]), map(np.concatenate, columns), strict=True))
+    return unnamed(joined, states[0])
+
+
 def named(state: State) -> dict[str, Any]:
     """The arrays of a model's state by their names in files.  Clauses: GSS-FMT-6, GSS-FMT-18."""
     if not isinstance(state, tuple):

@@ -20,7 +20,7 @@ import numpy as np
 from refgss import reference
 from refgss.config import LMConfig
 from refgss.layers import kind_of
-from refgss.layers.states import State, mapped, zero_states
+from refgss.layers.states import State, mapped, side_by_side, streams, zero_states
 from refgss.model.checkpoint import Checkpoint
 from refgss.model.snapshot import Snapshot, advanced, has_pending
 from refgss.tensors import ModelError
@@ -55,7 +55,7 @@ class Engine(Protocol):
     def fork(self) -> Engine:
         """Another at the same place."""
 
-    def at(self, state: np.ndarray, pending: np.ndarray, tokens: int) -> Engine:
+    def at(self, state: State, pending: np.ndarray | None, tokens: int) -> Engine:
         """Another with the same weights, of other streams: there, after so many tokens."""
 
 
@@ -88,7 +88,7 @@ class OpsEngine:
     def fork(self) -> Engine:
         return replace(self)
 
-    def at(self, state: np.ndarray, pending: np.ndarray, tokens: int) -> Engine:
+    def at(self, state: State, pending: np.ndarray | None, tokens: int) -> Engine:
         return replace(self, x=state)
 
 
@@ -110,7 +110,7 @@ class DecoderEngine:
     def fork(self) -> Engine:
         return DecoderEngine(self.decoder.fork())
 
-    def at(self, state: np.ndarray, pending: np.ndarray, tokens: int) -> Engine:
+    def at(self, state: State, pending: np.ndarray | None, tokens: int) -> Engine:
         decoder = self.decoder.fresh(state.shape[1])
         decoder.restore(state, pending, position=tokens)
         return DecoderEngine(decoder)
@@ -208,7 +208,8 @@ class Session:
         other.recent, other.logits = self.recent[rows], self.logits[rows]
         other.recent = other.recent[:, (other.recent >= 0).any(0)]
         other.held = self.held[rows]
-        other._engine = self._engine.at(state[:, rows], pending[:, rows], other.tokens)
+        given = None if pending is None else pending[:, rows]
+        other._engine = self._engine.at(streams(state, rows), given, other.tokens)
         return other
 
     def _prefill_each(self, prompts: Sequence[np.ndarray]) -> np.ndarray:
@@ -222,10 +223,11 @@ class Session:
         for session, prompt in zip(alone, prompts, strict=True):
             session.prefill(np.asarray(prompt)[None])
         states, pending = zip(*(session._engine.state() for session in alone), strict=True)
-        if len({x.shape[2] for x in pending}) > 1:
+        if len({x.shape[2] for x in pending if x is not None}) > 1:
             raise ModelError("a prompt is empty where others are not: give each stream a token")
         tokens = max(session.tokens for session in alone)
-        engine = self._engine.at(np.concatenate(states, 1), np.concatenate(pending, 1), tokens)
+        given = None if pending[0] is None else np.concatenate(pending, 1)
+        engine = self._engine.at(side_by_side(states), given, tokens)
         recent = np.full((self.batch, min(tokens, RECENT)), -1, np.int32)  # none, to the left
         for row, session in zip(recent, alone, strict=True):
             row[len(row) - session.recent.shape[1] :] = session.recent[0]

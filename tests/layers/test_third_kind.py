@@ -98,6 +98,18 @@ def test_a_session_streams_saves_and_restores(config, backend, tmp_path):
     np.testing.assert_allclose(session.logits, whole[:, -1], rtol=0, atol=1e-5)
 
 
+def test_prompts_of_several_lengths_are_read_as_if_alone(tmp_path):
+    checkpoint = saved(MIXED, tmp_path)
+    both = Session(checkpoint, backend=reference, batch=2)
+    both.prefill([TOKENS[0, :4], TOKENS[1]])
+    both.step(TOKENS[:, 5])
+    for row, prompt in enumerate((TOKENS[0, :4], TOKENS[1])):
+        alone = Session(checkpoint, backend=reference)
+        alone.prefill(prompt[None])
+        alone.step(TOKENS[row : row + 1, 5])
+        np.testing.assert_allclose(both.logits[row], alone.logits[0], rtol=0, atol=1e-5)
+
+
 def test_a_mixed_model_trains(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("to be or not to be, that is the question. " * 60)
