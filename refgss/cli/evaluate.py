@@ -56,10 +56,20 @@ def evaluate_(
     click.echo(f"nats per token  {found.loss:.4f}")
     click.echo(f"perplexity      {found.perplexity:.4f}")
     click.echo(f"bits per byte   {found.bits_per_byte}")
+    if not rest and not window and (length := trained_length(checkpoint)):
+        terminal.note(f"training measured its held-out loss over windows: --window {length}")
     if compare:
         click.echo(f"xz -9           {xz_bits_per_byte(files)}")
     if by_position:
         terminal.console().print(position_table(found))
+
+
+def trained_length(checkpoint: Checkpoint) -> int | None:
+    """Tokens of the windows of its training, where it noted them."""
+    try:
+        return int(checkpoint.about["run"]["recipe"]["length"])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def held_out(checkpoint: Checkpoint) -> list[Path]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -124,6 +126,7 @@ def train(
         model = LMConfig(kind, depth, final_norm=not no_final_norm, tied=tied)
         run = Run(model, Sizes(**wanted), data, recipe, description_of(tokenizer))
     else:
+        refuse_options_of_models(f"the model of --from {start}")
         sizes = sizes_of(checkpoint.params, checkpoint.config)
         run = Run(checkpoint.config, sizes, data, recipe, checkpoint.tokenizer, checkpoint.digest)
     try:
@@ -134,6 +137,30 @@ def train(
     with bar() as watch:
         file = loop.train(run, out, habits, watch, checkpoint)
     click.echo(f"{file} is trained; see {out / 'metrics.jsonl'} and {out / 'loss.png'}")
+    click.echo(closing_line(out / "metrics.jsonl", recipe.length))
+
+
+def refuse_options_of_models(owner: str) -> None:
+    """Raises UsageError where an option was given that describes a new model."""
+    context = click.get_current_context()
+    for name in (*MODEL, "layer", "depth", "ssm_norm", "tied", "no_final_norm", "tokenizer"):
+        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
+            flag = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{flag} is that of {owner}: leave it out")
+
+
+def closing_line(metrics: Path, length: int) -> str:
+    """The last losses, and how the held-out one is measured."""
+    last: dict[str, float] = {}
+    for line in metrics.read_text("utf-8").splitlines():
+        last |= json.loads(line)
+    parts = [f"loss {last['loss']:.4f}"] if "loss" in last else []
+    if "held_out" in last:
+        parts.append(
+            f"held-out loss {last['held_out']:.4f} nats per token, over windows of {length} tokens "
+            "(`refgss eval` reads whole files, which is lower where a long context helps)"
+        )
+    return ", ".join(parts) or "no step was made"
 
 
 def description_of(tokenizer: Path | None) -> str:
@@ -150,15 +177,16 @@ def bar() -> Iterator[Callable[[Any], None]]:
     columns = (
         TextColumn("step {task.fields[step]}"),
         BarColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}, {task.fields[speed]:.0f} tokens/s,"),
+        TextColumn("{task.fields[said]}"),
         TimeRemainingColumn(),
-        TextColumn("left"),
     )
     with Progress(*columns, console=errors, disable=not errors.is_terminal) as progress:
-        task = progress.add_task("training", total=1.0, step=0, loss=float("nan"), speed=0.0)
+        task = progress.add_task("training", total=1.0, step=0, said="compiling the first step")
 
         def watch(p: Any) -> None:
-            speed = p.tokens_per_second
-            progress.update(task, completed=p.share, step=p.step, loss=p.loss, speed=speed)
+            fast = p.tokens_per_second  # not known after one step
+            speed = "" if math.isnan(fast) else f", {fast:.0f} tokens/s, left"
+            said = f"loss {p.loss:.4f}{speed}"
+            progress.update(task, completed=p.share, step=p.step, said=said)
 
         yield watch

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sysconfig
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from refgss.files import atomic_write
+from refgss.files import atomic_write, replacing
 from refgss.model.documents import find_documents, read_tokens
 from refgss.model.tokenizer import Tokenizer
 from refgss.tensors import ModelError
@@ -150,21 +149,16 @@ def write_tokens(
     """The tokens to train on, then those held out; at last the record, which vouches for them."""
     train, held_out = split(config)
     digest, count, until = hashlib.sha256(), 0, 0
-    new = path.with_name(f".{path.name}.tmp")
     between = [] if tokenizer.separator is None else [np.array([tokenizer.separator], np.int32)]
-    try:
-        with open(new, "wb") as file:
-            for files in (train, held_out):
-                until = count
-                for document in files.values():
-                    for tokens in (*between, *read_tokens(document, tokenizer)):
-                        content = tokens.astype(token_type(tokenizer)).tobytes()
-                        digest.update(content)
-                        file.write(content)
-                        count += len(tokens)
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)
+    with replacing(path) as file:
+        for files in (train, held_out):
+            until = count
+            for document in files.values():
+                for tokens in (*between, *read_tokens(document, tokenizer)):
+                    content = tokens.astype(token_type(tokenizer)).tobytes()
+                    digest.update(content)
+                    file.write(content)
+                    count += len(tokens)
     if config.held_out_tail:
         until = round(count * (1 - config.held_out_tail))
     if not until:

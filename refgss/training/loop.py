@@ -24,6 +24,7 @@ from refgss.interrupts import interrupts
 from refgss.model.checkpoint import Checkpoint, save_checkpoint
 from refgss.model.initialization import initialize
 from refgss.model.tokenizer import load_tokenizer
+from refgss.schemas import parse
 from refgss.training.data import Windows, prepare, spaced_windows
 from refgss.training.optimizers import to_complex, to_real
 from refgss.training.plot import plot_loss
@@ -221,9 +222,12 @@ def whole_lines(path: Path) -> Iterator[str]:
         return
     for line in path.read_text("utf-8", "replace").splitlines(keepends=True):
         try:
-            if not line.endswith("\n") or "step" not in json.loads(line):
-                return
+            values = parse(line)
         except ValueError:
+            return
+        if not line.endswith("\n") or not isinstance(values, dict):
+            return
+        if not isinstance(values.get("step"), int):
             return
         yield line
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from refgss.files import replacing
 from refgss.training.recipe import TrainingError
 
 
@@ -27,6 +28,7 @@ def plot_loss(metrics: Path, picture: Path, tokens_per_step: int) -> None:
     axes.set(xlabel="tokens", ylabel="nats per token")
     axes.legend()
     try:
-        figure.savefig(picture, dpi=100)
+        with replacing(picture) as file:
+            figure.savefig(file, format="png", dpi=100)
     except OSError as e:
         raise TrainingError(f"{picture} cannot be written: {e.strerror}") from e

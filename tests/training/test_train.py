@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from refgss.cli import run
 from refgss.config import DSSConfig, GSSConfig, LMConfig
 from refgss.layers import role_of
 from refgss.model import initialize, load_checkpoint
@@ -246,3 +247,27 @@ def test_names_of_a_state_are_those_of_its_parts(a_run):
     begin, _, _ = functions(MODEL, RECIPE, tuple(sorted(params)))
     names = leaves(TrainingState(params, jax.device_get(begin(params))))
     assert len(names) > 2 * len(params) and "params.layers.0.w_v" in names
+
+
+OTHER_LINES = ["5", "null", '"step"', '{"step": "a"}', '{"step": 1', "[1]", "{}"]
+
+
+@pytest.mark.parametrize("line", OTHER_LINES)
+def test_metrics_of_other_kinds_end_what_is_kept(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    first = '{"step": 1, "loss": 2.0}\n'
+    path.write_text(f"{first}{line}\n{first}")
+    loop.Metrics(path, 3).close()
+    assert path.read_text() == first
+
+
+def test_the_command_says_the_losses_and_refuses_what_it_would_ignore(text, tmp_path, capsys):
+    out = ["--held-out-tail", "0.1", "--steps", "2", "--batch", "2", "--length", "16"]
+    sizes = ["--width", "8", "--gate", "8", "--channels", "4", "--states", "2", "--depth", "1"]
+    assert run(["train", text, "--out", str(tmp_path / "a"), *out, *sizes]) == 0
+    shown = capsys.readouterr().out
+    assert "held-out loss" in shown and "windows of 16 tokens" in shown and "nan" not in shown
+    start = ["--from", str(tmp_path / "a" / "model.safetensors")]
+    assert run(["train", text, "--out", str(tmp_path / "b"), *out, *start, "--width", "9"]) == 2
+    assert "--width is that of the model of --from" in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
