@@ -74,10 +74,11 @@ def unchosen() -> list[str]:
     sums = {s: sum(counts.get(s, 0) for counts in files.values()) for s in STATUS}
     judged = sums["killed"] + sums["survived"]
     found = [
-        f"Beside these, {sum(sums.values())} mutants that no author chose: each operator,",
+        f"Beside these, {result['generated']} mutants that no author chose: each operator,",
         "constant, index, comparison, sign, conjugation, reduction, argument and statement of the",
         "reference's functions changed (`python -m refgss.conformance.selftest.generated`). The",
         "equivalent ones stand, with the reason, in refgss/conformance/selftest/equivalent.toml.",
+        f"{sum(sums.values())} are measured, {sums['equivalent']} of them equivalent.",
         f"**{sums['killed']} of the {judged} others killed ({sums['killed'] / judged:.1%}).**\n",
         "| file of the reference | killed | survived | equivalent |",
         "|---|---|---|---|",

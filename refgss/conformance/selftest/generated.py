@@ -146,7 +146,7 @@ def report(chosen: Sequence[Generated], found: Found) -> dict[str, Any]:
         files[m.file][status] += 1
         survivors += [m.name] if status == "survived" else []
     counts = {k: dict(sorted(v.items())) for k, v in files.items()}
-    return {"files": counts, "survivors": survivors}
+    return {"generated": len(chosen), "files": counts, "survivors": survivors}
 
 
 def totals(result: Mapping[str, Any]) -> Counter[str]:
