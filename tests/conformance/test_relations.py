@@ -78,3 +78,8 @@ def test_a_matrix_is_found_transposed():
 def test_factors_are_written_as_people_write_them():
     assert named_factor(2 / 3) == "the proven number × 2/3"
     assert named_factor(np.log(2)) == "the proven number × ln 2"
+
+
+def test_another_shape_has_no_relation_even_where_samples_are_judged():
+    v = next(v for v in VECTORS if v.op == "causal_conv" and v.expected["y"].at is not None)
+    assert relation(v, "y", np.zeros((1, 2, 3)), "f64") is None
