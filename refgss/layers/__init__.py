@@ -57,9 +57,9 @@ def role_of(name: str, config: LMConfig) -> str:
 
 def model_to_json(config: LMConfig) -> dict[str, Any]:
     """The options of a language model as files have them.  Clauses: GSS-FMT-4."""
-    pattern = isinstance(config.layer, tuple)
-    layer = [layer_to_json(c) for c in config.layer] if pattern else layer_to_json(config.layer)
-    return {**to_json(config), "layer": layer}
+    if isinstance(config.layer, tuple):
+        return {**to_json(config), "layer": [layer_to_json(layer) for layer in config.layer]}
+    return {**to_json(config), "layer": layer_to_json(config.layer)}
 
 
 def model_from_json(fields: Mapping[str, Any]) -> LMConfig:

@@ -71,7 +71,7 @@ def named(state: State) -> dict[str, Any]:
     """The arrays of a model's state by their names in files.  Clauses: GSS-FMT-6, GSS-FMT-18."""
     if not isinstance(state, tuple):
         return {"state": state}
-    found = {}
+    found: dict[str, Any] = {}
     for i, own in enumerate(state):
         parts = (
             {f".{part}": x for part, x in own.items()} if isinstance(own, Mapping) else {"": own}

@@ -282,6 +282,7 @@ def engine(backend: Any, checkpoint: Checkpoint, snapshot: Snapshot) -> Engine:
         return OpsEngine(backend, params, config, advanced(snapshot, params, config))
     decoder = backend.Decoder(checkpoint.params, config, batch=len(snapshot.recent))
     state, pending = snapshot.state, snapshot.pending
+    assert pending is not None  # a decoder's layers have state-space models
     if pending.shape[2] >= decoder.block:  # of a decoder that advances less often
         state, pending = advanced(snapshot, params, config), pending[:, :, :0]
     decoder.restore(state, pending, position=snapshot.tokens)

@@ -9,6 +9,7 @@ import numpy as np
 
 from refgss import checks
 from refgss.config import DSSConfig, GSSConfig, LMConfig
+from refgss.layers import of_layer
 from refgss.native import _core
 from refgss.native.state_space import form_tuple
 
@@ -47,7 +48,7 @@ class Decoder:
         check_parameters(params, config)
         if batch < 0 or block < 1:
             raise ValueError(f"Decoder: batch must be >= 0 and block >= 1, not {batch} and {block}")
-        layer = config.layer
+        layer: Any = config.layers[0]
         form = form_tuple(layer.form) if isinstance(layer, DSSConfig) else ()
         self.config, self.batch, self.block = config, batch, block
         self._shape = (config.depth, batch, *params["layers.0.ssm.c"].shape)
@@ -203,11 +204,11 @@ def check_parameters(params: Mapping[str, np.ndarray], config: LMConfig) -> None
     seen = in_float32(params)
     checks.check_language_model("Decoder", seen, np.zeros((0, 0), np.int64), None, config)
     E = seen["embedding.weight"].shape[1]
-    for i in range(config.depth):
-        prefix = f"layers.{i}."
-        own = {k.removeprefix(prefix): v for k, v in seen.items() if k.startswith(prefix)}
+    if not Decoder.supports(config):
+        raise ValueError("Decoder: all layers must be GSS layers, or DSS, with the same options")
+    for i, layer in enumerate(config.layers):
         x = np.empty((0, 0, E), np.float32)
-        checks.check_layer(f"Decoder, layer {i}", own, x, None, config.layer)
+        checks.check_layer(f"Decoder, layer {i}", of_layer(seen, i), x, None, layer)
     for name, x in seen.items():
         if str(x.dtype) not in ("float32", "complex64"):
             raise TypeError(f"Decoder: {name} must be float32 or complex64, not {x.dtype}")

@@ -204,7 +204,8 @@ class Prepared:
     def results(self) -> tuple[Any, ...] | Any:
         """One call, checked: its outputs as the contract has them."""
         self.check(self.run())
-        results = {name: y.reshape(self.outputs[name].shape) for name, y in taken(self.out).items()}
+        shapes = {name: y.shape for name, y in self.outputs.items() if y is not None}
+        results = {name: y.reshape(shapes[name]) for name, y in taken(self.out).items()}
         if changed := self.into.changed():
             raise WroteElsewhereError(f"the argument {changed} was changed")
         if changed := self.out.changed():

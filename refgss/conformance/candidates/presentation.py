@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -52,7 +52,7 @@ def contiguous(name: str, x: np.ndarray) -> np.ndarray:
 
 def negative(name: str, x: np.ndarray) -> np.ndarray:
     """Every axis runs backwards."""
-    backwards = (..., *(slice(None, None, -1),) * x.ndim)  # "...": no axis is an array too
+    backwards: Any = (..., *(slice(None, None, -1),) * x.ndim)  # "...": no axis is an array too
     return np.array(x[backwards], order="C")[backwards]
 
 
@@ -61,7 +61,8 @@ def gapped(x: np.ndarray, steps: tuple[int, ...]) -> np.ndarray:
     nothing = np.nan if x.dtype.kind in "fc" else np.iinfo(x.dtype).max
     each = list(zip(steps, x.shape, strict=True))
     larger = np.full([step * n + 2 for step, n in each], nothing, x.dtype)
-    inner = larger[(..., *(slice(1, 1 + step * n, step) for step, n in each))]
+    between: Any = (..., *(slice(1, 1 + step * n, step) for step, n in each))
+    inner = larger[between]
     inner[...] = x
     return inner
 

@@ -102,7 +102,9 @@ def of_vector(case: Record, vectors: Mapping[str, Vector]) -> Sequence[str]:
     way = case.get("way")
     if way is not None and way not in {*WAYS, AGAIN}:
         return [f"there is no way {way!r} to ask"]
-    may = [UNTOUCHED] if case["outcome"] in (Outcome.WROTE, Outcome.WAIVED) else []
+    may: list[tuple[str, ...]] = (
+        [UNTOUCHED] if case["outcome"] in (Outcome.WROTE, Outcome.WAIVED) else []
+    )
     if case["outcome"] != Outcome.WROTE:
         may.append(v.clauses if way is None else clauses_of(way))
     agrees = (case["op"], case.get("layer_profile")) == (v.op, v.layer_profile)

@@ -69,7 +69,8 @@ def use(name: str, vectors: Sequence[Vector], reach: Reach) -> Use:
     """Of a variant only where it differs from the reference: what calls the replaced function."""
     variant = variants.VARIANTS.get(name)
     if variant is None:
-        candidate, precisions = ModuleCandidate(import_backend(name)), PRECISIONS
+        precisions: tuple[str, ...] = PRECISIONS
+        candidate = ModuleCandidate(import_backend(name))
     else:
         candidate, precisions = ModuleCandidate(variants.load(variant)), variant.precisions
         if variant.functions:

@@ -166,7 +166,7 @@ def line(meaning: str, trials: Sequence[Trial], weights: Weights) -> dict[str, A
 def main(sample: int, named: int | None, seed: int, fit: bool, misses: bool, write: bool) -> None:
     vectors = moderate(read_vectors(spec_folder() / "vectors").vectors)
     signatures, reach = likeness.published(), likeness.published_reach()
-    known = {"vectors": vectors, "signatures": signatures, "reach": reach}
+    known: dict[str, Any] = {"vectors": vectors, "signatures": signatures, "reach": reach}
     rng = random.Random(seed)
     everything = [m for m in generate(mutants.trees()) if m.name not in generated.equivalent()]
     chosen = rng.sample(everything, min(sample, len(everything)))

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 from refgss.conformance.selftest.substitution import children, functions
 
@@ -178,7 +179,8 @@ def called(node: ast.Call) -> Iterator[Change]:
 
 
 def again(node: ast.Call, **fields: object) -> ast.Call:
-    return ast.Call(**{"func": node.func, "args": node.args, "keywords": node.keywords} | fields)
+    known: dict[str, Any] = {"func": node.func, "args": node.args, "keywords": node.keywords}
+    return ast.Call(**known | fields)
 
 
 def tells(argument: ast.expr) -> bool:

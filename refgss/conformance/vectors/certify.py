@@ -71,13 +71,13 @@ def certify_samples(
     with certifying(bounded=True):
         x = {name: lift(name, v) for name, v in tensors.items()}
         if op in AT_SAMPLES and x["u"].shape[1] > MOST_STEPS:
-            outputs = AT_SAMPLES[op](x, options, np.random.default_rng(seed_of(seed)))
+            outputs: Any = AT_SAMPLES[op](x, options, np.random.default_rng(seed_of(seed)))
         else:
             found = ops.call(reference, op, x, options)
             outputs = {name: (y, places_of(y), y.shape) for name, y in found.items()}
         return {
-            name: samples(*output, np.random.default_rng(seed_of(f"{seed}|{name}")))
-            for name, output in outputs.items()
+            name: samples(y, at, shape, np.random.default_rng(seed_of(f"{seed}|{name}")))
+            for name, (y, at, shape) in outputs.items()
         }
 
 

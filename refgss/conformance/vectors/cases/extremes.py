@@ -89,8 +89,8 @@ FORMS = {"": cfg.GSS, "-bilinear": cfg.KernelForm("bilinear"), "-dss-exp": cfg.D
 def extremes() -> Iterator[Case]:
     """Every linear argument scaled up and down, and rows that overflow late."""
     for op, scales in SCALED.items():
-        config = cfg.PAPER if op.startswith("gss_l") else cfg.DSSConfig()
-        config = config if "params" in AXES[op] else None
+        of_op = cfg.PAPER if op.startswith("gss_l") else cfg.DSSConfig()
+        config = of_op if "params" in AXES[op] else None
         shape = {"...": 7, "E": 8, "H": 4} if config else {"...": 7}
         for label, scale in scales.items():
             tensors = tensors_of(op, config, **shape)

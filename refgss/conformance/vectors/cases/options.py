@@ -54,8 +54,7 @@ FEW = {"B": 1, "L": 3, "F": 3}  # sizes: certifying a gradient of a model takes 
 CLAUSES = {"imag": "GSS-PAR-2", "ssm_norm": "GSS-LAY-4", "out_bias": "GSS-LAY-5"}
 CLAUSES |= {"eps": "GSS-NRM-1", "form": "GSS-LAY-6", "depth": "GSS-LM-2", "final_norm": "GSS-LM-2"}
 CLAUSES |= {"tied": "GSS-LM-3", "init": "GSS-INI-1"}
-METHODS = ("GSS-DIS-2", "GSS-DIS-3", "GSS-DIS-4", "GSS-DIS-5")  # by the number of the form
-METHODS += ("GSS-DIS-9", "GSS-DIS-10", "GSS-DIS-11")
+METHODS = tuple(f"GSS-DIS-{i}" for i in (2, 3, 4, 5, 9, 10, 11))  # by the number of the form
 OF_CONFIG = {  # op, or what its name begins with -> the config that the others differ from
     "gss_layer": (cfg.PAPER,),
     "dss_layer": (cfg.DSSConfig(),),
