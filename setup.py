@@ -139,7 +139,10 @@ class BuildNative(build_ext):
                 [str(path.relative_to(HERE))],
                 output_dir=str(Path(self.build_temp) / isa),
                 include_dirs=["include", "csrc", *python],
-                macros=[("REFGSS_API", '__attribute__((visibility("default")))')],
+                macros=[
+                    ("REFGSS_API", '__attribute__((visibility("default")))'),
+                    ("REFGSS_VERSION", f'"{self.distribution.get_version()}"'),
+                ],
                 extra_postargs=flags + extra,
             )
             return made

@@ -12,8 +12,13 @@
  *    axis of two, (re, im).
  *  - The result is a status.  On any status but REFGSS_OK the outputs are unspecified and
  *    `refgss_last_error` holds one sentence for this thread.  Nothing is thrown.
- *  - Every function may be called from several threads at once, except on one and the same handle.
- *    After fork() the child may call as well.
+ *  - Every function may be called from several threads at once.  A refgss_spectrum and a refgss_ssm
+ *    are only read: any number of calls may share one.  A refgss_conv_stream, refgss_stepper or
+ *    refgss_decoder serves one call at a time: a second one at the same time is REFGSS_ERROR_BUSY,
+ *    and changes nothing.  A handle is freed when no call uses it.  After fork() the child may call
+ *    as well.
+ *  - A call that fails or is interrupted leaves a handle as it was before; a refgss_conv_stream that
+ *    cannot be, refuses all further calls.
  *  - Memory that a call needs beyond its arguments is allocated in it and given back before it
  *    returns; the notes "workspace" say how much.  Up to 64 MiB of it are kept for later calls, and
  *    twiddle factors, a few bytes per point of the largest transform so far, for the life of the
@@ -40,6 +45,11 @@ extern "C" {
 /* The version this library implements; compare with REFGSS_ABI_VERSION before anything else. */
 REFGSS_API int32_t refgss_abi_version(void);
 
+/* Optional: what reports call the library, and its own version ("" if it has none).  A library need
+ * not have these two. */
+REFGSS_API const char *refgss_name(void);
+REFGSS_API const char *refgss_version(void);
+
 /* ---- Arrays and errors ---------------------------------------------------------------------- */
 
 #define REFGSS_MAX_RANK 4
@@ -65,7 +75,8 @@ enum refgss_status {
     REFGSS_ERROR_VALUE = 2,       /* a rank, shape, stride, alignment or option is wrong */
     REFGSS_ERROR_MEMORY = 3,      /* workspace could not be allocated */
     REFGSS_ERROR_INTERRUPTED = 4, /* the interrupt check asked to stop */
-    REFGSS_ERROR_INTERNAL = 5     /* a defect of the library */
+    REFGSS_ERROR_INTERNAL = 5,    /* a defect of the library */
+    REFGSS_ERROR_BUSY = 6         /* another call uses the handle */
 };
 
 /* The sentence that belongs to this thread's last failure; "" before any. */
@@ -317,7 +328,7 @@ REFGSS_API int32_t refgss_dss_layer_vjp(const refgss_dss_layer_params *params,
  * times its scale; a scale, bf16, belongs to 32 weights along the axis that is summed over: w (I,O)
  * has scales (ceil(I/32),O), the embedding (V,E) has (V,ceil(E/32)).  Scales of others are NULL.
  * The parameters are copied, once: the arrays may be freed.
- * Tokens and targets are int64 from 0 to V-1, (B,L), contiguous.  Not thread-safe on one handle. */
+ * Tokens and targets are int64 from 0 to V-1, (B,L), contiguous. */
 
 /* A layer is the one of gss and dss that is not NULL. */
 typedef struct refgss_lm_layer {
@@ -359,7 +370,8 @@ REFGSS_API int32_t refgss_decoder_loss(refgss_decoder *decoder, const int64_t *t
                                        const refgss_array *loss);
 /* The state after all tokens, (depth B,H,N,2). */
 REFGSS_API int32_t refgss_decoder_state(const refgss_decoder *decoder, const refgss_array *state);
-/* How many inputs are pending, below `block`; and the tokens of each sequence so far. */
+/* How many inputs are pending, below `block`; and the tokens of each sequence so far.  These two may
+ * be asked at any time: during another call they are those before it. */
 REFGSS_API int64_t refgss_decoder_pending(const refgss_decoder *decoder);
 REFGSS_API int64_t refgss_decoder_position(const refgss_decoder *decoder);
 /* The state before the pending inputs, (depth B,H,N,2), and these, (depth B,n,H). */

@@ -21,6 +21,9 @@ using namespace refgss;
 
 int32_t refgss_abi_version(void) { return REFGSS_ABI_VERSION; }
 
+const char* refgss_name(void) { return "librefgss"; }
+const char* refgss_version(void) { return REFGSS_VERSION; }
+
 const char* refgss_last_error(void) { return last_error; }
 
 int32_t refgss_get_num_threads(void) {

@@ -1,5 +1,6 @@
 // decoder.cpp: the decoder on NumPy arrays.
 #include <deque>
+#include <optional>
 
 #include "bindings/numpy.hpp"
 
@@ -97,7 +98,7 @@ public:
     }
     std::unique_ptr<decoder> fresh_of(int64_t batch) const {
         std::unique_ptr<decoder> made(new decoder(*this));
-        made->handle_ = nullptr, made->batch_ = batch;
+        made->handle_ = nullptr, made->batch_ = batch, made->last_.reset();
         call([&] { return refgss_decoder_fresh(handle_, batch, &made->handle_); });
         return made;
     }
@@ -105,7 +106,7 @@ public:
         py::array y = fresh(REFGSS_F32, {batch_, vocabulary_});
         refgss_array ay = view(y, "logits");
         call([&] { return refgss_decoder_step(handle_, tokens.data(), &ay); });
-        return y;
+        return arrived(y);
     }
     py::array prefill(const token_array& tokens, bool all) {
         const py::ssize_t length = tokens.shape(1);
@@ -113,7 +114,7 @@ public:
                                             : lengths{batch_, vocabulary_});
         refgss_array ay = view(y, "logits");
         call([&] { return refgss_decoder_prefill(handle_, tokens.data(), length, &ay); });
-        return y;
+        return all ? y : arrived(y);
     }
     py::array loss(const token_array& tokens, const token_array& targets) {
         const py::ssize_t length = tokens.shape(1);
@@ -143,13 +144,22 @@ public:
         const refgss_array* given = pending.is_none() ? nullptr : &au;
         call([&] { return refgss_decoder_restore(handle_, &ax, given, position); });
     }
+    /// The position, and the logits that the last step or prefill returned there, or None: of one moment,
+    /// whatever happens to the result of that call on its way through Python.
+    py::tuple place() const { return py::make_tuple(position(), last_ ? *last_ : py::none()); }
     py::ssize_t pending() const { return refgss_decoder_pending(handle_); }
     int64_t position() const { return refgss_decoder_position(handle_); }
 
 private:
     decoder& operator=(const decoder&) = default;
 
+    py::array arrived(const py::array& logits) {
+        last_ = logits;
+        return logits;
+    }
+
     refgss_decoder* handle_ = nullptr;
+    std::optional<py::object> last_;
     py::ssize_t batch_, depth_, vocabulary_, channels_, states_;
 };
 
@@ -167,5 +177,6 @@ void bind_decoder(py::module_& module) {
         .def("snapshot", &decoder::snapshot)
         .def("restore", &decoder::restore)
         .def("pending", &decoder::pending)
-        .def("position", &decoder::position);
+        .def("position", &decoder::position)
+        .def("place", &decoder::place);
 }

@@ -81,6 +81,8 @@ private:
 void bind_ssm(py::module_& module);  // ssm.cpp
 void bind_decoder(py::module_& module);  // decoder.cpp
 
+// pybind11's initialisation waits for ever in a sub-interpreter: a question comes before it.
+#define PyInit__core init_in_the_main_interpreter
 PYBIND11_MODULE(_core, module) {
     module.doc() = "The C ABI of refgss on NumPy arrays; refgss.native is the public face.";
     if (refgss_simd() == nullptr || refgss_get_num_threads() == 0)
@@ -97,12 +99,25 @@ PYBIND11_MODULE(_core, module) {
     });
     module.def("causal_conv", &causal_conv);
     module.def("causal_conv_vjp", &causal_conv_vjp);
-    py::class_<spectrum>(module, "Spectrum")
+    py::class_<spectrum>(module, "Spectrum",
+                         "A kernel k (H,Lk), transformed once for signals u (B,L,H) of at most `length` "
+                         "steps.  Several threads may use one at the same time.")
         .def(py::init<const py::object&, int64_t>())
         .def("__call__", &spectrum::operator());
-    py::class_<conv_stream>(module, "ConvStream")
+    py::class_<conv_stream>(module, "ConvStream",
+                            "A convolution with k (H,Lk) whose signal arrives in chunks u (B,L,H).  It "
+                            "serves one thread at a time: a push from a second one raises RuntimeError.  "
+                            "After a push that was interrupted it refuses all further ones (ValueError).")
         .def(py::init<const py::object&, int64_t>())
         .def("push", &conv_stream::push);
     bind_ssm(module);
     bind_decoder(module);
+}
+#undef PyInit__core
+
+extern "C" PYBIND11_EXPORT PyObject* PyInit__core() {
+    if (PyInterpreterState_Get() == PyInterpreterState_Main()) return init_in_the_main_interpreter();
+    PyErr_SetString(PyExc_ImportError,
+                    "refgss.native works in the main interpreter of a process only: import it there");
+    return nullptr;
 }

@@ -72,7 +72,7 @@ inline void check(int32_t status) {
         case REFGSS_ERROR_INTERRUPTED:
             if (!PyErr_Occurred()) PyErr_SetNone(PyExc_KeyboardInterrupt);
             throw py::error_already_set();
-        default: throw std::runtime_error(refgss_last_error());
+        default: throw std::runtime_error(refgss_last_error());  // REFGSS_ERROR_BUSY too
     }
 }
 

@@ -1,6 +1,9 @@
 // conv.cpp: the entries of the convolution: checks, then loops over strips.
+#include <cmath>
+
 #include "conv/method.hpp"
 #include "core/array.hpp"
+#include "core/handle.hpp"
 #include "core/scratch.hpp"
 #include "core/threads.hpp"
 
@@ -19,12 +22,15 @@ void convolve_direct(const method<T>& how, const spectra<T>& taps, const view<T,
     });
 }
 
+/// Which signals, strip * batch + b, are not calm.
+using signal_flags = std::vector<unsigned char>;
+
 /// Channels side by side.  A strip's spectrum is `ready`, or made from k and used while it is in
 /// cache.  A thread takes a run of signals at a time.  sums: those of all strips and signals, which
 /// go on, or nullptr for sums that begin at zero.
 template <class T>
 void convolve_strips(const method<T>& how, const spectra<T>* ready, const view<const T, 2>& k,
-                     const view<T, 3>& u, const view<T, 3>& y, T* sums) {
+                     const view<T, 3>& u, const view<T, 3>& y, T* sums, signal_flags& wild) {
     const int64_t batch = u.shape[0], length = u.shape[1], all = sized(how.strips, batch);
     const int64_t run = ready ? std::max<int64_t>(all / (4 * thread_count()), 1) : batch;
     const int64_t items = (all + run - 1) / run, size = flow<T>::size(how);
@@ -47,8 +53,8 @@ void convolve_strips(const method<T>& how, const spectra<T>* ready, const view<c
         const int64_t end = std::min((item + 1) * run, all);
         piece now{item * run, 0};
         expect(now);
-        if (!ready) how.prepare(item, k, f.spectrum, f.work, &f.in);
-        while (now.signal < end) {
+        if (!ready) how.prepare(item, k, f.spectrum, f.work, f.kernel_largest, &f.in);
+        while (now.signal < end && !stopping()) {
             piece next{now.signal, now.step + how.steps()};
             if (next.step >= length) next = {now.signal + 1, 0};
             const int64_t i = now.signal / batch;
@@ -58,6 +64,8 @@ void convolve_strips(const method<T>& how, const spectra<T>* ready, const view<c
             const panel<T> target = how.template rows_of_strip<T>(y, now.signal % batch, i);
             f.pass(kernel, sum, steps_of(target, now.step, steps_at(now)),
                    [&] { next.signal < end ? expect(next) : f.expect_nothing(); });
+            if (!how.calm(ready ? ready->largest(i) : f.kernel_largest, f.largest))
+                wild[now.signal] = 1;
             now = next;
         }
     });
@@ -67,7 +75,7 @@ void convolve_strips(const method<T>& how, const spectra<T>* ready, const view<c
 /// Single channels, as above.
 template <class T>
 void convolve_rows(const method<T>& how, const spectra<T>* ready, const view<const T, 2>& k,
-                   const view<T, 3>& u, const view<T, 3>& y, T* sums) {
+                   const view<T, 3>& u, const view<T, 3>& y, T* sums, signal_flags& wild) {
     const int64_t batch = u.shape[0], length = u.shape[1];
     const int64_t size = 2 * how.spectrum_size + how.sum_size();
     rows_area<T> area(how, length);
@@ -80,17 +88,70 @@ void convolve_rows(const method<T>& how, const spectra<T>* ready, const view<con
             parallel_for(count, slots, [&](int64_t i, int slot) {
                 T *work = memory.data() + slot * size, *spectrum = work + how.spectrum_size,
                   *sum = spectrum + how.spectrum_size, *x = area.row(i);
-                if (!ready) how.prepare(first + i, k, spectrum, work, nullptr);
+                T made[64], largest[64];
+                if (!ready) how.prepare(first + i, k, spectrum, work, made, nullptr);
                 const T* kernel = ready ? (*ready)[first + i] : spectrum;
+                const T* taps_largest = ready ? ready->largest(first + i) : made;
                 if (sums)
                     sum = sums + ((first + i) * batch + b) * how.sum_size();
                 else
                     std::fill_n(sum, how.sum_size(), T(0));
-                for (int64_t l = 0; l < length; l += how.steps(), x += how.steps())
+                for (int64_t l = 0; l < length && !stopping(); l += how.steps(), x += how.steps()) {
+                    how.magnitudes(x, largest);
+                    if (!how.calm(taps_largest, largest)) wild[(first + i) * batch + b] = 1;
                     how.apply(kernel, x, std::min(how.steps(), length - l), sum, x, work, {});
+                }
             });
             area.scatter(y, b, first, count);
         }
+}
+
+template <class T>
+void convolve(const view<T, 3>& u, const view<const T, 2>& k, const view<T, 3>& y);
+
+// ---- Rows that are not calm ---------------------------------------------------------------------
+
+/// A row of n numbers times 2^-exponent, the largest near 1.
+template <class T> struct scaled_row {
+    std::vector<T> values;
+    int exponent = 0;
+    bool finite = true;
+
+    scaled_row(const T* from, int64_t count, int64_t stride) : values(count) {
+        T most = 0;
+        for (int64_t i = 0; i < count; ++i) {
+            const T x = values[i] = from[i * stride];
+            finite = finite && std::isfinite(x);
+            most = std::max(most, std::abs(x));
+        }
+        if (!finite || most == 0) return;
+        std::frexp(most, &exponent);
+        for (T& x : values) x = std::ldexp(x, -exponent);
+    }
+    view<T, 3> signal() { return {values.data(), {1, size(), 1}, {size(), 1, 1}}; }
+    view<T, 2> kernel() { return {values.data(), {1, size()}, {size(), 1}}; }
+    int64_t size() const { return static_cast<int64_t>(values.size()); }
+};
+
+/// The signals that are not calm once more, row by row, as multiples of powers of two.  A row that is not
+/// finite stays as it is (GSS-NFI-8).
+template <class T>
+void convolve_wild(const method<T>& how, const signal_flags& wild, const view<const T, 2>& k,
+                   const view<T, 3>& u, const view<T, 3>& y) {
+    const int64_t batch = u.shape[0], length = u.shape[1];
+    for (int64_t at = 0; at < static_cast<int64_t>(wild.size()); ++at) {
+        if (!wild[at]) continue;
+        const int64_t b = at % batch, first = how.first(at / batch);
+        for (int64_t h = first; h < first + how.count(at / batch); ++h) {
+            scaled_row<T> signal(u.at(b, 0, h), length, u.stride[1]);
+            scaled_row<T> taps(k.at(h, 0), std::min(k.shape[1], length), k.stride[1]);
+            if (!signal.finite || !taps.finite) continue;
+            scaled_row<T> result = signal;
+            convolve(signal.signal(), as_const(taps.kernel()), result.signal());
+            for (int64_t l = 0; l < length; ++l)
+                *y.at(b, l, h) = std::ldexp(result.values[l], signal.exponent + taps.exponent);
+        }
+    }
 }
 
 template <class T>
@@ -107,11 +168,13 @@ void convolve(const view<T, 3>& u, const view<const T, 2>& k, const view<T, 3>& 
         }
         const auto run = how.rows ? convolve_rows<T> : convolve_strips<T>;
         // a spectrum is used while it is in cache, unless that occupies too few threads
-        const bool few = slots_for(how.strips) < slots_for(how.strips * batch);
+        const bool few = slots_for(how.strips) < slots_for(sized(how.strips, batch));
+        signal_flags wild(sized(how.strips, batch), 0);
         if (how.rows ? batch == 1 : !few)
-            run(how, nullptr, part, in, out, nullptr);
+            run(how, nullptr, part, in, out, nullptr, wild);
         else
-            run(how, std::make_unique<spectra<T>>(how, part).get(), part, in, out, nullptr);
+            run(how, std::make_unique<spectra<T>>(how, part).get(), part, in, out, nullptr, wild);
+        convolve_wild(how, wild, part, in, out);
     }
 }
 
@@ -131,7 +194,8 @@ void gradient_of_taps(const method<T>& how, int64_t strip, T* sum, T* signal, in
 
 template <class T>
 void gradients_of_strips(const method<T>& how, const view<T, 3>& u, const view<const T, 2>& k,
-                         const view<T, 3>& dy, const view<T, 3>& du, const view<T, 2>& dk) {
+                         const view<T, 3>& dy, const view<T, 3>& du, const view<T, 2>& dk,
+                         signal_flags& wild) {
     const int64_t batch = u.shape[0], length = u.shape[1];
     const int64_t size = how.spectrum_size, room = how.steps() * how.width;
     const int64_t area = 4 * size + 3 * room;
@@ -145,13 +209,18 @@ void gradients_of_strips(const method<T>& how, const view<T, 3>& u, const view<c
             return errand<T>{how.template rows_of_strip<const T>(x, b, i), how.signal(to), 0};
         };
         errand<T> u_in = coming(u, 0, u_room), dy_in, du_out;
-        how.prepare(i, k, kernel, work, &u_in);
+        T taps[64], largest[64];
+        how.prepare(i, k, kernel, work, taps, &u_in);
         std::fill_n(sum, size, T(0));
-        for (int64_t b = 0; b < batch; ++b) {
+        for (int64_t b = 0; b < batch && !stopping(); ++b) {
             how.table.copy(u_in);
+            how.magnitudes(u_room, largest);
+            if (!how.calm(taps, largest)) wild[i] = 1;
             dy_in = coming(dy, b, now);
             how.table.forward(how.plan(), u_room, scale, other, {&dy_in, &du_out});
             how.table.copy(dy_in);
+            how.magnitudes(now, largest);
+            if (!how.calm(taps, largest)) wild[i] = 1;
             u_in = b + 1 < batch ? coming(u, b + 1, u_room) : errand<T>{};
             how.table.convolve_gradient(how.plan(), now, kernel, other, sum, now, work,
                                         {&u_in, nullptr});
@@ -166,7 +235,8 @@ void gradients_of_strips(const method<T>& how, const view<T, 3>& u, const view<c
 
 template <class T>
 void gradients_of_rows(const method<T>& how, const view<T, 3>& u, const view<const T, 2>& k,
-                       const view<T, 3>& dy, const view<T, 3>& du, const view<T, 2>& dk) {
+                       const view<T, 3>& dy, const view<T, 3>& du, const view<T, 2>& dk,
+                       signal_flags& wild) {
     const int64_t batch = u.shape[0], length = u.shape[1], size = how.spectrum_size;
     rows_area<T> area(how, length), cotangent(how, length);
     const int slots = slots_for(area.at_once);
@@ -180,9 +250,15 @@ void gradients_of_rows(const method<T>& how, const view<T, 3>& u, const view<con
             parallel_for(count, slots, [&](int64_t i, int slot) {
                 T *other = memory.data() + slot * 2 * size, *work = other + size,
                   *kernel = kept.data() + (wait ? i : slot) * 2 * size, *sum = kernel + size;
+                T taps[64], largest[64];
                 if (b == 0) {
-                    how.prepare(first + i, k, kernel, work, nullptr);
+                    how.prepare(first + i, k, kernel, work, taps, nullptr);
+                    if (!is_calm(*taps)) wild[first + i] = 1;
                     std::fill_n(sum, size, T(0));
+                }
+                for (const T* row : {area.row(i), cotangent.row(i)}) {
+                    how.magnitudes(row, largest);
+                    if (!is_calm(*largest)) wild[first + i] = 1;
                 }
                 const T scale = T(1) / static_cast<T>(how.steps());
                 how.table.forward(how.plan(), area.row(i), scale, other, {});
@@ -197,14 +273,55 @@ void gradients_of_rows(const method<T>& how, const view<T, 3>& u, const view<con
 
 template <class T>
 void gradients(const view<T, 3>& u, const view<const T, 2>& k, const view<T, 3>& dy,
+               const view<T, 3>& du, const view<T, 2>& dk);
+
+/// As `convolve_wild`, where dy, du are in reversed time.
+template <class T>
+void gradients_wild(const method<T>& how, const signal_flags& wild, const view<T, 3>& u,
+                    const view<const T, 2>& k, const view<T, 3>& dy, const view<T, 3>& du,
+                    const view<T, 2>& dk) {
+    const int64_t batch = u.shape[0], length = u.shape[1], taps = dk.shape[1];
+    for (int64_t strip = 0; strip < static_cast<int64_t>(wild.size()); ++strip) {
+        if (!wild[strip]) continue;
+        for (int64_t h = how.first(strip); h < how.first(strip) + how.count(strip); ++h) {
+            scaled_row<T> kernel(k.at(h, 0), taps, k.stride[1]);
+            std::vector<double> sum(taps, 0.0);
+            bool finite = kernel.finite;
+            for (int64_t b = 0; b < batch; ++b) {
+                scaled_row<T> signal(u.at(b, 0, h), length, u.stride[1]);
+                scaled_row<T> cotangent(dy.at(b, 0, h), length, dy.stride[1]);
+                finite = finite && signal.finite && cotangent.finite;
+                if (!finite) break;
+                scaled_row<T> to_signal = signal, to_kernel = kernel;
+                gradients(signal.signal(), as_const(kernel.kernel()),
+                          cotangent.signal().reversed(1), to_signal.signal().reversed(1),
+                          to_kernel.kernel());
+                for (int64_t l = 0; l < length; ++l)
+                    *du.at(b, l, h) = std::ldexp(to_signal.values[l], cotangent.exponent + kernel.exponent);
+                for (int64_t j = 0; j < taps; ++j)
+                    sum[j] += std::ldexp(static_cast<double>(to_kernel.values[j]),
+                                         signal.exponent + cotangent.exponent);
+            }
+            for (int64_t j = 0; finite && j < taps; ++j) *dk.at(h, j) = static_cast<T>(sum[j]);
+        }
+    }
+}
+
+template <class T>
+void gradients(const view<T, 3>& u, const view<const T, 2>& k, const view<T, 3>& dy,
                const view<T, 3>& du, const view<T, 2>& dk) {
     const int64_t length = u.shape[1], taps = std::min(k.shape[1], length);
     const auto why = purpose::gradient;
     for (const channel_range& r : method<T>::ranges(u.shape[2], taps, length, why)) {
         const method<T> how(r, taps, length, why);
-        (how.rows ? gradients_of_rows<T> : gradients_of_strips<T>)(
-            how, part_of(u, r), part_of(k, r), part_of(dy.reversed(1), r),
-            part_of(du.reversed(1), r), part_of(dk, r));
+        const auto in = part_of(u, r), back = part_of(dy.reversed(1), r);
+        const auto out = part_of(du.reversed(1), r);
+        signal_flags wild(how.strips, 0);
+        (how.rows ? gradients_of_rows<T> : gradients_of_strips<T>)(how, in, part_of(k, r), back, out,
+                                                                   part_of(dk, r), wild);
+        view<T, 2> seen = part_of(dk, r);
+        seen.shape[1] = taps;
+        gradients_wild(how, wild, in, part_of(k, r), back, out, seen);
     }
 }
 
@@ -226,11 +343,8 @@ void check_signals(const refgss_array* u, const refgss_array* y) {
     check_array(u, "u", 3);
     check_like_signal(*u, y, "y");
 }
-void check_handle(const void* handle) {
-    if (handle == nullptr) throw error{REFGSS_ERROR_VALUE, "the handle is NULL: make one first"};
-}
-
 template <class T> void fill_zero(const view<T, 3>& y) {
+    if (y.size() == 0) return;
     for (int64_t b = 0; b < y.shape[0]; ++b)
         for (int64_t l = 0; l < y.shape[1]; ++l)
             for (int64_t h = 0; h < y.shape[2]; ++h) *y.at(b, l, h) = T(0);
@@ -248,7 +362,7 @@ int32_t refgss_causal_conv(const refgss_array* u, const refgss_array* k, const r
     return guarded([&] {
         check_signals(u, y);
         check_kernel(*u, k, "k");
-        check_output(*y, "y", {u, k});
+        check_outputs({{y, "y"}}, {{u, "u"}, {k, "k"}});
         with_scalar(*u, [&](auto scalar) {
             using T = decltype(scalar);
             const auto out = typed<T, 3>(*y);
@@ -269,8 +383,7 @@ int32_t refgss_causal_conv_vjp(const refgss_array* u, const refgss_array* k,
         check_like_signal(*u, du, "du");
         check_kernel(*u, dk, "dk");
         check_axis("dk", "Lk", dk->shape[1], k->shape[1]);
-        check_output(*du, "du", {u, k, dy, dk});
-        check_output(*dk, "dk", {u, k, dy});
+        check_outputs({{du, "du"}, {dk, "dk"}}, {{u, "u"}, {k, "k"}, {dy, "dy"}});
         with_scalar(*u, [&](auto scalar) {
             using T = decltype(scalar);
             const auto du_out = typed<T, 3>(*du);
@@ -290,7 +403,7 @@ struct refgss_spectrum {
     virtual void convolve(const refgss_array& u, const refgss_array& y) const = 0;
 };
 
-struct refgss_conv_stream {
+struct refgss_conv_stream : changing_handle {
     virtual ~refgss_conv_stream() = default;
     virtual void push(const refgss_array& u, const refgss_array& y) = 0;
 };
@@ -307,14 +420,14 @@ template <class T> struct prepared_range {
     prepared_range(const channel_range& r, const view<const T, 2>& k, int64_t length, purpose why)
         : range(r), how(r, k.shape[1], length, why), ready(how, part_of(k, r)) {}
 
-    void convolve(const view<T, 3>& u, const view<T, 3>& y, T* sums) const {
+    /// sums: those of a stream, or nullptr.  k: the kernel, for signals that are not calm; a stream has
+    /// none, and may overflow or lose what is small in their rows.
+    void convolve(const view<T, 3>& u, const view<T, 3>& y, T* sums, const view<const T, 2>* k) const {
         const auto in = part_of(u, range), out = part_of(y, range);
-        if (how.direct)
-            convolve_direct(how, ready, in, out);
-        else if (how.rows)
-            convolve_rows(how, &ready, {}, in, out, sums);
-        else
-            convolve_strips(how, &ready, {}, in, out, sums);
+        if (how.direct) return convolve_direct(how, ready, in, out);
+        signal_flags wild(sized(how.strips, u.shape[0]), 0);
+        (how.rows ? convolve_rows<T> : convolve_strips<T>)(how, &ready, {}, in, out, sums, wild);
+        if (k) convolve_wild(how, wild, part_of(*k, range), in, out);
     }
 };
 
@@ -330,7 +443,11 @@ std::vector<std::unique_ptr<prepared_range<T>>> prepare(const view<const T, 2>& 
 template <class T> class prepared final : public refgss_spectrum {
 public:
     prepared(const view<const T, 2>& k, int64_t length)
-        : channels_(k.shape[0]), length_(length), ranges_(prepare<T>(k, length, purpose::whole)) {}
+        : channels_(k.shape[0]), length_(length), ranges_(prepare<T>(k, length, purpose::whole)),
+          taps_(sized(k.shape[0], k.shape[1])) {
+        for (int64_t h = 0; h < k.shape[0]; ++h)
+            for (int64_t j = 0; j < k.shape[1]; ++j) taps_[h * k.shape[1] + j] = *k.at(h, j);
+    }
 
     void convolve(const refgss_array& u, const refgss_array& y) const override {
         if (u.dtype != dtype_of<T>)
@@ -341,12 +458,15 @@ public:
                         "u is longer than the spectrum's length: make one for more steps"};
         const auto in = typed<T, 3>(u), out = typed<T, 3>(y);
         if (out.size() == 0) return;
-        for (const auto& r : ranges_) r->convolve(in, out, nullptr);
+        const int64_t count = channels_ ? static_cast<int64_t>(taps_.size()) / channels_ : 0;
+        const view<const T, 2> k{taps_.data(), {channels_, count}, {count, 1}};
+        for (const auto& r : ranges_) r->convolve(in, out, nullptr, &k);
     }
 
 private:
     int64_t channels_, length_;
     std::vector<std::unique_ptr<prepared_range<T>>> ranges_;
+    std::vector<T> taps_;  // (H,Lk)
 };
 
 template <class T> class stream final : public refgss_conv_stream {
@@ -365,14 +485,20 @@ public:
             throw error{REFGSS_ERROR_TYPE, "u has another dtype than the kernel: convert it"};
         check_axis("u", "B", u.shape[0], batch_);
         check_axis("u", "H", u.shape[2], channels_);
+        if (torn_)
+            throw error{REFGSS_ERROR_VALUE, "a push was interrupted, and the stream is at no known step: "
+                                            "make a new one"};
         const auto in = typed<T, 3>(u), out = typed<T, 3>(y);
         if (out.size() == 0) return;
+        torn_ = true;  // until all sums have gone on
         for (size_t i = 0; i < ranges_.size(); ++i)
-            ranges_[i]->convolve(in, out, sums_[i]->data());
+            ranges_[i]->convolve(in, out, sums_[i]->data(), nullptr);
+        torn_ = false;
     }
 
 private:
     int64_t channels_, batch_;
+    bool torn_ = false;
     std::vector<std::unique_ptr<prepared_range<T>>> ranges_;
     std::vector<std::unique_ptr<scratch<T>>> sums_;  // of each range: the running sums
 };
@@ -382,8 +508,7 @@ private:
 
 int32_t refgss_spectrum_new(const refgss_array* k, int64_t length, refgss_spectrum** spectrum) {
     return guarded([&] {
-        check_handle(spectrum);
-        *spectrum = nullptr;
+        *need(spectrum, "spectrum") = nullptr;
         check_array(k, "k", 2);
         if (length < 0) throw error{REFGSS_ERROR_VALUE, "length is negative: use at least 0"};
         with_scalar(*k, [&](auto scalar) {
@@ -398,17 +523,16 @@ void refgss_spectrum_free(refgss_spectrum* spectrum) { delete spectrum; }
 int32_t refgss_spectrum_conv(const refgss_spectrum* spectrum, const refgss_array* u,
                              const refgss_array* y) {
     return guarded([&] {
-        check_handle(spectrum);
+        need(spectrum, "the handle");
         check_signals(u, y);
-        check_output(*y, "y", {u});
+        check_outputs({{y, "y"}}, {{u, "u"}});
         spectrum->convolve(*u, *y);
     });
 }
 
 int32_t refgss_conv_stream_new(const refgss_array* k, int64_t batch, refgss_conv_stream** handle) {
     return guarded([&] {
-        check_handle(handle);
-        *handle = nullptr;
+        *need(handle, "stream") = nullptr;
         check_array(k, "k", 2);
         if (batch < 0) throw error{REFGSS_ERROR_VALUE, "batch is negative: use at least 0"};
         with_scalar(*k, [&](auto scalar) {
@@ -422,10 +546,9 @@ void refgss_conv_stream_free(refgss_conv_stream* stream) { delete stream; }
 
 int32_t refgss_conv_stream_push(refgss_conv_stream* stream, const refgss_array* u,
                                 const refgss_array* y) {
-    return guarded([&] {
-        check_handle(stream);
+    return alone_with(stream, [&](refgss_conv_stream& s) {
         check_signals(u, y);
-        check_output(*y, "y", {u});
-        stream->push(*u, *y);
+        check_outputs({{y, "y"}}, {{u, "u"}});
+        s.push(*u, *y);
     });
 }

@@ -108,6 +108,8 @@ template <class T> struct conv_kernels {
     void (*direct)(panel<const T> u, const T* taps, int64_t count, panel<T> y);
     /// What is left of the copy.
     void (*copy)(errand<T>& rest);
+    /// The largest magnitude in each lane of `count` vectors; a NaN is not larger.
+    void (*largest)(int64_t count, const T* x, T* magnitudes);
 };
 
 }  // namespace refgss

@@ -12,6 +12,7 @@
 
 #include "conv/conv.hpp"
 #include "core/array.hpp"
+#include "core/calm.hpp"
 #include "core/dispatch.hpp"
 #include "core/scratch.hpp"
 #include "core/threads.hpp"
@@ -111,15 +112,30 @@ public:
         return {data, steps(), width, 1, static_cast<int>(width), place::near};
     }
 
-    void prepare(int64_t strip, const view<const T, 2>& k, T* spectrum, T* work,
+    /// `largest`: the magnitudes of the kernel in each lane.
+    void prepare(int64_t strip, const view<const T, 2>& k, T* spectrum, T* work, T* largest,
                  errand<T>* meanwhile) const {
         const panel<const T> taps_in{k.at(first(strip), 0), taps,         k.stride[1],
                                      k.stride[0],           count(strip), place::anywhere};
         if (direct) return table.taps(taps_in, taps, spectrum);
         errand<T> copy{taps_in, signal(work), 0};
         table.copy(copy);
+        magnitudes(work, largest);
         table.forward(plan(), work, T(1) / static_cast<T>(steps()), spectrum, {meanwhile, nullptr});
     }
+    /// The largest magnitude in each lane of a signal in its buffer; of a single channel in the first.
+    void magnitudes(const T* x, T* largest) const {
+        table.largest(steps() * width / lanes, x, largest);
+        if (rows) *largest = *std::max_element(largest, largest + lanes);
+    }
+    /// Whether a transform of such numbers neither overflows nor loses small ones: then all that it rounds
+    /// is below what GSS-ACC-5 grants.
+    bool calm(const T* kernel, const T* signal) const {
+        for (int64_t i = 0; i < width; ++i)
+            if (!is_calm(kernel[i]) || !is_calm(signal[i])) return false;
+        return true;
+    }
+
     /// At most a transform's steps.  The sum of a signal goes on from block to block.
     void apply(const T* spectrum, const T* u, int64_t steps, T* sum, T* y, T* work,
                errands<T> meanwhile) const {
@@ -152,18 +168,23 @@ private:
 template <class T> class spectra {
 public:
     spectra(const method<T>& how, const view<const T, 2>& k)
-        : size_(how.spectrum_size), memory_(sized(how.strips, size_)) {
+        : size_(how.spectrum_size), memory_(sized(how.strips, size_)), lanes_(how.lanes),
+          largest_(sized(how.strips, how.lanes), T(0)) {
         const int slots = slots_for(how.strips);
         scratch<T> work(sized(slots, size_));
         parallel_for(how.strips, slots, [&](int64_t i, int slot) {
-            how.prepare(i, k, memory_.data() + i * size_, work.data() + slot * size_, nullptr);
+            how.prepare(i, k, memory_.data() + i * size_, work.data() + slot * size_,
+                        largest_.data() + i * lanes_, nullptr);
         });
     }
     const T* operator[](int64_t strip) const { return memory_.data() + strip * size_; }
+    const T* largest(int64_t strip) const { return largest_.data() + strip * lanes_; }
 
 private:
     int64_t size_;
     scratch<T> memory_;
+    int64_t lanes_;
+    std::vector<T> largest_;
 };
 
 /// Signals with channels side by side: how those of one thread pass through transforms.  While one
@@ -180,6 +201,7 @@ public:
     }
 
     T *spectrum, *work, *sum;
+    T kernel_largest[64], largest[64];  // magnitudes in each lane: of the kernel, and of what passed last
     errand<T> in, out;
 
     void expect(panel<const T> rows) { in = {rows, how_->signal(u_), 0}; }
@@ -188,6 +210,7 @@ public:
     template <class Next>
     void pass(const T* kernel, T* running, panel<T> rows, const Next& next) {
         how_->table.copy(in);
+        how_->magnitudes(u_, largest);
         next();
         how_->apply(kernel, u_, rows.length, running, y_, work, {&in, &out});
         out = {as_input(steps_of(how_->signal(y_), 0, rows.length)), rows, 0};

@@ -2,8 +2,9 @@
 #pragma once
 
 #include <cstdint>
-#include <initializer_list>
+#include <string>
 #include <type_traits>
+#include <vector>
 
 #include "core/status.hpp"
 #include "refgss.h"
@@ -39,14 +40,23 @@ template <class T, int R> struct view {
     }
 };
 
-/// Throws unless `array` is present and has a known dtype, `rank` axes, a sound shape, aligned data
-/// and a byte range that can be addressed.
+/// Throws unless `array` is present and has a known dtype, `rank` axes, a sound shape, aligned data,
+/// a number of elements that can be counted and a byte range that can be addressed.  A product of any of
+/// its axes does not overflow; products of axes of several arrays are `sized` (scratch.hpp).
 void check_array(const refgss_array* array, const char* name, int rank);
+/// The same for weights of a decoder, which may be bf16 or int8.
+void check_weights(const refgss_array* array, const std::string& name, int rank);
 /// Throws unless the dtypes agree.
 void check_same_dtype(const refgss_array& first, const refgss_array& second, const char* name);
-/// Throws unless no two elements of `output` coincide and its bytes meet those of no input.
-void check_output(const refgss_array& output, const char* name,
-                  std::initializer_list<const refgss_array*> others);
+
+/// An argument and what to call it; it may be absent, NULL.
+struct named_array {
+    const refgss_array* array;
+    std::string name;
+};
+/// Throws unless no two elements of an output coincide, and its bytes meet those of no other output
+/// and of no input.
+void check_outputs(const std::vector<named_array>& outputs, const std::vector<named_array>& inputs);
 /// Throws unless an axis has the length that another argument demands.
 void check_axis(const char* name, const char* axis, int64_t length, int64_t expected);
 

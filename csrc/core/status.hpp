@@ -19,9 +19,19 @@ struct error {
 /// Remembers the sentence that refgss_last_error() returns on this thread.  Never allocates.
 void set_last_error(const char* sentence) noexcept;
 
+/// The length of a call of the ABI; the interrupt check is asked 20 ms from its beginning on.
+class call_scope {  // threads.cpp
+public:
+    call_scope();
+    ~call_scope();
+    call_scope(const call_scope&) = delete;
+    call_scope& operator=(const call_scope&) = delete;
+};
+
 /// Runs f; every entry of the ABI is one call of this.
 template <class F> int32_t guarded(F&& f) noexcept {
     try {
+        const call_scope call;
         f();
         return REFGSS_OK;
     } catch (const error& e) {
@@ -34,6 +44,13 @@ template <class F> int32_t guarded(F&& f) noexcept {
         set_last_error(e.what());
         return REFGSS_ERROR_INTERNAL;
     }
+}
+
+/// Throws unless the caller has passed something.
+template <class P> P* need(P* pointer, const char* name) {
+    if (pointer == nullptr)
+        throw error{REFGSS_ERROR_VALUE, std::string(name) + " is NULL: pass one"};
+    return pointer;
 }
 
 /// For calls of the ABI from within: a failure travels on as an exception.

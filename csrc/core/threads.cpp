@@ -39,8 +39,24 @@ void pause_briefly() {
 #endif
 }
 
+constexpr auto patience = std::chrono::milliseconds(20);  // between two questions of a call
+
 std::atomic<interrupt_check> check_for_interrupt{nullptr};
 thread_local bool inside_item = false;
+thread_local int uninterrupted_depth = 0, calls_inside = 0;
+thread_local steady::time_point last_asked;  // since then this call has not asked
+
+/// Whether the interrupt check says stop, asked now and then.
+bool asked_to_stop() {
+    const interrupt_check check = uninterrupted_depth ? nullptr : check_for_interrupt.load();
+    if (check == nullptr) return false;
+    const auto now = steady::now();
+    if (now - last_asked < patience) return false;
+    last_asked = now;
+    return check() != 0;
+}
+
+[[noreturn]] void throw_interrupted() { throw error{REFGSS_ERROR_INTERRUPTED, "interrupted"}; }
 
 /// One loop in progress, shared by the threads that work on it.  Each begins with a range of its own,
 /// the same one in every loop of this size, for what it has in cache may be needed again; then it
@@ -62,11 +78,10 @@ public:
 
     /// Takes items until there are none.  On trial: or until others, once awake, would be of help.
     void work(int slot, bool asks, bool on_trial = false) {
-        flush_subnormals flushed;
-        bool nested = inside_item;
+        const bool nested = inside_item;
         inside_item = true;
+        const working here(this, asks);
         const auto started = steady::now();
-        auto asked = started;
         int64_t done = 0;
         for (int other = 0; other < slots; ++other) {
             range& r = ranges_[(slot + other) % slots];
@@ -81,21 +96,34 @@ public:
                         return;
                     }
                 }
-                interrupt_check check = asks ? check_for_interrupt.load() : nullptr;
-                if (check == nullptr) continue;
-                auto now = steady::now();
-                if (now - asked < std::chrono::milliseconds(20)) continue;
-                asked = now;
-                if (check() != 0) stopped = true;
+                if (asks && asked_to_stop()) stopped = true;
             }
         }
         inside_item = nested;
+    }
+
+    /// Asked by an item that is long.
+    static bool stopping() {
+        const working* here = working::innermost;
+        if (here == nullptr) return false;
+        if (here->asks && asked_to_stop()) here->at->stopped = true;
+        return here->at->stopped;
     }
 
     const int slots;
     std::atomic<bool> stopped{false};
 
 private:
+    /// The loop that this thread works on.
+    struct working {
+        working(loop* at, bool asks) : at(at), asks(asks), outer(innermost) { innermost = this; }
+        ~working() { innermost = outer; }
+        working(const working&) = delete;
+        loop* const at;
+        const bool asks;
+        const working* const outer;
+        static thread_local const working* innermost;
+    };
     struct alignas(64) range {
         std::atomic<int64_t> next;
         int64_t end;
@@ -104,6 +132,8 @@ private:
     loop_body body_;
     std::unique_ptr<range[]> ranges_;
 };
+
+thread_local const loop::working* loop::working::innermost = nullptr;
 
 /// Workers that sleep until a loop is published.  One loop at a time: its caller owns the pool.
 class pool {
@@ -243,27 +273,18 @@ void run_loop(int64_t items, int slots, loop_body body, bool brief) {
         if (!state.workers) state.workers = std::make_unique<pool>(thread_count());
         state.workers->run(job, brief);
     }
-    if (job.stopped) throw error{REFGSS_ERROR_INTERRUPTED, "interrupted"};
+    if (job.stopped) throw_interrupted();
 }
 
-#if defined(__x86_64__)
-constexpr unsigned flush_bits = 0x8040;  // flush results to zero, take operands as zero
-flush_subnormals::flush_subnormals() : saved_(_mm_getcsr()) {
-    _mm_setcsr(static_cast<unsigned>(saved_) | flush_bits);
+call_scope::call_scope() {
+    if (calls_inside++ == 0) last_asked = steady::now();
 }
-flush_subnormals::~flush_subnormals() {
-    _mm_setcsr((_mm_getcsr() & ~flush_bits) | (static_cast<unsigned>(saved_) & flush_bits));
+call_scope::~call_scope() { --calls_inside; }
+bool stopping() { return loop::stopping(); }
+void check_interrupt() {
+    if (!inside_item && asked_to_stop()) throw_interrupted();
 }
-#elif defined(__aarch64__)
-constexpr uint64_t flush_bits = uint64_t(1) << 24;
-flush_subnormals::flush_subnormals() {
-    asm volatile("mrs %0, fpcr" : "=r"(saved_));
-    asm volatile("msr fpcr, %0" ::"r"(saved_ | flush_bits));
-}
-flush_subnormals::~flush_subnormals() { asm volatile("msr fpcr, %0" ::"r"(saved_)); }
-#else
-flush_subnormals::flush_subnormals() : saved_(0) {}
-flush_subnormals::~flush_subnormals() {}
-#endif
+uninterrupted::uninterrupted() { ++uninterrupted_depth; }
+uninterrupted::~uninterrupted() { --uninterrupted_depth; }
 
 }  // namespace refgss

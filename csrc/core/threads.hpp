@@ -2,7 +2,7 @@
 //
 // Items are claimed one by one.  Each must write memory of its own and may not depend on who runs
 // it, so that results are the same for any number of threads: sums across items are made in a fixed
-// order afterwards.  Subnormals are flushed to zero inside items, and the caller's mode is restored.
+// order afterwards.  The processor's mode is left alone: subnormal numbers count (GSS-ACC-7).
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@ namespace refgss {
 int thread_count();
 void set_thread_count(int threads);
 
-/// Asked about every 20 ms on the calling thread; non-zero stops the loop.
+/// Asked about every 20 ms of a call, on the calling thread; non-zero stops the call.
 using interrupt_check = int32_t (*)();
 void set_interrupt_check(interrupt_check check);
 
@@ -39,16 +39,26 @@ void parallel_for(int64_t items, int slots, const Body& body, bool brief = false
              brief);
 }
 
-/// Flushes subnormals on this thread for the life of the object.
-class flush_subnormals {
+/// For work outside of loops: throws `error` where the interrupt check says stop.
+void check_interrupt();
+/// For an item that is long: whether it may end at once, for the loop will throw.
+bool stopping();
+/// No interruption for the life of the object: what must be done whole, and is short.
+class uninterrupted {
 public:
-    flush_subnormals();
-    ~flush_subnormals();
-    flush_subnormals(const flush_subnormals&) = delete;
-    flush_subnormals& operator=(const flush_subnormals&) = delete;
-
-private:
-    uint64_t saved_;
+    uninterrupted();
+    ~uninterrupted();
+    uninterrupted(const uninterrupted&) = delete;
+    uninterrupted& operator=(const uninterrupted&) = delete;
 };
+
+/// f(i) for i in [0, count), one after the other; may be interrupted.
+template <class F> void serial_for(int64_t count, F&& f) {
+    constexpr int64_t some = 4096;
+    for (int64_t i = 0; i < count; ++i) {
+        if (i % some == some - 1) check_interrupt();
+        f(i);
+    }
+}
 
 }  // namespace refgss

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <complex>
 #include <cstdint>
 #include <memory>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "core/dispatch.hpp"
+#include "core/handle.hpp"
 #include "core/threads.hpp"
 #include "dense/gemv.hpp"
 #include "layers/pointwise.hpp"
@@ -120,26 +122,32 @@ struct memory {
     grid inputs, readout;  // (B block, H)
 
     memory(int64_t batch, int64_t block, int64_t H, int64_t N)
-        : state(sized(batch, H), 2 * N), inputs(batch * block, H), readout(batch * block, H) {}
+        : state(sized(batch, H), 2 * N), inputs(sized(batch, block), H),
+          readout(sized(batch, block), H) {}
+};
+
+/// What the states of all layers are to become, made aside: a call that fails changes nothing.
+struct next_block {
+    std::vector<grid> states, readouts;
 };
 
 struct token_plan;
 struct chunk;
 
 /// A model, and where its sequences are.
-struct decoder {
+struct decoder : changing_handle {
     decoder(std::shared_ptr<const model> m, int64_t batch)
         : model_(std::move(m)), batch_(batch),
           layers_(model_->layers.size(), memory(batch, model_->block, model_->channels, model_->states)),
           x_(batch, model_->width), u_(batch, model_->channels), y_(batch, model_->channels),
           v_(batch, std::max(model_->gate, model_->width)), g_(batch, std::max(model_->gate, int64_t(1))),
           logits_(batch, model_->vocabulary) {
-        for (size_t i = 0; i < layers_.size(); ++i) read_out(i);
+        begin_block(after(0), 0);
     }
 
     decoder(const decoder& other)
-        : model_(other.model_), batch_(other.batch_), filled_(other.filled_),
-          position_(other.position_), layers_(other.layers_), x_(other.x_), u_(other.u_),
+        : changing_handle(), model_(other.model_), batch_(other.batch_),
+          filled_(other.filled_.load()), position_(other.position_.load()), layers_(other.layers_), x_(other.x_), u_(other.u_),
           y_(other.y_), v_(other.v_), g_(other.g_), logits_(other.logits_) {}
 
     void step(const int64_t* tokens, view<float, 2> logits);
@@ -157,25 +165,28 @@ struct decoder {
     int64_t depth() const { return static_cast<int64_t>(layers_.size()); }
 
 private:
-    template <class Memory> auto state_of(Memory& m) const {
-        using T = std::remove_pointer_t<decltype(m.state.data())>;
-        const int64_t H = model_->channels, N = model_->states, row = m.state.stride();
-        return view<T, 4>{m.state.data(), {batch_, H, N, 2}, {H * row, row, 1, N}};
+    template <class Grid> auto state_of(Grid& states) const {
+        using T = std::remove_pointer_t<decltype(states.data())>;
+        const int64_t H = model_->channels, N = model_->states, row = states.stride();
+        return view<T, 4>{states.data(), {batch_, H, N, 2}, {H * row, row, 1, N}};
     }
-    view<const float, 3> seen(const memory& m) const {
+    /// The first `count` inputs since the last advance.
+    view<const float, 3> seen(const memory& m, int64_t count) const {
         const int64_t stride = m.inputs.stride();
-        return {m.inputs.data(), {batch_, filled_, model_->channels}, {model_->block * stride, stride, 1}};
+        return {m.inputs.data(), {batch_, count, model_->channels}, {model_->block * stride, stride, 1}};
     }
-    void read_out(size_t i);
-    grid moved(const layer& l, const memory& m) const;
-    void advance();
+    grid read_out(const layer& l, const grid& states) const;
+    grid moved(const layer& l, const memory& m, int64_t count) const;
+    next_block after(int64_t count) const;
+    void begin_block(next_block next, int64_t tokens) noexcept;
     void make_room(int64_t tokens) const;
     void check(const int64_t* tokens, int64_t count, const char* name) const;
     template <class F> void read(const int64_t* tokens, int64_t length, F&& f);
-    void through(const layer& l, memory& m, int64_t steps, chunk& space);
+    void through(const layer& l, grid& states, int64_t steps, chunk& space) const;
 
     std::shared_ptr<const model> model_;
-    int64_t batch_, filled_ = 0, position_ = 0;
+    int64_t batch_;
+    std::atomic<int64_t> filled_{0}, position_{0};  // may be asked during a call
     std::vector<memory> layers_;
     grid x_, u_, y_, v_, g_, logits_;  // of one token of each sequence
     std::shared_ptr<token_plan> plan_;  // made at the first step; of this decoder alone

@@ -23,10 +23,7 @@ matrix read_matrix(const refgss_array* a, const refgss_array* scale, const std::
 }
 
 int64_t axis_of(const refgss_array* a, const std::string& name, int rank, int axis) {
-    if (a == nullptr) throw error{REFGSS_ERROR_VALUE, name + " is NULL: pass an array"};
-    if (a->rank != rank)
-        throw error{REFGSS_ERROR_VALUE, name + " has " + std::to_string(a->rank) +
-                                            " axes: it needs " + std::to_string(rank)};
+    check_weights(a, name, rank);
     return a->shape[axis];
 }
 
@@ -115,6 +112,10 @@ void model::add(const refgss_lm_layer& p, const std::string& name) {
             throw error{REFGSS_ERROR_VALUE, name + "ssm.log_delta is NULL: pass an array"};
         const int columns = g.log_delta->rank == 2 ? 2 : 1;
         check_array(g.log_delta, (name + "ssm.log_delta").c_str(), columns);
+        if (g.log_delta->dtype != REFGSS_F32)
+            throw error{REFGSS_ERROR_TYPE, name + "ssm.log_delta must be float32"};
+        if (columns == 2) check_axis((name + "ssm.log_delta").c_str(), "its last axis",
+                                     g.log_delta->shape[1], 2);
         const refgss_array& log = *g.log_delta;
         std::vector<float> steps;
         for (int64_t i = 0; i < log.shape[0]; ++i)
@@ -154,7 +155,7 @@ void model::prepare(layer& to, const refgss_array* a, const refgss_array* b, con
     if (delta.rank == 0) to.blocks = block_maps(*to.map, block);
     to.taps = grid(block, H);
     for (int64_t j = 0; j < std::min(block, kernel.shape[1]); ++j)
-        for (int64_t h = 0; h < H; ++h) to.taps.row(j)[h] = *kernel.at(h, j);
+        for (int64_t h = 0; h < H; ++h) to.taps.row(j)[h] = std::ldexp(*kernel.at(h, j), to.map->exponent(h));
 }
 
 }  // namespace refgss::decoding

@@ -18,11 +18,12 @@
 namespace refgss::decoding {
 
 void decoder::check(const int64_t* tokens, int64_t count, const char* name) const {
-    for (int64_t i = 0; i < count; ++i)
+    serial_for(count, [&](int64_t i) {
         if (tokens[i] < 0 || tokens[i] >= model_->vocabulary)
             throw error{REFGSS_ERROR_VALUE, std::string(name) + " must be between 0 and " +
                                                 std::to_string(model_->vocabulary - 1) + ", not " +
                                                 std::to_string(tokens[i])};
+    });
 }
 
 void decoder::make_room(int64_t tokens) const {
@@ -125,7 +126,7 @@ void decoder::step(const int64_t* tokens, view<float, 2> logits) {
     auto& gemv = kernels<gemv_kernels>();
     auto& pointwise = kernels<pointwise_kernels<float>>();
     const int64_t B = batch_, E = m.width, H = m.channels, block = m.block;
-    const int64_t tiles_h = whole_tiles(H);
+    const int64_t tiles_h = whole_tiles(H), filled = filled_;
     for (int64_t b = 0; b < B; ++b) m.embedding->column(tokens[b], x_.row(b));
     for (auto& place : plan_->places) place.layer = -1;
 
@@ -139,9 +140,9 @@ void decoder::step(const int64_t* tokens, view<float, 2> logits) {
         for (int64_t b = 0; b < B; ++b) {
             float* in = mem.inputs.row(b * block) + c;
             const float* now = u.row(b) + c;
-            std::copy(now, now + std::min(gemv_width, H - c), in + filled_ * mem.inputs.stride());
-            gemv.recent(filled_, mem.inputs.stride(), l.taps.data() + c, in,
-                        mem.readout.row(b * block + filled_) + c, l.skip.data() + c, y_.row(b) + c);
+            std::copy(now, now + std::min(gemv_width, H - c), in + filled * mem.inputs.stride());
+            gemv.recent(filled, mem.inputs.stride(), l.taps.data() + c, in,
+                        mem.readout.row(b * block + filled) + c, l.skip.data() + c, y_.row(b) + c);
         }
     };
     plan_->work->run([&](int64_t phase, int64_t item, int slot) {
@@ -200,8 +201,10 @@ void decoder::step(const int64_t* tokens, view<float, 2> logits) {
     for (int64_t b = 0; b < B; ++b)
         for (int64_t t = 0; t < m.vocabulary; ++t)
             logits.data[b * logits.stride[0] + t * step] = logits_.row(b)[t];
-    ++position_;
-    if (++filled_ == block) advance();
+    if (filled_ + 1 == block)
+        begin_block(after(block), 1);
+    else
+        ++filled_, ++position_;
 }
 
 // ---- Many tokens --------------------------------------------------------------------------------
@@ -215,7 +218,7 @@ struct chunk {
 };
 
 /// One layer over `steps` steps of every sequence; nothing is pending.
-void decoder::through(const layer& l, memory& mem, int64_t steps, chunk& space) {
+void decoder::through(const layer& l, grid& states, int64_t steps, chunk& space) const {
     auto& pointwise = kernels<pointwise_kernels<float>>();
     const int64_t M = batch_ * steps, E = model_->width, H = model_->channels, F = l.gate;
     grid &x = space.x, &h = space.h, &u = space.u, &y = space.y, &v = space.v, &g = space.g;
@@ -229,7 +232,7 @@ void decoder::through(const layer& l, memory& mem, int64_t steps, chunk& space) 
     }
     const grid& in = l.gated() ? u : h;
     const int64_t stride = in.stride();
-    auto state = state_of(mem);
+    auto state = state_of(states);
     auto from = as_const(state);
     l.map->apply({in.data(), {batch_, steps, H}, {steps * stride, stride, 1}}, &from,
                  {y.data(), {batch_, steps, H}, {steps * stride, stride, 1}}, &state);
@@ -259,7 +262,9 @@ void decoder::read(const int64_t* tokens, int64_t length, F&& f) {
     check(tokens, batch_ * length, "tokens");
     make_room(length);
     if (length == 0 || batch_ == 0) return;
-    advance();
+    next_block next;
+    for (int64_t i = 0; i < depth(); ++i)
+        next.states.push_back(moved(model_->layers[i], layers_[i], filled_));
     const int64_t most = std::max<int64_t>(1, chunk_rows / batch_);
     chunk space(*model_, batch_ * std::min(most, length));
     grid& x = space.x;
@@ -268,11 +273,12 @@ void decoder::read(const int64_t* tokens, int64_t length, F&& f) {
         for_rows(batch_ * steps, [&](int64_t i) {
             model_->embedding->column(tokens[i / steps * length + first + i % steps], x.row(i));
         });
-        for (int64_t i = 0; i < depth(); ++i) through(model_->layers[i], layers_[i], steps, space);
+        for (int64_t i = 0; i < depth(); ++i) through(model_->layers[i], next.states[i], steps, space);
         f(first, steps, x);
-        position_ += steps;
     }
-    for (size_t i = 0; i < layers_.size(); ++i) read_out(i);
+    for (int64_t i = 0; i < depth(); ++i)
+        next.readouts.push_back(read_out(model_->layers[i], next.states[i]));
+    begin_block(std::move(next), length);
 }
 
 void decoder::prefill(const int64_t* tokens, int64_t length, const refgss_array* out) {

@@ -73,14 +73,11 @@ void check_matrix(const refgss_array* a, const std::string& name, int32_t dtype,
     auto fail = [&](refgss_status status, const std::string& why) {
         throw error{status, name + why};
     };
-    if (a == nullptr) fail(REFGSS_ERROR_VALUE, " is NULL: pass an array");
+    check_weights(a, name, 2);
     if (a->dtype != dtype) fail(REFGSS_ERROR_TYPE, " has the wrong dtype: scales are bf16");
-    if (a->rank != 2 || a->shape[0] != rows || a->shape[1] != columns)
+    if (a->shape[0] != rows || a->shape[1] != columns)
         fail(REFGSS_ERROR_VALUE, " must have shape (" + std::to_string(rows) + ", " +
                                      std::to_string(columns) + ")");
-    const int64_t item = dtype == REFGSS_F32 ? 4 : dtype == REFGSS_BF16 ? 2 : 1;
-    if (rows * columns > 0 && (a->data == nullptr || reinterpret_cast<uintptr_t>(a->data) % item))
-        fail(REFGSS_ERROR_VALUE, " has no data, or data that is not aligned to its elements");
 }
 
 }  // namespace

@@ -203,6 +203,18 @@ template <class T> void copy(errand<T>& rest) {
     if (rest.to.where == place::far) after_streaming();
 }
 
+template <class T> void largest(int64_t count, const T* x, T* magnitudes) {
+    constexpr int lanes = vec<T>::lanes;
+    typename vec<T>::raw low{}, high{};  // two chains, and no magnitudes before the end
+    for (int64_t i = 0; i < count; ++i) {
+        const typename vec<T>::raw v = load(x + i * lanes).v;
+        low = v < low ? v : low;
+        high = v > high ? v : high;
+    }
+    low = -low;
+    store(magnitudes, vec<T>(low > high ? low : high));
+}
+
 /// Leaves with errands in between.
 template <class T, class Leaves> struct and_errands {
     Leaves leaves;
@@ -327,7 +339,7 @@ template <class T> void direct(panel<const T> u, const T* taps, int64_t count, p
 
 #define REFGSS_CONV(T)                                                                            \
     {vec<T>::lanes, forward<T>, convolve<T>, convolve_block<T>, convolve_gradient<T>, inverse<T>, \
-     taps<T>, direct<T>, copy<T>}
+     taps<T>, direct<T>, copy<T>, largest<T>}
 using namespace REFGSS_ISA;
 REFGSS_TABLE(conv_kernels<float>, REFGSS_CONV(float))
 REFGSS_TABLE(conv_kernels<double>, REFGSS_CONV(double))

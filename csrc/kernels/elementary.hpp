@@ -51,15 +51,15 @@ constexpr double cos_terms[] = {1.0,          -1.0 / 2,         1.0 / 24,
                                 -1.0 / 720,   1.0 / 40320,      -1.0 / 3628800,
                                 1.0 / 479001600, -1.0 / 87178291200, 1.0 / 20922789888000};
 
-/// e^x for x <= 709, with 0 below -708; 2 units.  NaN gives NaN.
-REFGSS_INLINE real exp(real x) {
+/// 2^shift e^x for x <= 709 - shift log 2, with 0 where that is below e^-708; 2 units.  NaN gives NaN.
+template <int Shift = 0> REFGSS_INLINE real exp(real x) {
     integers n;
     real k = nearest(x * real(0x1.71547652b82fep0), n);  // x/log 2
     real r = fma(k, real(-0x1.62e42feep-1), x);          // log 2 in two parts; the first product
     r = fma(k, real(-0x1.a39ef35793c76p-33), r);         // is exact with or without fma
-    real scale = real::raw((real::raw)((n + 1023) << 52));
+    real scale = real::raw((real::raw)((n + (1023 + Shift)) << 52));
     real y = polynomial(r, exp_terms) * scale;
-    return select((integers)(x.v < real(-708.0).v), real(0.0), y);
+    return select((integers)(x.v < real(-708.0 - Shift * 0.6931471805599453).v), real(0.0), y);
 }
 
 /// sin x and cos x for |x| < 2^27; 2 units of 1, absolute.
@@ -77,9 +77,9 @@ REFGSS_INLINE void sincos(real x, real& sine, real& cosine) {
     cosine = real::raw((real::raw)((integers)select(odd, s, c).v ^ cosine_sign));
 }
 
-/// e^{x + iy}: x <= 709, |y| < 2^27.
-REFGSS_INLINE cvec<double> exp(cvec<double> z) {
-    real size = exp(z.re), s, c;
+/// 2^shift e^{x + iy}, as above; |y| < 2^27.
+template <int Shift = 0> REFGSS_INLINE cvec<double> exp(cvec<double> z) {
+    real size = exp<Shift>(z.re), s, c;
     sincos(z.im, s, c);
     return {size * c, size * s};
 }

@@ -23,13 +23,32 @@ REFGSS_INLINE cvec<double> power(const double* re, const double* im, int64_t n, 
     return exp(cvec<double>{load(re + n) * real(l), load(im + n) * real(l)});
 }
 
+/// The powers of a table are multiplied by 2^room, so that no weight and no sample makes a sum of those
+/// that would be too small for T; weights and samples above 2^room_above are divided by a power of two
+/// before.
+template <class T> constexpr int room = sizeof(T) == 4 ? 80 : 600;
+template <class T> constexpr int room_above = sizeof(T) == 4 ? 30 : 300;
+
+/// 2^n for a normal result.
+inline double power_of_two(int n) {
+    const int64_t bits = static_cast<int64_t>(1023 + n) << 52;
+    double p;
+    std::memcpy(&p, &bits, sizeof p);
+    return p;
+}
+inline int exponent_of(double x) {
+    int64_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return static_cast<int>(bits >> 52 & 2047) - 1023;
+}
+
 template <class T> void sample_table(const mode_job& job, T* table) {
     constexpr int width = tile_columns<T>;
     for (int64_t i = 0; i < job.block; i += width, table += 2 * job.count * width)
         for (int64_t n = 0; n < job.count; ++n)
             for (int x = 0; x < width; x += lanes) {
                 real l = count_from(static_cast<double>(i + x));
-                cvec<double> p = exp(cvec<double>{l * real(job.re[n]), l * real(job.im[n])});
+                cvec<double> p = exp<room<T>>(cvec<double>{l * real(job.re[n]), l * real(job.im[n])});
                 store_as(table + n * width + x, p.re);
                 store_as(table + (job.count + n) * width + x, p.im);
             }
@@ -40,7 +59,9 @@ template <class T> void mode_table(const mode_job& job, T* table) {
     for (int64_t n = 0; n < job.count; n += width, table += 2 * job.block * width)
         for (int64_t i = 0; i < job.block; ++i)
             for (int x = 0; x < width; x += lanes) {
-                cvec<double> p = power(job.re, job.im, n + x, static_cast<double>(i));
+                const real l(static_cast<double>(i));
+                cvec<double> p =
+                    exp<room<T>>(cvec<double>{load(job.re + n + x) * l, load(job.im + n + x) * l});
                 store_as(table + i * width + x, p.re);
                 store_as(table + (job.block + i) * width + x, p.im);
             }
@@ -49,6 +70,12 @@ template <class T> void mode_table(const mode_job& job, T* table) {
 void block_powers(int64_t padded, const double* re, int64_t block, double* decay) {
     for (int64_t n = 0; n < padded; n += lanes)
         store(decay + n, exp(load(re + n) * real(static_cast<double>(block))));
+}
+
+double largest_of(real a) {
+    double most = a[0];
+    for (int i = 1; i < lanes; ++i) most = a[i] > most ? a[i] : most;
+    return most;
 }
 
 /// How many of the first `active` modes must stay, for what is dropped to be below `allowed`.
@@ -72,11 +99,12 @@ int64_t synthesize(const mode_job& job, const T* table, const mode_tile<T>& tile
     // w Ā^{Jj}, and which modes matter
     int64_t needed = 0;
     const T* a[2][tile_limit];
+    double unscale[tile_limit];
     for (int i = 0; i < tile.rows; ++i) {
         T* to = left + i * 2 * row;
         a[0][i] = to, a[1][i] = to + row;
         bool same_block = i > 0 && tile.block[i] == tile.block[i - 1];
-        real total(0.0);
+        real total(0.0), most(0.0);
         for (int64_t n = 0; n < active; n += lanes) {
             if (!same_block) {
                 auto p = power(job.block_re, job.block_im, n, static_cast<double>(tile.block[i]));
@@ -88,7 +116,20 @@ int64_t synthesize(const mode_job& job, const T* table, const mode_tile<T>& tile
             store_as(to + row + n, -w.im);
             real bound = abs(w.re) + abs(w.im);  // |w| to √2 |w|
             store(size + n, bound);
+            most = most.v > bound.v ? most.v : bound.v;
             total = fma(bound, load(job.block_decay + n), total);
+        }
+        unscale[i] = power_of_two(-room<T>);
+        const int excess = exponent_of(largest_of(most)) - room_above<T>;
+        if (excess > 0 && excess < 1024 - room_above<T>) {
+            const real divided(power_of_two(-excess));
+            for (int64_t n = 0; n < active; n += lanes) {
+                cvec<double> w{load(weights[i] + n), load(weights[i] + row + n)};
+                w = w * cvec<double>{load(coarse_re + n), load(coarse_im + n)};
+                store_as(to + n, w.re * divided);
+                store_as(to + row + n, -w.im * divided);
+            }
+            unscale[i] = power_of_two(excess - room<T>);
         }
         double granted = unit * (sum_of(total) / 1.5) + std::numeric_limits<T>::min();
         int64_t matter = still_active(size, active, granted / 4);
@@ -99,14 +140,15 @@ int64_t synthesize(const mode_job& job, const T* table, const mode_tile<T>& tile
         tile_product(tile.rows, needed, a[0], table, width, sum, width, false);
         tile_product(tile.rows, needed, a[1], table + job.count * width, width, sum, width, true);
         for (int i = 0; i < tile.rows; ++i) {
-            int64_t start = tile.block[i] * job.block + first, room = job.length - start;
+            int64_t start = tile.block[i] * job.block + first, left_over = job.length - start;
             T* to = tile.signal[i] + start * job.stride;
             const T* from = sum + i * width;
-            if (room > width) room = width;
+            if (left_over > width) left_over = width;
+            const T by = static_cast<T>(unscale[i]);
             if (add)
-                for (int64_t x = 0; x < room; ++x) to[x * job.stride] += from[x];
+                for (int64_t x = 0; x < left_over; ++x) to[x * job.stride] += from[x] * by;
             else
-                for (int64_t x = 0; x < room; ++x) to[x * job.stride] = from[x];
+                for (int64_t x = 0; x < left_over; ++x) to[x * job.stride] = from[x] * by;
         }
     }
     return needed;
@@ -136,10 +178,18 @@ void analyze(const mode_job& job, const T* table, const mode_tile<const T>& tile
     T* left = scratch;  // [rows][block]
     T* part = left + tile_limit * job.block;  // [re, im][rows][width]
     const T* a[tile_limit];
+    double unscale[tile_limit];
     for (int i = 0; i < tile.rows; ++i) {
         a[i] = left + i * job.block;
         double size = gather(job, tile.signal[i], tile.block[i], weighting, left + i * job.block);
         scale[i]->seen += size;
+        unscale[i] = power_of_two(-room<T>);
+        const int excess = exponent_of(size) - room_above<T>;
+        if (excess > 0 && excess < 1024 - room_above<T>) {
+            const auto divided = static_cast<T>(power_of_two(-excess));
+            for (int64_t x = 0; x < job.block; ++x) left[i * job.block + x] *= divided;
+            unscale[i] = power_of_two(excess - room<T>);
+        }
     }
 
     // From block j on, a mode adds at most |Ā|^{Jj} Σ|s|; its budget is at least 𝐮 |Ā|^J Σ_0|s|.
@@ -166,7 +216,7 @@ void analyze(const mode_job& job, const T* table, const mode_tile<const T>& tile
                 if (i == 0 || tile.block[i] != tile.block[i - 1])
                     p = power(job.block_re, job.block_im, n + x, static_cast<double>(tile.block[i]));
                 cvec<double> g{load_as(re + i * width + x), load_as(im + i * width + x)};
-                g = g * p;
+                g = g * cvec<double>{p.re * real(unscale[i]), p.im * real(unscale[i])};
                 double *to_re = sum[i] + n + x, *to_im = to_re + row;
                 store(to_re, load(to_re) + g.re);
                 store(to_im, load(to_im) + g.im);

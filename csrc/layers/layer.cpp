@@ -4,6 +4,8 @@
 // four times as wide as the model, never travels through memory whole.
 #include "layers/layer.hpp"
 
+#include <optional>
+
 #include "core/dispatch.hpp"
 
 using namespace refgss;
@@ -46,6 +48,27 @@ template <class T> std::vector<T> bias_of(const refgss_array* b_o, int64_t E) {
 
 namespace refgss {
 
+std::vector<named_array> arrays_of(const refgss_gss_layer_params& p) {
+    return {{p.norm_weight, "norm_weight"}, {p.norm_bias, "norm_bias"}, {p.w_v, "w_v"},
+            {p.w_u, "w_u"}, {p.ssm_norm_weight, "ssm_norm_weight"},
+            {p.ssm_norm_bias, "ssm_norm_bias"}, {p.a, "a"}, {p.b, "b"}, {p.c, "c"}, {p.d, "d"},
+            {p.w_uc, "w_uc"}, {p.w_o, "w_o"}, {p.b_o, "b_o"}};
+}
+std::vector<named_array> arrays_of(const refgss_dss_layer_params& p) {
+    return {{p.norm_weight, "norm_weight"}, {p.norm_bias, "norm_bias"}, {p.a, "a"}, {p.b, "b"},
+            {p.c, "c"}, {p.d, "d"}, {p.log_delta, "log_delta"}, {p.w_o, "w_o"}, {p.b_o, "b_o"}};
+}
+void check_layer(const refgss_array* x, double eps, const std::vector<named_array>& outputs,
+                 std::vector<named_array> inputs, const std::vector<named_array>& params) {
+    check_array(x, "x", 3);
+    if (x->shape[2] == 0)
+        throw error{REFGSS_ERROR_VALUE, "x must have a last axis that is not empty"};
+    if (!(eps > 0)) throw error{REFGSS_ERROR_VALUE, "eps must be positive"};
+    inputs.push_back({x, "x"});
+    inputs.insert(inputs.end(), params.begin(), params.end());
+    check_outputs(outputs, inputs);
+}
+
 template <class T>
 void gss_forward(const refgss_gss_layer_params& p, const refgss_ssm* prepared,
                  const refgss_array* x, const refgss_array* state, const refgss_array* y,
@@ -56,6 +79,12 @@ void gss_forward(const refgss_gss_layer_params& p, const refgss_ssm* prepared,
     flat<T> rows(vx);
     scratch<T> u_data(sized(M, H)), s_data(kept ? 0 : sized(M, H));
     T* s = kept ? kept->y.data : s_data.data();
+    struct norm {
+        vectors<T> weight, bias;
+    };
+    std::optional<norm> inner;
+    if (g.ssm_norm)
+        inner.emplace(norm{{p.ssm_norm_weight, "ssm.norm.weight", H}, {p.ssm_norm_bias, "ssm.norm.bias", H}});
     const int64_t height = std::min(tile_height, M);
     scratch<T> h_data(sized(height, E)), v_data(sized(height, F)), uc_data(sized(height, F));
 
@@ -67,10 +96,7 @@ void gss_forward(const refgss_gss_layer_params& p, const refgss_ssm* prepared,
         layer_norm<T>(rows.rows(first, count), g.norm.data(), g.bias.data(), p.eps, h);
         matmul<T>(as_const(h), g.w_u, u_in, false);
         gelu<T>(as_const(u_in), u);
-        if (!g.ssm_norm) return;
-        vectors<T> weight(p.ssm_norm_weight, "ssm.norm.weight", H);
-        vectors<T> shift(p.ssm_norm_bias, "ssm.norm.bias", H);
-        layer_norm<T>(as_const(u), weight.data(), shift.data(), p.eps, u);
+        if (inner) layer_norm<T>(as_const(u), inner->weight.data(), inner->bias.data(), p.eps, u);
     });
 
     // y = SSM(u) + D u
@@ -128,7 +154,6 @@ void dss_layer(const refgss_dss_layer_params& p, const refgss_ssm* prepared, con
     vectors<T> norm(p.norm_weight, "norm.weight", E), bias(p.norm_bias, "norm.bias", E);
     vectors<T> skip(p.d, "ssm.d", E);
     auto out = shaped<T, 3>(y, "y", B, L, E);
-    check_output(*y, "y", {x});
     const dss_steps<T> delta(p.log_delta, E);
 
     // u = norm(x); y = GELU(SSM(u) + D u)
@@ -159,11 +184,12 @@ int32_t refgss_gss_layer(const refgss_gss_layer_params* params, const refgss_ssm
                          const refgss_array* x, const refgss_array* state, const refgss_array* y,
                          const refgss_array* state_out) {
     return guarded([&] {
-        check_array(x, "x", 3);
+        need(params, "params");
+        check_layer(x, params->eps, {{y, "y"}, {state_out, "state_out"}},
+                    {{state, "state"}}, arrays_of(*params));
         with_scalar(*x, [&](auto scalar) {
             using T = decltype(scalar);
             shaped<T, 3>(y, "y", x->shape[0], x->shape[1], x->shape[2]);
-            check_output(*y, "y", {x});
             gss_forward<T>(*params, ssm, x, state, y, state_out, nullptr);
         });
     });
@@ -173,7 +199,9 @@ int32_t refgss_dss_layer(const refgss_dss_layer_params* params, const refgss_ssm
                          const refgss_array* x, const refgss_array* state, const refgss_array* y,
                          const refgss_array* state_out) {
     return guarded([&] {
-        check_array(x, "x", 3);
+        need(params, "params");
+        check_layer(x, params->eps, {{y, "y"}, {state_out, "state_out"}},
+                    {{state, "state"}}, arrays_of(*params));
         with_scalar(*x, [&](auto scalar) {
             dss_layer<decltype(scalar)>(*params, ssm, x, state, y, state_out);
         });

@@ -138,6 +138,14 @@ private:
     refgss_array array_;
 };
 
+/// The arrays of a layer, by the names of the header; absent ones are NULL.
+std::vector<named_array> arrays_of(const refgss_gss_layer_params& p);
+std::vector<named_array> arrays_of(const refgss_dss_layer_params& p);
+/// The checks that each entry of a layer begins with: x (B,L,E), E > 0, and what is written meets
+/// nothing else.
+void check_layer(const refgss_array* x, double eps, const std::vector<named_array>& outputs,
+                 std::vector<named_array> inputs, const std::vector<named_array>& params);
+
 constexpr refgss_form gss_form{REFGSS_ZOH, 0, 0, 0};
 template <class T> refgss_array unit_step(T* one) {
     *one = 1;

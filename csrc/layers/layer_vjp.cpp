@@ -14,7 +14,6 @@ template <class T, class... N>
 auto gradient(const refgss_array* a, const char* name, N... lengths) {
     return shaped<T, sizeof...(N)>(a, name, lengths...);
 }
-template <class T> refgss_array rows_array(const matrix<T>& m) { return to_array(m); }
 
 /// dx, dweight and dbias of the norm of rows; dx may not be dy.
 template <class T>
@@ -225,40 +224,18 @@ template <class T> gss_kept<T> kept_of(const refgss_gss_layer_kept& k, const ref
             whole(k.uc, "kept uc", F)};
 }
 
-template <class... P> void check_present(const P*... pointers) {
-    if (((pointers == nullptr) || ...))
-        throw error{REFGSS_ERROR_VALUE, "a struct of arrays is NULL: pass one"};
-}
-
-using arrays = std::vector<const refgss_array*>;
-arrays arrays_of(const refgss_gss_layer_params& p) {
-    return {p.norm_weight, p.norm_bias, p.w_v, p.w_u, p.ssm_norm_weight, p.ssm_norm_bias, p.a,
-            p.b, p.c, p.d, p.w_uc, p.w_o, p.b_o};
-}
-arrays arrays_of(const refgss_dss_layer_params& p) {
-    return {p.norm_weight, p.norm_bias, p.a, p.b, p.c, p.d, p.log_delta, p.w_o, p.b_o};
-}
-
-/// No output may meet another argument; absent arrays are NULL.
-void check_outputs(const arrays& outputs, const arrays& inputs) {
-    for (size_t i = 0; i < outputs.size(); ++i) {
-        if (outputs[i] == nullptr) continue;
-        for (const refgss_array* input : inputs)
-            if (input != nullptr) check_output(*outputs[i], "a gradient", {input});
-        for (size_t j = 0; j < i; ++j)
-            if (outputs[j] != nullptr) check_output(*outputs[i], "a gradient", {outputs[j]});
-    }
-}
+/// The checks of a gradient; dparams has the arrays of params.
 template <class Params>
-void check_vjp(const Params* params, const Params* dparams, arrays inputs, arrays outputs) {
-    check_present(params, dparams);
-    const arrays given = arrays_of(*params), made = arrays_of(*dparams);
-    inputs.insert(inputs.end(), given.begin(), given.end());
-    outputs.insert(outputs.end(), made.begin(), made.end());
-    for (size_t i = 0; i < given.size(); ++i)
-        if ((given[i] == nullptr) != (made[i] == nullptr))
+void check_vjp(const Params* params, const Params* dparams, const refgss_array* x,
+               std::vector<named_array> inputs, std::vector<named_array> outputs) {
+    const std::vector<named_array> given = arrays_of(*need(params, "params"));
+    const std::vector<named_array> made = arrays_of(*need(dparams, "dparams"));
+    for (size_t i = 0; i < given.size(); ++i) {
+        if ((given[i].array == nullptr) != (made[i].array == nullptr))
             throw error{REFGSS_ERROR_VALUE, "dparams must have the arrays that params has"};
-    check_outputs(outputs, inputs);
+        outputs.push_back({made[i].array, "the gradient of " + made[i].name});
+    }
+    check_layer(x, params->eps, outputs, std::move(inputs), given);
 }
 
 }  // namespace
@@ -267,14 +244,17 @@ int32_t refgss_gss_layer_keeping(const refgss_gss_layer_params* params, const re
                                  const refgss_array* state, const refgss_array* y,
                                  const refgss_array* state_out, const refgss_gss_layer_kept* kept) {
     return guarded([&] {
-        check_array(x, "x", 3);
-        check_present(params, kept);
+        need(kept, "kept");
+        need(params, "params");
+        check_layer(x, params->eps,
+                    {{y, "y"}, {state_out, "state_out"}, {kept->v, "kept v"}, {kept->u, "kept u"},
+                     {kept->y, "kept y"}, {kept->uc, "kept uc"}},
+                    {{state, "state"}}, arrays_of(*params));
         with_scalar(*x, [&](auto scalar) {
             using T = decltype(scalar);
             const gss_arrays<T> g(*params, typed<const T, 3>(*x));
             shaped<T, 3>(y, "y", g.B, g.L, g.E);
             const gss_kept<T> keep = kept_of<T>(*kept, *x, g.F, g.H);
-            check_outputs({y, kept->v, kept->u, kept->y, kept->uc}, {x, state});
             gss_forward<T>(*params, nullptr, x, state, y, state_out, &keep);
         });
     });
@@ -286,9 +266,12 @@ int32_t refgss_gss_layer_vjp(const refgss_gss_layer_params* params, const refgss
                              const refgss_gss_layer_params* dparams, const refgss_array* dx,
                              const refgss_array* dstate0) {
     return guarded([&] {
-        check_array(x, "x", 3);
-        check_array(dx, "dx", 3);
-        check_vjp(params, dparams, {x, state, dy, dstate}, {dx, dstate0});
+        static constexpr refgss_gss_layer_kept none{};
+        const refgss_gss_layer_kept& had = kept ? *kept : none;
+        check_vjp(params, dparams, x,
+                  {{state, "state"}, {dy, "dy"}, {dstate, "dstate"}, {had.v, "kept v"},
+                   {had.u, "kept u"}, {had.y, "kept y"}, {had.uc, "kept uc"}},
+                  {{dx, "dx"}, {dstate0, "dstate0"}});
         with_scalar(*x, [&](auto scalar) {
             using T = decltype(scalar);
             const gss_arrays<T> g(*params, typed<const T, 3>(*x));
@@ -310,9 +293,8 @@ int32_t refgss_dss_layer_vjp(const refgss_dss_layer_params* params, const refgss
                              const refgss_array* dstate, const refgss_dss_layer_params* dparams,
                              const refgss_array* dx, const refgss_array* dstate0) {
     return guarded([&] {
-        check_array(x, "x", 3);
-        check_array(dx, "dx", 3);
-        check_vjp(params, dparams, {x, state, dy, dstate}, {dx, dstate0});
+        check_vjp(params, dparams, x, {{state, "state"}, {dy, "dy"}, {dstate, "dstate"}},
+                  {{dx, "dx"}, {dstate0, "dstate0"}});
         with_scalar(*x, [&](auto scalar) {
             dss_vjp<decltype(scalar)>(*params, x, state, dy, dstate, *dparams, dx, dstate0);
         });

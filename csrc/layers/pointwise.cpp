@@ -14,8 +14,9 @@ template <class T> rows_of<T>::rows_of(view<const T, 2> v)
     : data_(v.data), count_(v.shape[0]), width_(v.shape[1]), stride_(v.stride[0]) {
     if (v.stride[1] == 1 || v.shape[1] <= 1) return;
     copy_.resize(v.size());
-    for (int64_t i = 0; i < count_; ++i)
+    serial_for(count_, [&](int64_t i) {
         for (int64_t j = 0; j < width_; ++j) copy_[i * width_ + j] = *v.at(i, j);
+    });
     data_ = copy_.data(), stride_ = width_;
 }
 template class rows_of<float>;
@@ -74,6 +75,7 @@ template <class T> void sum_rows(view<const T, 2> x, view<T, 1> sum) {
         const int64_t first = item * width, count = std::min(width, x.shape[1] - first);
         double total[width] = {};
         for (int64_t i0 = 0; i0 < x.shape[0]; i0 += block) {
+            if (i0 % (block << 10) == 0 && stopping()) return;
             T part[width] = {};
             for (int64_t i = i0; i < std::min(x.shape[0], i0 + block); ++i) {
                 const T* row = x.data + i * x.stride[0] + first * x.stride[1];
@@ -105,10 +107,10 @@ int32_t refgss_layer_norm(const refgss_array* x, const refgss_array* weight,
             using T = decltype(scalar);
             const int64_t M = x->shape[0], E = x->shape[1];
             if (E == 0) throw error{REFGSS_ERROR_VALUE, "x must have a last axis that is not empty"};
-            rows_of<T> rows(checked<const T, 2>(x, "x"));
-            auto w = vector_of<T>(weight, "weight", E), b = vector_of<T>(bias, "bias", E);
             auto out = output<T>(y, "y", M, E);
-            check_output(*y, "y", {x, weight, bias});
+            check_outputs({{y, "y"}}, {{x, "x"}, {weight, "weight"}, {bias, "bias"}});
+            auto w = vector_of<T>(weight, "weight", E), b = vector_of<T>(bias, "bias", E);
+            rows_of<T> rows(checked<const T, 2>(x, "x"));
             layer_norm<T>(rows.matrix(), w.data(), b.data(), eps, out);
         });
     });
@@ -124,13 +126,14 @@ int32_t refgss_layer_norm_vjp(const refgss_array* x, const refgss_array* weight,
             using T = decltype(scalar);
             const int64_t M = x->shape[0], E = x->shape[1];
             if (E == 0) throw error{REFGSS_ERROR_VALUE, "x must have a last axis that is not empty"};
-            rows_of<T> rows(checked<const T, 2>(x, "x"));
-            rows_of<T> cotangents(shaped<const T, 2>(dy, "dy", M, E));
-            auto w = vector_of<T>(weight, "weight", E);
             auto out = output<T>(dx, "dx", M, E);
             auto out_weight = shaped<T, 1>(dweight, "dweight", E);
             auto out_bias = shaped<T, 1>(dbias, "dbias", E);
-            check_output(*dx, "dx", {x, weight, dy, dweight, dbias});
+            const auto vx = checked<const T, 2>(x, "x"), vdy = shaped<const T, 2>(dy, "dy", M, E);
+            check_outputs({{dx, "dx"}, {dweight, "dweight"}, {dbias, "dbias"}},
+                          {{x, "x"}, {weight, "weight"}, {dy, "dy"}});
+            auto w = vector_of<T>(weight, "weight", E);
+            rows_of<T> rows(vx), cotangents(vdy);
             // sums over rows: by blocks of rows, each into memory of its own
             const int64_t block = std::max<int64_t>(64, (M + 255) / 256);
             const int64_t blocks = (M + block - 1) / block;
@@ -153,9 +156,10 @@ int32_t refgss_gelu(const refgss_array* x, const refgss_array* y) {
         check_array(x, "x", 2);
         with_scalar(*x, [&](auto scalar) {
             using T = decltype(scalar);
-            rows_of<T> rows(checked<const T, 2>(x, "x"));
             auto out = output<T>(y, "y", x->shape[0], x->shape[1]);
-            check_output(*y, "y", {x});
+            check_outputs({{y, "y"}}, {{x, "x"}});
+            if (out.size() == 0) return;
+            rows_of<T> rows(checked<const T, 2>(x, "x"));
             gelu<T>(rows.matrix(), out);
         });
     });
@@ -167,9 +171,11 @@ int32_t refgss_gelu_vjp(const refgss_array* x, const refgss_array* dy, const ref
         with_scalar(*x, [&](auto scalar) {
             using T = decltype(scalar);
             const int64_t M = x->shape[0], E = x->shape[1];
-            rows_of<T> rows(checked<const T, 2>(x, "x")), d(shaped<const T, 2>(dy, "dy", M, E));
             auto out = output<T>(dx, "dx", M, E);
-            check_output(*dx, "dx", {x, dy});
+            const auto vx = checked<const T, 2>(x, "x"), vdy = shaped<const T, 2>(dy, "dy", M, E);
+            check_outputs({{dx, "dx"}}, {{x, "x"}, {dy, "dy"}});
+            if (out.size() == 0) return;
+            rows_of<T> rows(vx), d(vdy);
             auto& kernel = kernels<pointwise_kernels<T>>();
             for_rows(M, [&](int64_t i) {
                 kernel.gelu_vjp(E, rows[i], d[i], out.data + i * out.stride[0]);
@@ -187,10 +193,11 @@ int32_t refgss_dense(const refgss_array* x, const refgss_array* weight, const re
             auto in = checked<const T, 2>(x, "x"), w = checked<const T, 2>(weight, "weight");
             check_axis("weight", "rows", w.shape[0], in.shape[1]);
             auto out = shaped<T, 2>(y, "y", in.shape[0], w.shape[1]);
-            check_output(*y, "y", {x, weight});
+            const std::vector<T> b = bias ? vector_of<T>(bias, "bias", w.shape[1]) : std::vector<T>();
+            check_outputs({{y, "y"}}, {{x, "x"}, {weight, "weight"}, {bias, "bias"}});
+            if (out.size() == 0) return;
             matmul<T>(in, w, out, false);
             if (bias == nullptr) return;
-            auto b = vector_of<T>(bias, "bias", w.shape[1]);
             for_rows(out.shape[0], [&](int64_t i) {
                 for (int64_t j = 0; j < out.shape[1]; ++j) *out.at(i, j) += b[j];
             });
@@ -211,11 +218,12 @@ int32_t refgss_dense_vjp(const refgss_array* x, const refgss_array* weight, cons
             auto d = shaped<const T, 2>(dy, "dy", M, O);
             auto out_x = shaped<T, 2>(dx, "dx", M, I);
             auto out_w = shaped<T, 2>(dweight, "dweight", I, O);
-            check_output(*dx, "dx", {x, weight, dy, dweight});
-            check_output(*dweight, "dweight", {x, weight, dy, dx});
+            if (dbias != nullptr) shaped<T, 1>(dbias, "dbias", O);
+            check_outputs({{dx, "dx"}, {dweight, "dweight"}, {dbias, "dbias"}},
+                          {{x, "x"}, {weight, "weight"}, {dy, "dy"}});
             matmul<T>(d, transposed(w), out_x, false);
             matmul<T>(transposed(in), d, out_w, false);
-            if (dbias != nullptr) sum_rows<T>(d, shaped<T, 1>(dbias, "dbias", O));
+            if (dbias != nullptr) sum_rows<T>(d, typed<T, 1>(*dbias));
         });
     });
 }

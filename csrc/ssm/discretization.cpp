@@ -5,6 +5,7 @@
 #include <numeric>
 #include <string>
 
+#include "core/scratch.hpp"
 #include "core/threads.hpp"
 
 namespace refgss {
@@ -136,7 +137,7 @@ std::vector<complex> transition_slopes(const parameters& p, const discretization
 
 template <class T>
 parameters parameters_of(const refgss_array* lam, const refgss_array* delta, const refgss_form* form,
-                         bool may_grow) {
+                         bool may_grow, int64_t channels) {
     if (form == nullptr) refuse("form is NULL: pass a refgss_form");
     parameters p;
     p.form = *form;
@@ -154,41 +155,45 @@ parameters parameters_of(const refgss_array* lam, const refgss_array* delta, con
                     "lam has another dtype than the first argument: convert one of them"};
     check_axis("lam", "its last axis", lam->shape[1], 2);
     auto values = typed<const T, 2>(*lam);
-    for (int64_t n = 0; n < values.shape[0]; ++n) {
+    p.lam.reserve(values.shape[0]);
+    serial_for(values.shape[0], [&](int64_t n) {
         complex v(*values.at(n, int64_t(0)), *values.at(n, int64_t(1)));
         bool grows = v.real() > 0 && !(may_grow && softmax);
         if (!std::isfinite(v.real()) || !std::isfinite(v.imag()) || grows)
             refuse("Re lam must be finite and not positive (GSS-DIS-6)");
         if (softmax && v == 0.0) refuse("lam must not be 0 under dss-softmax (GSS-DIS-8)");
         p.lam.push_back(v);
-    }
+    });
     if (delta == nullptr || delta->rank < 0 || delta->rank > 2)
         refuse("delta must be a scalar, (H,) or (H,2)");
     check_array(delta, "delta", delta->rank);
     check_same_dtype(*lam, *delta, "delta");
     p.delta.rank = delta->rank;
+    if (channels >= 0 && delta->rank > 0) check_axis("delta", "H", delta->shape[0], channels);
     if (delta->rank == 2 && (delta->shape[1] != 2 || form->method < REFGSS_DSS_EXP))
         refuse("delta (H,2), steps of their own for Re and Im, belongs to the dss methods only");
     const T* d = static_cast<const T*>(delta->data);
-    for (int64_t h = 0; h < (delta->rank == 0 ? 1 : delta->shape[0]); ++h) {
+    const int64_t steps = delta->rank == 0 ? 1 : delta->shape[0];
+    p.delta.re.reserve(steps), p.delta.im.reserve(steps);
+    serial_for(steps, [&](int64_t h) {
         const T* row = d + (delta->rank ? h * delta->stride[0] : 0);
         p.delta.re.push_back(row[0]);
         p.delta.im.push_back(delta->rank == 2 ? row[delta->stride[1]] : row[0]);
         for (double step : {p.delta.re.back(), p.delta.im.back()})
             if (!(step > 0) || !std::isfinite(step))
                 refuse("every step delta must be positive and finite (GSS-NFI-3)");
-    }
+    });
     return p;
 }
 template parameters parameters_of<float>(const refgss_array*, const refgss_array*,
-                                         const refgss_form*, bool);
+                                         const refgss_form*, bool, int64_t);
 template parameters parameters_of<double>(const refgss_array*, const refgss_array*,
-                                          const refgss_form*, bool);
+                                          const refgss_form*, bool, int64_t);
 
 discretization discretize(const parameters& p) {
     discretization d;
     d.groups = static_cast<int64_t>(p.delta.re.size()), d.count = static_cast<int64_t>(p.lam.size());
-    d.z.resize(d.groups * d.count), d.abar.resize(d.z.size()), d.bbar.resize(d.z.size());
+    d.z.resize(sized(d.groups, d.count)), d.abar.resize(d.z.size()), d.bbar.resize(d.z.size());
     parallel_for(d.groups, slots_for(d.groups), [&](int64_t g, int) {
         for (int64_t n = 0; n < d.count; ++n) {
             complex z(p.delta.re[g] * p.lam[n].real(), p.delta.im[g] * p.lam[n].imag());
@@ -211,7 +216,7 @@ sorted_modes sort_modes(const parameters& p, const discretization& d, bool growi
     });
     s.set.groups = d.groups, s.set.count = static_cast<int64_t>(s.order.size());
     int64_t row = padded(s.set.count);
-    s.set.re.assign(d.groups * row, 0), s.set.im.assign(d.groups * row, 0);
+    s.set.re.assign(sized(d.groups, row), 0), s.set.im.assign(s.set.re.size(), 0);
     parallel_for(d.groups, slots_for(d.groups), [&](int64_t g, int) {
         for (int64_t k = 0; k < s.set.count; ++k) {
             complex z = log_transition(p, falling(d.z[g * d.count + s.order[k]]));

@@ -38,9 +38,10 @@ struct parameters {
 };
 
 /// Checks Λ, Δ and the form as GSS-DIS-6 and GSS-DIS-8 say.  Only a kernel may have Re Λ > 0.
+/// `channels`: H where another argument has said it.
 template <class T>
 parameters parameters_of(const refgss_array* lam, const refgss_array* delta, const refgss_form* form,
-                         bool may_grow = false);
+                         bool may_grow = false, int64_t channels = -1);
 
 /// Modes in their order of decay.
 struct sorted_modes {

@@ -1,6 +1,7 @@
 // kernel.cpp: parameters, discretisation and kernel at the ABI, with their gradients.
 #include <cmath>
 
+#include "core/scratch.hpp"
 #include "core/threads.hpp"
 #include "ssm/ssm.hpp"
 
@@ -17,21 +18,29 @@ template <class T> complex get(view<const T, 2> from, int64_t n) {
 
 /// The (groups, N, 2) view of an array that is (N,2) where Δ is a scalar and (H,N,2) otherwise.
 template <class T>
-view<T, 3> grouped(const refgss_array* a, const char* name, const parameters& p,
-                   const discretization& d) {
-    if (!p.delta.shared()) return shaped<T, 3>(a, name, d.groups, d.count, int64_t(2));
-    auto v = shaped<T, 2>(a, name, d.count, int64_t(2));
-    return {v.data, {1, d.count, 2}, {0, v.stride[0], v.stride[1]}};
+view<T, 3> grouped(const refgss_array* a, const char* name, const parameters& p) {
+    const auto count = static_cast<int64_t>(p.lam.size());
+    const auto groups = static_cast<int64_t>(p.delta.re.size());
+    if (!p.delta.shared()) return shaped<T, 3>(a, name, groups, count, int64_t(2));
+    auto v = shaped<T, 2>(a, name, count, int64_t(2));
+    return {v.data, {1, count, 2}, {0, v.stride[0], v.stride[1]}};
 }
 
-/// dΔ, in the shape of Δ.
-template <class T>
-void put_steps(const parameters& p, const std::vector<double>& step, const refgss_array* ddelta) {
+/// Throws unless dΔ has the shape and type of Δ.
+template <class T> void check_steps(const parameters& p, const refgss_array* ddelta) {
     check_array(ddelta, "ddelta", p.delta.rank);
-    const int64_t columns = p.delta.rank == 2 ? 2 : 1;
-    const int64_t rows = static_cast<int64_t>(step.size()) / columns;
+    if (ddelta->dtype != dtype_of<T>)
+        throw error{REFGSS_ERROR_TYPE,
+                    "ddelta has another dtype than the first argument: convert one of them"};
+    const auto rows = static_cast<int64_t>(p.delta.re.size());
     if (p.delta.rank > 0) check_axis("ddelta", "H", ddelta->shape[0], rows);
     if (p.delta.rank > 1) check_axis("ddelta", "its last axis", ddelta->shape[1], 2);
+}
+
+template <class T>
+void put_steps(const parameters& p, const std::vector<double>& step, const refgss_array* ddelta) {
+    const int64_t columns = p.delta.rank == 2 ? 2 : 1;
+    const int64_t rows = static_cast<int64_t>(step.size()) / columns;
     auto* to = static_cast<T*>(ddelta->data);
     for (int64_t i = 0; i < rows; ++i)
         for (int64_t j = 0; j < columns; ++j)
@@ -63,7 +72,6 @@ complex ending(const parameters& p, const half& side, complex z, int64_t length)
 template <class T>
 void kernel(const parameters& p, view<const T, 3> c, view<T, 2> k) {
     const int64_t H = k.shape[0], L = k.shape[1];
-    if (!p.delta.shared()) check_axis("delta", "H", static_cast<int64_t>(p.delta.re.size()), H);
     discretization d = discretize(p);
     for (const half& side : halves(p, d)) {
         std::vector<complex> scaled = d.bbar;
@@ -80,13 +88,13 @@ template <class T>
 void kernel_vjp(const parameters& p, view<const T, 3> c, view<const T, 2> dk,
                 std::vector<complex>& dweight, std::vector<complex>& dz, const discretization& d) {
     const int64_t H = dk.shape[0], L = dk.shape[1], N = d.count;
-    dweight.assign(H * N, 0), dz.assign(H * N, 0);
+    dweight.assign(sized(H, N), 0), dz.assign(sized(H, N), 0);
     if (L == 0) return;
     const std::vector<complex> slopes = transition_slopes(p, d);
     view<const T, 3> samples{dk.data, {1, L, H}, {0, dk.stride[1], dk.stride[0]}};
     for (const half& side : halves(p, d)) {
         const int64_t row = padded(side.modes.set.count);
-        std::vector<double> s0(H * 2 * row), s1(H * 2 * row);
+        std::vector<double> s0(sized(H, 2 * row)), s1(s0.size());
         auto signal = side.growing ? samples.reversed(1) : samples, later = signal;
         later.data += signal.stride[1], later.shape[1] = L - 1;
         analyze(side.modes.set, signal, moment::none, s0.data());
@@ -115,12 +123,41 @@ void kernel_vjp(const parameters& p, view<const T, 3> c, view<const T, 2> dk,
 }  // namespace
 
 template <class T>
+void check_modes_outputs(const parameters& p, view<const T, 3> c, const refgss_array* dlam,
+                         const refgss_array* dc, const refgss_array* ddelta) {
+    shaped<T, 2>(dlam, "dlam", c.shape[1], int64_t(2));
+    shaped<T, 3>(dc, "dc", c.shape[0], c.shape[1], int64_t(2));
+    check_steps<T>(p, ddelta);
+}
+template void check_modes_outputs(const parameters&, view<const float, 3>, const refgss_array*,
+                                  const refgss_array*, const refgss_array*);
+template void check_modes_outputs(const parameters&, view<const double, 3>, const refgss_array*,
+                                  const refgss_array*, const refgss_array*);
+
+template <class T>
+void no_gradients(const parameters& p, view<T, 3> du, const refgss_array* dlam, const refgss_array* dc,
+                  const refgss_array* ddelta) {
+    auto zero = [](const view<T, 3>& v) {
+        for (int64_t i = 0; v.size() > 0 && i < v.shape[0]; ++i)
+            for (int64_t j = 0; j < v.shape[1]; ++j)
+                for (int64_t k = 0; k < v.shape[2]; ++k) *v.at(i, j, k) = T(0);
+    };
+    zero(du), zero(typed<T, 3>(*dc));
+    zero({static_cast<T*>(dlam->data), {1, dlam->shape[0], 2}, {0, dlam->stride[0], dlam->stride[1]}});
+    put_steps<T>(p, std::vector<double>(p.delta.re.size() * (p.delta.rank == 2 ? 2 : 1), 0.0), ddelta);
+}
+template void no_gradients(const parameters&, view<float, 3>, const refgss_array*, const refgss_array*,
+                           const refgss_array*);
+template void no_gradients(const parameters&, view<double, 3>, const refgss_array*, const refgss_array*,
+                           const refgss_array*);
+
+template <class T>
 void modes_vjp(const parameters& p, const discretization& d, view<const T, 3> c,
                const std::vector<complex>& dweight, const std::vector<complex>& dz,
                const refgss_array* dlam, const refgss_array* dc, const refgss_array* ddelta) {
     const int64_t H = c.shape[0], N = c.shape[1];
     auto out_c = shaped<T, 3>(dc, "dc", H, N, int64_t(2));
-    std::vector<complex> group_b(d.groups * N, 0), group_z(d.groups * N, 0);
+    std::vector<complex> group_b(sized(d.groups, N), 0), group_z(group_b.size(), 0);
     for (int64_t h = 0; h < H; ++h)
         for (int64_t n = 0; n < N; ++n) {
             complex w = p.scale() * dweight[h * N + n];
@@ -158,7 +195,7 @@ int32_t refgss_gss_lambda(const refgss_array* a, const refgss_array* b, int32_t 
             const int64_t N = a->shape[0];
             auto va = checked<const T, 1>(a, "a"), vb = shaped<const T, 1>(b, "b", N);
             auto out = shaped<T, 2>(lam, "lam", N, int64_t(2));
-            check_output(*lam, "lam", {a, b});
+            check_outputs({{lam, "lam"}}, {{a, "a"}, {b, "b"}});
             for (int64_t n = 0; n < N; ++n) {
                 double im = *vb.at(n);
                 put(out, n, {-std::exp(double(*va.at(n))), imag_is_exp ? std::exp(im) : im});
@@ -178,8 +215,7 @@ int32_t refgss_gss_lambda_vjp(const refgss_array* a, const refgss_array* b,
             auto va = checked<const T, 1>(a, "a"), vb = shaped<const T, 1>(b, "b", N);
             auto d = shaped<const T, 2>(dlam, "dlam", N, int64_t(2));
             auto oa = shaped<T, 1>(da, "da", N), ob = shaped<T, 1>(db, "db", N);
-            check_output(*da, "da", {a, b, dlam, db});
-            check_output(*db, "db", {a, b, dlam, da});
+            check_outputs({{da, "da"}, {db, "db"}}, {{a, "a"}, {b, "b"}, {dlam, "dlam"}});
             for (int64_t n = 0; n < N; ++n) {
                 complex g = get(d, n);
                 *oa.at(n) = static_cast<T>(-std::exp(double(*va.at(n))) * g.real());
@@ -197,10 +233,9 @@ int32_t refgss_discretize(const refgss_array* lam, const refgss_array* delta,
         with_scalar(*lam, [&](auto scalar) {
             using T = decltype(scalar);
             parameters p = parameters_of<T>(lam, delta, form);
+            auto a = grouped<T>(abar, "abar", p), b = grouped<T>(bbar, "bbar", p);
+            check_outputs({{abar, "abar"}, {bbar, "bbar"}}, {{lam, "lam"}, {delta, "delta"}});
             discretization d = discretize(p);
-            auto a = grouped<T>(abar, "abar", p, d), b = grouped<T>(bbar, "bbar", p, d);
-            check_output(*abar, "abar", {lam, delta, bbar});
-            check_output(*bbar, "bbar", {lam, delta, abar});
             for (int64_t g = 0; g < d.groups; ++g)
                 for (int64_t n = 0; n < d.count; ++n) {
                     put<T>({a.at(g, n, int64_t(0)), {1, 2}, {0, a.stride[2]}}, 0,
@@ -221,8 +256,12 @@ int32_t refgss_discretize_vjp(const refgss_array* lam, const refgss_array* delta
         with_scalar(*lam, [&](auto scalar) {
             using T = decltype(scalar);
             parameters p = parameters_of<T>(lam, delta, form);
+            auto a = grouped<const T>(dabar, "dabar", p), b = grouped<const T>(dbbar, "dbbar", p);
+            auto to = shaped<T, 2>(dlam, "dlam", lam->shape[0], int64_t(2));
+            check_steps<T>(p, ddelta);
+            check_outputs({{dlam, "dlam"}, {ddelta, "ddelta"}},
+                          {{lam, "lam"}, {delta, "delta"}, {dabar, "dabar"}, {dbbar, "dbbar"}});
             discretization d = discretize(p);
-            auto a = grouped<const T>(dabar, "dabar", p, d), b = grouped<const T>(dbbar, "dbbar", p, d);
             const std::vector<complex> slopes = transition_slopes(p, d);
             std::vector<complex> db(d.z.size()), dz(d.z.size()), out_lam;
             for (int64_t g = 0; g < d.groups; ++g)
@@ -234,8 +273,6 @@ int32_t refgss_discretize_vjp(const refgss_array* lam, const refgss_array* delta
                 }
             std::vector<double> step;
             discretize_vjp(p, d, db, dz, out_lam, step);
-            auto to = shaped<T, 2>(dlam, "dlam", d.count, int64_t(2));
-            check_output(*dlam, "dlam", {lam, delta, dabar, dbbar, ddelta});
             for (int64_t n = 0; n < d.count; ++n) put(to, n, out_lam[n]);
             put_steps<T>(p, step, ddelta);
         });
@@ -249,15 +286,15 @@ int32_t refgss_ssm_kernel(const refgss_array* lam, const refgss_array* c,
         check_array(lam, "lam", 2);
         with_scalar(*lam, [&](auto scalar) {
             using T = decltype(scalar);
-            parameters p = parameters_of<T>(lam, delta, form, true);
             auto vc = checked<const T, 3>(c, "c");
+            parameters p = parameters_of<T>(lam, delta, form, true, vc.shape[0]);
             check_axis("c", "N", vc.shape[1], lam->shape[0]);
             check_axis("c", "its last axis", vc.shape[2], 2);
             auto out = checked<T, 2>(k, "k");
             check_axis("k", "H", out.shape[0], vc.shape[0]);
-            check_output(*k, "k", {lam, c, delta});
+            check_outputs({{k, "k"}}, {{lam, "lam"}, {c, "c"}, {delta, "delta"}});
             check_softmax_length(p, out.shape[1]);
-            kernel<T>(p, vc, out);
+            if (out.size() > 0) kernel<T>(p, vc, out);
         });
     });
 }
@@ -270,15 +307,17 @@ int32_t refgss_ssm_kernel_vjp(const refgss_array* lam, const refgss_array* c,
         check_array(lam, "lam", 2);
         with_scalar(*lam, [&](auto scalar) {
             using T = decltype(scalar);
-            parameters p = parameters_of<T>(lam, delta, form, true);
             auto vc = checked<const T, 3>(c, "c");
+            parameters p = parameters_of<T>(lam, delta, form, true, vc.shape[0]);
             check_axis("c", "N", vc.shape[1], lam->shape[0]);
             check_axis("c", "its last axis", vc.shape[2], 2);
             auto vdk = checked<const T, 2>(dk, "dk");
             check_axis("dk", "H", vdk.shape[0], vc.shape[0]);
             check_softmax_length(p, vdk.shape[1]);
-            if (!p.delta.shared())
-                check_axis("delta", "H", static_cast<int64_t>(p.delta.re.size()), vc.shape[0]);
+            check_modes_outputs<T>(p, vc, dlam, dc, ddelta);
+            check_outputs({{dlam, "dlam"}, {dc, "dc"}, {ddelta, "ddelta"}},
+                          {{lam, "lam"}, {c, "c"}, {dk, "dk"}, {delta, "delta"}});
+            if (vc.size() == 0) return no_gradients<T>(p, {}, dlam, dc, ddelta);
             discretization d = discretize(p);
             std::vector<complex> dweight, dz;
             kernel_vjp<T>(p, vc, vdk, dweight, dz, d);

@@ -216,7 +216,10 @@ void sum_slow(const mode_set& modes, int64_t slow, const double* weights, view<T
 
 template <class T>
 void synthesize(const mode_set& modes, const double* weights, view<T, 3> signal, bool add) {
-    const int64_t slow = slow_modes(modes, signal.shape[1], signal.shape[2]);
+    int64_t slow = slow_modes(modes, signal.shape[1], signal.shape[2]);
+    const double* end = weights + signal.shape[0] * signal.shape[2] * 2 * padded(modes.count);
+    constexpr double most = 0x1p14;  // larger ones would make sums of powers that float has lost
+    if (slow > 0 && std::any_of(weights, end, [](double w) { return std::abs(w) > most; })) slow = 0;
     if (slow == 0 || signal.size() == 0) return sum_products(modes, weights, signal, add);
     sum_slow(modes, slow, weights, signal, add);
     if (slow == modes.count) return;

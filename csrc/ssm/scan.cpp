@@ -1,7 +1,10 @@
-// scan.cpp: the recurrence at the ABI: scan, its gradient, one step, a prepared map and the decoder.
+// scan.cpp: the recurrence at the ABI: scan, its gradient, one step, a prepared map and the stepper.
 #include <algorithm>
 #include <cmath>
 
+#include "core/calm.hpp"
+#include "core/handle.hpp"
+#include "core/scratch.hpp"
 #include "core/threads.hpp"
 #include "ssm/ssm.hpp"
 
@@ -10,12 +13,13 @@ using namespace refgss;
 namespace {
 
 template <class T> struct arguments {
-    parameters p;
     view<const T, 3> c;
+    parameters p;
 
     arguments(const refgss_array* lam, const refgss_array* c_array, const refgss_array* delta,
               const refgss_form* form)
-        : p(parameters_of<T>(lam, delta, form)), c(checked<const T, 3>(c_array, "c")) {
+        : c(checked<const T, 3>(c_array, "c")),
+          p(parameters_of<T>(lam, delta, form, false, c.shape[0])) {
         check_axis("c", "N", c.shape[1], static_cast<int64_t>(p.lam.size()));
         check_axis("c", "its last axis", c.shape[2], 2);
     }
@@ -33,12 +37,14 @@ template <class T, int R> struct optional_view {
 };
 
 template <class T> bool all_zero(const view<const T, 4>& v) {
-    for (int64_t b = 0; b < v.shape[0]; ++b)
-        for (int64_t h = 0; h < v.shape[1]; ++h)
+    if (v.size() == 0) return true;
+    bool zero = true;
+    serial_for(v.shape[0], [&](int64_t b) {
+        for (int64_t h = 0; h < v.shape[1] && zero; ++h)
             for (int64_t n = 0; n < v.shape[2]; ++n)
-                for (int64_t i = 0; i < 2; ++i)
-                    if (!(*v.at(b, h, n, i) == T(0))) return false;
-    return true;
+                for (int64_t i = 0; i < 2; ++i) zero = zero && *v.at(b, h, n, i) == T(0);
+    });
+    return zero;
 }
 
 /// A state (B,H,N,2) that may be NULL.
@@ -53,6 +59,17 @@ template <class T> view<T, 3> one_step(view<T, 2> v) {
     return {v.data, {v.shape[0], 1, v.shape[1]}, {v.stride[0], 0, v.stride[1]}};
 }
 
+/// Whether a scan has no output; its states are checked.
+template <class T>
+bool nothing_to_do(const arguments<T>& in, view<const T, 3> u, const refgss_array* state,
+                   const refgss_array* state_out) {
+    const int64_t B = u.shape[0], H = in.c.shape[0], N = in.c.shape[1];
+    check_axis("u", "H", u.shape[2], H);
+    state_of<const T>(state, "state", B, H, N);
+    const auto to = state_of<T>(state_out, "state_out", B, H, N);
+    return u.size() == 0 && (!to.present || to.v.size() == 0);
+}
+
 template <class T>
 void scan(const ssm<T>& map, view<const T, 3> u, const refgss_array* state, view<T, 3> y,
           const refgss_array* state_out) {
@@ -63,17 +80,55 @@ void scan(const ssm<T>& map, view<const T, 3> u, const refgss_array* state, view
     map.apply(u, from.get(), y, to.get());
 }
 
-template <class T>
-void check_scan_outputs(const refgss_array* u, const refgss_array* state, const refgss_array* y,
-                        const refgss_array* state_out) {
-    static const refgss_array nothing{nullptr, dtype_of<T>, 1, {0}, {0}};
-    auto present = [](const refgss_array* a) { return a == nullptr ? &nothing : a; };
-    check_output(*y, "y", {u, present(state), present(state_out)});
-    if (state_out == nullptr) return;
-    bool in_place = state != nullptr && state->data == state_out->data &&
-                    std::equal(state->stride, state->stride + 4, state_out->stride);
-    check_output(*state_out, "state_out", {u, in_place ? &nothing : present(state), y});
+/// Whether a state is overwritten by the next one.
+bool in_place(const refgss_array* state, const refgss_array* state_out) {
+    return state != nullptr && state_out != nullptr && state->data == state_out->data &&
+           state->rank == state_out->rank &&
+           std::equal(state->stride, state->stride + REFGSS_MAX_RANK, state_out->stride);
 }
+
+/// No output may meet an input; only state_out may be state.
+void check_scan_outputs(const refgss_array* u, const refgss_array* state, const refgss_array* y,
+                        const refgss_array* state_out, std::vector<named_array> inputs = {}) {
+    inputs.push_back({u, "u"});
+    if (!in_place(state, state_out)) inputs.push_back({state, "state"});
+    check_outputs({{y, "y"}, {state_out, "state_out"}}, inputs);
+}
+
+/// A signal (B,L,H) whose channels are multiples of powers of two where they are not calm: products of two
+/// small numbers would be lost before they meet large ones.
+template <class T> class calm_signal {
+public:
+    view<const T, 3> v;
+    std::vector<int> exponents;  // of each channel
+
+    explicit calm_signal(view<const T, 3> x) : v(x), exponents(x.shape[2], 0) {
+        const int64_t B = x.shape[0], L = x.shape[1], H = x.shape[2];
+        std::vector<T> most(sized(B, H), T(0));
+        parallel_for(B, slots_for(B), [&](int64_t b, int) {
+            T* m = most.data() + b * H;
+            for (int64_t l = 0; l < L; ++l)
+                across(x, b, l, [&](int64_t h, T v) { m[h] = std::abs(v) > m[h] ? std::abs(v) : m[h]; });
+        });
+        bool calm = true;
+        for (int64_t h = 0; h < H; ++h) {
+            T all = 0;
+            for (int64_t b = 0; b < B; ++b) all = std::max(all, most[b * H + h]);
+            calm = calm && (exponents[h] = wild_exponent(all)) == 0;
+        }
+        if (calm) return;
+        copy_.resize(x.size());
+        v = {copy_.data(), {B, L, H}, {L * H, H, 1}};
+        serial_for(B * L, [&](int64_t i) {
+            for (int64_t h = 0; h < H; ++h)
+                copy_[i * H + h] = std::ldexp(*x.at(i / L, i % L, h), -exponents[h]);
+        });
+    }
+    calm_signal(const calm_signal&) = delete;
+
+private:
+    std::vector<T> copy_;
+};
 
 /// What an absent state or cotangent would add is not computed.
 template <class T>
@@ -87,21 +142,32 @@ void scan_vjp(const arguments<T>& in, view<const T, 3> u, const view<const T, 4>
     const int64_t row = map.row(), rows = B * H;
 
     // through the kernel: du, and dK
-    std::vector<T> dk_data(H * L);
+    std::vector<T> dk_data(sized(H, L));
     view<T, 2> dk{dk_data.data(), {H, L}, {L, 1}};
-    map.convolve_vjp(u, dy, du, dk);
+    const calm_signal<T> signal(u), cotangent(dy);
+    map.convolve_vjp(signal.v, cotangent.v, du, dk);
+    std::vector<int> both(H);
+    for (int64_t h = 0; h < H; ++h) {
+        both[h] = signal.exponents[h] + cotangent.exponents[h];
+        for (int64_t i = 0; cotangent.exponents[h] != 0 && i < B * L; ++i)
+            *du.at(i / L, i % L, h) = std::ldexp(*du.at(i / L, i % L, h), cotangent.exponents[h]);
+    }
     view<const T, 3> samples{dk.data, {1, L, H}, {0, 1, L}};
     auto later = [](view<const T, 3> s) {  // s_1, s_2, ...
         if (s.shape[1] > 0) s.data += s.stride[1], s.shape[1] -= 1;
         return s;
     };
-    auto analyzed = [&](bool wanted, view<const T, 3> s, moment weighting) {
-        std::vector<double> sum(wanted ? s.shape[0] * H * 2 * row : 0);
-        if (wanted) analyze(map.modes().set, s, weighting, sum.data());
+    auto analyzed = [&](bool wanted, view<const T, 3> s, moment weighting, const std::vector<int>& exponents) {
+        std::vector<double> sum(wanted ? sized(sized(s.shape[0], H), 2 * row) : 0);
+        if (!wanted) return sum;
+        analyze(map.modes().set, s, weighting, sum.data());
+        for (int64_t r = 0; r < s.shape[0] * H; ++r)
+            for (int64_t i = 0; exponents[r % H] != 0 && i < 2 * row; ++i)
+                sum[r * 2 * row + i] = std::ldexp(sum[r * 2 * row + i], exponents[r % H]);
         return sum;
     };
-    const auto k0 = analyzed(true, samples, moment::none);         // Σ dk Ā^l
-    const auto k1 = analyzed(true, later(samples), moment::first);  // Σ l dk Ā^{l-1}
+    const auto k0 = analyzed(true, samples, moment::none, both);          // Σ dk Ā^l
+    const auto k1 = analyzed(true, later(samples), moment::first, both);  // Σ l dk Ā^{l-1}
 
     // through the states: dstate reaches u by Re conj(dx) Ā^{L-1-l}
     const std::vector<double> x = map.sorted(state, B), dx = map.sorted(dstate, B);
@@ -111,14 +177,16 @@ void scan_vjp(const arguments<T>& in, view<const T, 3> u, const view<const T, 4>
             for (int64_t k = 0; k < row; ++k) conjugate[(2 * r + 1) * row + k] *= -1;
         synthesize(map.modes().set, conjugate.data(), du.reversed(1), true);
     }
-    const auto y0 = analyzed(state || dstate0, dy, moment::none);  // Σ dy_l Ā^l
-    const auto y1 = analyzed(state, dy, moment::first);            // Σ (l+1) dy_l Ā^l
-    const auto u1 = analyzed(dstate, later(u.reversed(1)), moment::first);
+    const auto& of_dy = cotangent.exponents;
+    const auto y0 = analyzed(state || dstate0, cotangent.v, moment::none, of_dy);  // Σ dy_l Ā^l
+    const auto y1 = analyzed(state, cotangent.v, moment::first, of_dy);            // Σ (l+1) dy_l Ā^l
+    const auto u1 =
+        analyzed(dstate, later(signal.v.reversed(1)), moment::first, signal.exponents);
 
     std::vector<double> last = map.power(L), before = map.power(std::max<int64_t>(L - 1, 0));
     const std::vector<complex> slopes = transition_slopes(in.p, d);
     std::vector<double> next(dstate0 ? x.size() : 0);
-    std::vector<complex> dweight(H * N), dz(H * N);
+    std::vector<complex> dweight(sized(H, N)), dz(dweight.size());
     parallel_for(H, slots_for(H), [&](int64_t h, int) {
         auto at = [&](const std::vector<double>& v, int64_t r, int64_t k) {
             return complex(v[2 * r * row + k], v[(2 * r + 1) * row + k]);
@@ -164,7 +232,8 @@ int32_t refgss_ssm_scan(const refgss_array* u, const refgss_array* lam, const re
             auto vu = checked<const T, 3>(u, "u");
             auto vy = shaped<T, 3>(y, "y", vu.shape[0], vu.shape[1], vu.shape[2]);
             in.check_length(vu.shape[1]);
-            check_scan_outputs<T>(u, state, y, state_out);
+            check_scan_outputs(u, state, y, state_out, {{lam, "lam"}, {c, "c"}, {delta, "delta"}});
+            if (nothing_to_do(in, vu, state, state_out)) return;
             scan<T>(ssm<T>(in.p, in.c, vu.shape[1] == 1 ? 0 : vu.shape[1]), vu, state, vy, state_out);
         });
     });
@@ -181,7 +250,8 @@ int32_t refgss_ssm_step(const refgss_array* u, const refgss_array* lam, const re
             arguments<T> in(lam, c, delta, form);
             auto vu = checked<const T, 2>(u, "u");
             auto vy = shaped<T, 2>(y, "y", vu.shape[0], vu.shape[1]);
-            check_scan_outputs<T>(u, state, y, state_out);
+            check_scan_outputs(u, state, y, state_out, {{lam, "lam"}, {c, "c"}, {delta, "delta"}});
+            if (nothing_to_do(in, one_step(vu), state, state_out)) return;
             scan<T>(ssm<T>(in.p, in.c, 0), one_step(vu), state, one_step(vy), state_out);
         });
     });
@@ -204,12 +274,18 @@ int32_t refgss_ssm_scan_vjp(const refgss_array* u, const refgss_array* lam, cons
             in.check_length(L);
             auto from = state_of<const T>(state, "state", B, H, N);
             auto cotangent = state_of<const T>(dstate, "dstate", B, H, N);
-            cotangent.present = cotangent.present && !all_zero(cotangent.v);
             auto to = state_of<T>(dstate0, "dstate0", B, H, N);
-            check_output(*du, "du", {u, dy});
-            if (dstate0) check_output(*dstate0, "dstate0", {dstate});
-            scan_vjp<T>(in, vu, from.get(), shaped<const T, 3>(dy, "dy", B, L, H), cotangent.get(),
-                        shaped<T, 3>(du, "du", B, L, H), to.get(), dlam, dc, ddelta);
+            auto vdy = shaped<const T, 3>(dy, "dy", B, L, H);
+            auto vdu = shaped<T, 3>(du, "du", B, L, H);
+            check_modes_outputs<T>(in.p, in.c, dlam, dc, ddelta);
+            check_outputs({{du, "du"}, {dlam, "dlam"}, {dc, "dc"}, {dstate0, "dstate0"},
+                           {ddelta, "ddelta"}},
+                          {{u, "u"}, {lam, "lam"}, {c, "c"}, {state, "state"}, {dy, "dy"},
+                           {dstate, "dstate"}, {delta, "delta"}});
+            if (H == 0 || N == 0 || (vu.size() == 0 && dstate0 == nullptr))
+                return no_gradients<T>(in.p, vdu, dlam, dc, ddelta);
+            cotangent.present = cotangent.present && !all_zero(cotangent.v);
+            scan_vjp<T>(in, vu, from.get(), vdy, cotangent.get(), vdu, to.get(), dlam, dc, ddelta);
         });
     });
 }
@@ -225,6 +301,7 @@ struct refgss_ssm {
 int32_t refgss_ssm_new(const refgss_array* lam, const refgss_array* c, const refgss_array* delta,
                        const refgss_form* form, int64_t length, refgss_ssm** result) {
     return guarded([&] {
+        *need(result, "ssm") = nullptr;
         check_array(lam, "lam", 2);
         if (length < 0) throw error{REFGSS_ERROR_VALUE, "length must not be negative"};
         with_scalar(*lam, [&](auto scalar) {
@@ -246,11 +323,11 @@ void refgss_ssm_free(refgss_ssm* handle) { delete handle; }
 int32_t refgss_ssm_apply(const refgss_ssm* handle, const refgss_array* u, const refgss_array* state,
                          const refgss_array* y, const refgss_array* state_out) {
     return guarded([&] {
-        handle->visit([&](auto& map) {
+        need(handle, "the handle")->visit([&](auto& map) {
             using T = typename std::decay_t<decltype(map)>::scalar;
             auto vu = checked<const T, 3>(u, "u");
             auto vy = shaped<T, 3>(y, "y", vu.shape[0], vu.shape[1], vu.shape[2]);
-            check_scan_outputs<T>(u, state, y, state_out);
+            check_scan_outputs(u, state, y, state_out);
             scan<T>(map, vu, state, vy, state_out);
         });
     });
@@ -261,17 +338,18 @@ int32_t refgss_ssm_apply(const refgss_ssm* handle, const refgss_array* u, const 
 namespace {
 
 /// Between updates of the state x, y_i = readout_i + Σ_{j<=i} K_j u_{i-j}.
-template <class T> class decoder {
+template <class T> class stepper {
 public:
-    decoder(const ssm<T>& map, int64_t batch, int64_t block, const view<const T, 4>* state)
-        : map_(map, block), batch_(batch), block_(block), x_(map_.sorted(state, batch)),
-          inputs_(batch * block * map.channels()), readout_(inputs_.size()) {
-        read_out();
+    stepper(const ssm<T>& map, int64_t batch, int64_t block, const view<const T, 4>* state)
+        : map_(map, block), batch_(batch), block_(block),
+          inputs_(sized(sized(batch, block), map.channels())) {
+        begin_block(map_.sorted(state, batch));
     }
     void step(view<const T, 2> u, view<T, 2> y) {
         const int64_t H = map_.channels();
         view<const T, 2> k = map_.kernel();
         for (int64_t b = 0; b < batch_; ++b) {
+            if (b % 64 == 63) check_interrupt();
             T *in = inputs_.data() + b * block_ * H, *now = in + filled_ * H;
             for (int64_t h = 0; h < H; ++h) now[h] = *u.at(b, h);
             sum_.assign(readout_.data() + (b * block_ + filled_) * H,
@@ -282,28 +360,29 @@ public:
             }
             for (int64_t h = 0; h < H; ++h) *y.at(b, h) = sum_[h];
         }
-        if (++filled_ < block_) return;
-        map_.advance(x_, seen());
-        filled_ = 0;
-        read_out();
+        if (filled_ + 1 == block_)
+            begin_block(moved(block_));
+        else
+            ++filled_;
     }
-    void state(view<T, 4> out) const {
-        std::vector<double> x = x_;
-        map_.advance(x, seen());
-        map_.unsorted(x, out);
-    }
+    void state(view<T, 4> out) const { map_.unsorted(moved(filled_), out); }
     int64_t batch() const { return batch_; }
     const ssm<T>& map() const { return map_; }
 
 private:
-    view<const T, 3> seen() const {
+    /// The states after the first `count` inputs of the block.
+    std::vector<double> moved(int64_t count) const {
         const int64_t H = map_.channels();
-        return {inputs_.data(), {batch_, filled_, H}, {block_ * H, H, 1}};
+        std::vector<double> x = x_;
+        map_.advance(x, {inputs_.data(), {batch_, count, H}, {block_ * H, H, 1}});
+        return x;
     }
-    void read_out() {
+    /// All of it or, where that fails, nothing.
+    void begin_block(std::vector<double> x) {
         const int64_t H = map_.channels();
-        view<T, 3> samples{readout_.data(), {batch_, block_, H}, {block_ * H, H, 1}};
-        map_.read_out(x_, samples, false);
+        std::vector<T> readout(inputs_.size());
+        map_.read_out(x, {readout.data(), {batch_, block_, H}, {block_ * H, H, 1}}, false);
+        x_.swap(x), readout_.swap(readout), filled_ = 0;
     }
 
     ssm<T> map_;
@@ -314,22 +393,23 @@ private:
 
 }  // namespace
 
-struct refgss_stepper {
-    std::unique_ptr<decoder<float>> f32;
-    std::unique_ptr<decoder<double>> f64;
+struct refgss_stepper : changing_handle {
+    std::unique_ptr<stepper<float>> f32;
+    std::unique_ptr<stepper<double>> f64;
     template <class F> void visit(F&& f) const { f32 ? f(*f32) : f(*f64); }
 };
 
 int32_t refgss_stepper_new(const refgss_ssm* handle, int64_t batch, int64_t block,
                            const refgss_array* state, refgss_stepper** result) {
     return guarded([&] {
+        *need(result, "stepper") = nullptr;
         if (batch < 0 || block < 1)
             throw error{REFGSS_ERROR_VALUE, "a stepper needs batch >= 0 and block >= 1"};
-        handle->visit([&](auto& map) {
+        need(handle, "the handle")->visit([&](auto& map) {
             using T = typename std::decay_t<decltype(map)>::scalar;
             auto from = state_of<const T>(state, "state", batch, map.channels(), map.states());
             auto made = std::make_unique<refgss_stepper>();
-            auto steps = std::make_unique<decoder<T>>(map, batch, block, from.get());
+            auto steps = std::make_unique<stepper<T>>(map, batch, block, from.get());
             if constexpr (sizeof(T) == 4) made->f32 = std::move(steps);
             else made->f64 = std::move(steps);
             *result = made.release();
@@ -337,26 +417,30 @@ int32_t refgss_stepper_new(const refgss_ssm* handle, int64_t batch, int64_t bloc
     });
 }
 
-void refgss_stepper_free(refgss_stepper* stepper) { delete stepper; }
+void refgss_stepper_free(refgss_stepper* handle) { delete handle; }
 
-int32_t refgss_stepper_step(refgss_stepper* stepper, const refgss_array* u, const refgss_array* y) {
-    return guarded([&] {
-        stepper->visit([&](auto& steps) {
+int32_t refgss_stepper_step(refgss_stepper* handle, const refgss_array* u, const refgss_array* y) {
+    return alone_with(handle, [&](refgss_stepper& either) {
+        either.visit([&](auto& steps) {
             using T = typename std::decay_t<decltype(steps.map())>::scalar;
             const int64_t B = steps.batch(), H = steps.map().channels();
-            check_output(*y, "y", {u});
-            steps.step(shaped<const T, 2>(u, "u", B, H), shaped<T, 2>(y, "y", B, H));
+            auto from = shaped<const T, 2>(u, "u", B, H);
+            auto to = shaped<T, 2>(y, "y", B, H);
+            check_outputs({{y, "y"}}, {{u, "u"}});
+            steps.step(from, to);
         });
     });
 }
 
-int32_t refgss_stepper_state(const refgss_stepper* stepper, const refgss_array* state_out) {
-    return guarded([&] {
-        stepper->visit([&](auto& steps) {
+int32_t refgss_stepper_state(const refgss_stepper* handle, const refgss_array* state_out) {
+    return alone_with(handle, [&](const refgss_stepper& either) {
+        either.visit([&](auto& steps) {
             using T = typename std::decay_t<decltype(steps.map())>::scalar;
             auto& map = steps.map();
-            steps.state(shaped<T, 4>(state_out, "state_out", steps.batch(), map.channels(),
-                                     map.states(), int64_t(2)));
+            auto to = shaped<T, 4>(state_out, "state_out", steps.batch(), map.channels(),
+                                   map.states(), int64_t(2));
+            check_outputs({{state_out, "state_out"}}, {});
+            steps.state(to);
         });
     });
 }

@@ -5,6 +5,9 @@ the contract: `Spectrum` and `ConvStream` (convolution), `Prepared` and `Stepper
 `PreparedLayer`, and `Decoder` (a language model, streaming).
 """
 
+from refgss.native.interpreter import require_main
+
+require_main()
 try:
     from refgss.native._core import get_num_threads, set_num_threads, simd
 except ImportError as error:

@@ -35,6 +35,10 @@ class Decoder:
     other sequences.  Memory does not grow with the number of tokens.  Under dss-softmax, tokens
     beyond the declared length are refused (GSS-STA-8).
     Raises ValueError and TypeError for parameters that do not fit the config.
+
+    A call that fails or is interrupted (Ctrl-C) leaves a decoder where it was before.  One decoder
+    serves one thread at a time: a call from a second one raises RuntimeError ("is in use by another
+    thread"); `fork` makes one for it.
     """
 
     def __init__(
@@ -91,6 +95,11 @@ class Decoder:
     def position(self) -> int:
         """Tokens of each sequence so far."""
         return self._core.position()
+
+    @property
+    def place(self) -> tuple[int, np.ndarray | None]:
+        """`position`, and the logits (B,V) that the last `step` or `prefill` returned; or None."""
+        return self._core.place()
 
     @property
     def state(self) -> np.ndarray:

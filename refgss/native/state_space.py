@@ -151,7 +151,7 @@ class Prepared:
     """The map of `ssm_scan` and `ssm_step`, discretised once, its kernel transformed once.
 
     `length` is that of the scans to come; others work too.  The arrays are copied: after a change
-    of a parameter, prepare anew.
+    of a parameter, prepare anew.  Several threads may use one map at the same time.
     """
 
     def __init__(
@@ -186,6 +186,9 @@ class Stepper:
 
     Every `block` tokens the state advances by two matrix products; in between an output is a table
     entry and a convolution of at most `block` taps.  Exact: `state` is that after all tokens.
+
+    A step that fails or is interrupted leaves it where it was.  It serves one thread at a time: a
+    call from a second one raises RuntimeError.
     """
 
     def __init__(

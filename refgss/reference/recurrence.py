@@ -40,7 +40,8 @@ def ssm_scan(
     z = step_exponent(lam, delta)
     weight = mode_weight(lam, c, delta, z, form)  # C̃ (H,N)
     p = channel_powers(z, np.arange(L + 1), form, c)  # (H,N,L+1)
-    y = causal_conv(u, read_out(weight, p[..., :L]))
+    k = read_out(weight, p[..., :L])
+    y = causal_conv(u, k if len(lam) else k[:, :0])  # N = 0: a sum over nothing, whatever u is
     y = y + np.einsum("bhn,hn,hnl->blh", state, weight, p[..., 1:]).real
     x = p[..., L] * state + np.einsum("blh,hnl->bhn", u, p[..., :L][..., ::-1])
     return y, x

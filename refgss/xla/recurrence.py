@@ -134,25 +134,48 @@ def scan_piece(
     u: Array, k: Array, weight: Pair, p: Powers, state: Pair | None, plan: Plan
 ) -> tuple[Array, Pair]:
     """One piece at once: y = K ∗ u + Re Σ C̃ Ā^{l+1} x_0,  x_L = Ā^L x_0 + Σ_l Ā^{L-1-l} u_l."""
-    clean, sound = before_bad(u)
-    y, x = convolve(clean, k, plan), final_state(clean, p)
+    finite = jnp.isfinite(u)
+    clean, sound = before_first(~finite, u)
+    y, x = convolve_causally(clean, k, plan), final_state(clean, p)
     if state is not None:
         y = y + carried(weight * state, p, u.shape[1])
         x = x + p.last * state
     y = jnp.where(sound, y, jnp.nan)
+    if weight.re.shape[-1] == 0:
+        y = jnp.zeros_like(u)  # a sum over nothing, whatever u is (GSS-NFI-14)
     ends = jnp.where(jnp.all(sound, axis=1), 0, jnp.nan).astype(u.dtype)[..., None]  # (B,H,1)
     return y, Pair(x.re + ends, x.im + ends)
 
 
-def before_bad(u: Array) -> tuple[Array, Array]:
-    """u with zeros from the first non-finite value of each row (b,h) on; where it is still sound.
+def before_first(bad: Array, u: Array) -> tuple[Array, Array]:
+    """u with zeros from the first bad value of each row (b,h) on; where that is still to come.
 
     A transform, and 0·NaN in a matrix product, would carry the value back in time (GSS-NFI-10).
     """
     l = jnp.arange(u.shape[1])[:, None]
-    first = jnp.min(jnp.where(jnp.isfinite(u), u.shape[1], l), axis=1, initial=u.shape[1])  # (B,H)
+    first = jnp.min(jnp.where(bad, l, u.shape[1]), axis=1, initial=u.shape[1])  # (B,H)
     sound = l < first[:, None]
     return jnp.where(sound, u, 0), sound
+
+
+def convolve_causally(u: Array, k: Array, plan: Plan) -> Array:
+    """K ∗ u for finite u, where a step that would overflow in a transform spoils none before it.
+
+    What comes before such a step is the convolution without it; what follows is that of the row
+    divided by a power of two.
+    """
+    limit = 2.0**40 if u.dtype == jnp.float32 else 2.0**300
+    calm, before = before_first(jnp.abs(u) > limit, u)
+    y = convolve(calm, k, plan)
+
+    def with_large_steps() -> Array:
+        largest = lax.stop_gradient(jnp.max(jnp.abs(u), axis=1, keepdims=True, initial=1))
+        half = jnp.frexp(largest)[1] // 2
+        small = jnp.ldexp(jnp.ones_like(largest), -half)  # its square would not be normal
+        scaled = convolve(u * small * small, k, plan)
+        return jnp.where(before, y, scaled / small / small)
+
+    return lax.cond(jnp.all(before), lambda: y, with_large_steps)
 
 
 def carried(weighted: Pair, p: Powers, length: int) -> Array:

@@ -115,8 +115,20 @@ class Library:
         return [op for op in self.parameters if hasattr(self.lib, f"refgss_{op}")]
 
     def capabilities(self) -> dict[str, Any]:
-        name = Path(self.path).name
-        return {"name": name, "version": "", "ops": self.offered(), "profiles": ["f32", "f64"]}
+        name, version = self.text("refgss_name"), self.text("refgss_version")
+        return {
+            "name": name or Path(self.path).name,
+            "version": version,
+            "ops": self.offered(),
+            "profiles": ["f32", "f64"],
+        }
+
+    def text(self, function: str) -> str:
+        """What an optional function of the header says; "" where the library has none."""
+        said = getattr(self.lib, function)() if hasattr(self.lib, function) else self.ffi.NULL
+        return (
+            "" if said == self.ffi.NULL else self.ffi.string(said, 200).decode("utf-8", "replace")
+        )
 
     def call(self, op: str, *arguments: Any, **keywords: Any) -> tuple[Any, ...] | Any:
         """One call through the C ABI; outputs complex where the contract has complex ones."""
