@@ -5,9 +5,8 @@ the contract: `Spectrum` and `ConvStream` (convolution), `Prepared` and `Stepper
 `PreparedLayer`, and `Decoder` (a language model, streaming).
 """
 
-from refgss.native.interpreter import require_main
+import refgss.native.interpreter  # noqa: F401 - refuses a sub-interpreter
 
-require_main()
 try:
     from refgss.native._core import get_num_threads, set_num_threads, simd
 except ImportError as error:

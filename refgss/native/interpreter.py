@@ -1,4 +1,4 @@
-"""Which of Python's interpreters this is: pybind11's state belongs to the main one."""
+"""Refuses, at its import, a sub-interpreter: pybind11's state belongs to the main one."""
 
 from importlib import import_module
 
@@ -16,3 +16,6 @@ def require_main() -> None:
                 "sub-interpreter: import it in the main one, or use refgss.reference here"
             )
         return
+
+
+require_main()
