@@ -115,7 +115,7 @@ void convolve(const view<T, 3>& u, const view<const T, 2>& k, const view<T, 3>& 
 template <class T> struct scaled_row {
     std::vector<T> values;
     int exponent = 0;
-    bool finite = true;
+    bool finite = true, calm;
 
     scaled_row(const T* from, int64_t count, int64_t stride) : values(count) {
         T most = 0;
@@ -124,6 +124,7 @@ template <class T> struct scaled_row {
             finite = finite && std::isfinite(x);
             most = std::max(most, std::abs(x));
         }
+        calm = finite && is_calm(most);
         if (!finite || most == 0) return;
         std::frexp(most, &exponent);
         for (T& x : values) x = std::ldexp(x, -exponent);
@@ -133,8 +134,8 @@ template <class T> struct scaled_row {
     int64_t size() const { return static_cast<int64_t>(values.size()); }
 };
 
-/// The signals that are not calm once more, row by row, as multiples of powers of two.  A row that is not
-/// finite stays as it is (GSS-NFI-8).
+/// The rows that are not calm once more, one by one, as multiples of powers of two; their neighbours in a
+/// strip keep their bits.  A row that is not finite stays as it is (GSS-NFI-8).
 template <class T>
 void convolve_wild(const method<T>& how, const signal_flags& wild, const view<const T, 2>& k,
                    const view<T, 3>& u, const view<T, 3>& y) {
@@ -145,7 +146,7 @@ void convolve_wild(const method<T>& how, const signal_flags& wild, const view<co
         for (int64_t h = first; h < first + how.count(at / batch); ++h) {
             scaled_row<T> signal(u.at(b, 0, h), length, u.stride[1]);
             scaled_row<T> taps(k.at(h, 0), std::min(k.shape[1], length), k.stride[1]);
-            if (!signal.finite || !taps.finite) continue;
+            if (!signal.finite || !taps.finite || (signal.calm && taps.calm)) continue;
             scaled_row<T> result = signal;
             convolve(signal.signal(), as_const(taps.kernel()), result.signal());
             for (int64_t l = 0; l < length; ++l)
@@ -285,13 +286,17 @@ void gradients_wild(const method<T>& how, const signal_flags& wild, const view<T
         if (!wild[strip]) continue;
         for (int64_t h = how.first(strip); h < how.first(strip) + how.count(strip); ++h) {
             scaled_row<T> kernel(k.at(h, 0), taps, k.stride[1]);
+            bool calm = kernel.calm, finite = kernel.finite;
+            for (int64_t b = 0; b < batch; ++b)
+                for (const view<T, 3>* x : {&u, &dy}) {
+                    const scaled_row<T> row(x->at(b, 0, h), length, x->stride[1]);
+                    calm = calm && row.calm, finite = finite && row.finite;
+                }
+            if (calm || !finite) continue;
             std::vector<double> sum(taps, 0.0);
-            bool finite = kernel.finite;
             for (int64_t b = 0; b < batch; ++b) {
                 scaled_row<T> signal(u.at(b, 0, h), length, u.stride[1]);
                 scaled_row<T> cotangent(dy.at(b, 0, h), length, dy.stride[1]);
-                finite = finite && signal.finite && cotangent.finite;
-                if (!finite) break;
                 scaled_row<T> to_signal = signal, to_kernel = kernel;
                 gradients(signal.signal(), as_const(kernel.kernel()),
                           cotangent.signal().reversed(1), to_signal.signal().reversed(1),
@@ -302,7 +307,7 @@ void gradients_wild(const method<T>& how, const signal_flags& wild, const view<T
                     sum[j] += std::ldexp(static_cast<double>(to_kernel.values[j]),
                                          signal.exponent + cotangent.exponent);
             }
-            for (int64_t j = 0; finite && j < taps; ++j) *dk.at(h, j) = static_cast<T>(sum[j]);
+            for (int64_t j = 0; j < taps; ++j) *dk.at(h, j) = static_cast<T>(sum[j]);
         }
     }
 }

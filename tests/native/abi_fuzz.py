@@ -299,7 +299,7 @@ class Fuzz:
     def make_form(self, output: bool) -> Any:
         method = self.draw.choice((1, 2, 3, 4))
         if self.wrong and self.draw.random() < 0.05:
-            method = self.draw.choice((0, 5, -1, 2**31 - 1))
+            method = self.draw.choice((0, 99, -1, 2**31 - 1))
             self.broken.append("form")
         elif self.wrong and self.draw.random() < 0.02:
             self.broken.append("form is NULL")

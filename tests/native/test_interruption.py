@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -36,8 +37,8 @@ def run(call):
 
 def model(V=300):
     config = LMConfig(PAPER, 4)
-    sizes = dict(vocabulary=V, width=32, gate=64, channels=32, states=8)
-    return initialize(config, seed=1, **sizes), config
+    sizes = dict(width=32, gate=64, channels=32, states=8)
+    return initialize(config, sizes, vocabulary=V, seed=1), config
 
 LONG = np.zeros((1, 3_000_000), np.int64)
 """
@@ -120,7 +121,7 @@ def test_a_read_that_was_interrupted_at_its_end_is_whole():
     session = object.__new__(Session)
     none = np.zeros(1, np.int64)
     read = Read(0, np.zeros((1, 0), np.int32), np.zeros((1, 5), np.float32), none, none)
-    checkpoint = type("C", (), {"config": type("L", (), {"layer": None})()})()
+    checkpoint = SimpleNamespace(config=LMConfig(PAPER, 1))
     session._begin(checkpoint, None, Late(), read)
     with pytest.raises(KeyboardInterrupt):
         session.prefill(np.array([[1, 2, 3]]))
@@ -197,8 +198,8 @@ def contested(call, threads=4, times=60):
 
 def test_a_handle_serves_one_thread_at_a_time():
     config = LMConfig(PAPER, 2)
-    sizes = {"vocabulary": 50, "width": 32, "gate": 64, "channels": 32, "states": 8}
-    params = initialize(config, seed=1, **sizes)
+    sizes = {"width": 32, "gate": 64, "channels": 32, "states": 8}
+    params = initialize(config, sizes, vocabulary=50, seed=1)
     decoder = native.Decoder(params, config)
     tokens = np.zeros((1, 40), np.int64)
     outcomes = contested(lambda: decoder.prefill(tokens))
