@@ -106,7 +106,8 @@ def as_scalar(op: str, name: str, x: Any, like: Any) -> Any:
     kind = str(getattr(x, "dtype", "float" if isinstance(x, Real) else type(x).__name__))
     if isinstance(x, bool) or not kind.startswith(("float", "bfloat", "int", "uint")):
         raise TypeError(f"{op}: {name} must be a real number or an array, not {kind}")
-    if not hasattr(x, "dtype") or isinstance(x, np.generic):
+    of_numpy = isinstance(like, np.ndarray) and known(x) is not None  # a value, of any library
+    if not hasattr(x, "dtype") or isinstance(x, np.generic) or of_numpy:
         with np.errstate(over="ignore"):  # an infinity is refused, or judged, as any other
             return np.asarray(x, dtype)
     return x if x.dtype == dtype else x.astype(dtype)
