@@ -72,6 +72,11 @@ SCALED: dict[str, dict[str, dict[str, float]]] = {
     "dss_layer": {"small": {"x": 1e-20, "state": 1e-20}},
     "dss_layer_vjp": {"small": {"dout": 1e-20, "dstate": 1e-20}},
 }
+SUBNORMAL = {  # op -> operands below the smallest normal number, of products that are far above it
+    "causal_conv": {"u": 1e-40, "k": 1e30},
+    "dense": {"x": 1e-40, "weight": 1e30, "bias": 1e-10},
+    "dense_vjp": {"x": 1e-40, "dy": 1e30, "weight": 1e-40},
+}
 MIXED = {  # op -> the tensors whose numbers are of all scales at once
     "ssm_kernel": ("c",),
     "ssm_kernel_vjp": ("c", "dk"),
@@ -111,12 +116,18 @@ def extremes() -> Iterator[Case]:
             o = options_of(op, form=value)
             yield Case(id, op, ("GSS-ACC-1", "GSS-ACC-7"), tensors, o, ("extreme",), note)
     yield from late_overflow()
+    for op, scale in SUBNORMAL.items():
+        tensors = tensors_of(op, None, **{"...": 7})
+        tensors |= {k: (tensors[k] * np.float64(s)).astype(F) for k, s in scale.items()}
+        note = ", ".join(f"{k} ~ {s:g}" for k, s in scale.items())
+        args = (("GSS-ACC-10",), tensors, options_of(op), ("extreme",), note)
+        yield Case(f"{op}/scale-subnormal-operand", op, *args)
 
 
 def late_overflow() -> Iterator[Case]:
     """A signal that is huge at its end: nothing before it may become NaN."""
     draw, o = Draw("late overflow"), {"form": encode_option(cfg.GSS)}
-    for label, length, size in (("13", 13, 3e38), ("40", 40, -3e38)):
+    for label, length, size in (("13", 13, 3e38), ("40", 40, -3e38), ("66", 66, 3e38)):
         u = np.ones((2, length, 2), F)
         u[0, -1] = size  # of one row of the batch only
         tensors = {"lam": lam_of(-0.125), "c": draw(2, 1, 2), "delta": np.array(1, F), "u": u}
