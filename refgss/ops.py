@@ -18,89 +18,98 @@ from refgss.layers import kind_named, model_from_json, model_to_json
 
 @dataclass(frozen=True)
 class Op:
-    """Argument names in order, keyword names, and output names.
+    """All that the contract says of an op: the names of its arguments in order, of its keywords and
+    of its outputs, and the axes of its tensors.
 
-    `params` and `dparams` are mappings: their tensors travel as `params.NAME`.
-    Arguments named in SCALARS are options, all others are tensors.
+    `params` and `dparams` are mappings: their tensors travel as `params.NAME`, and
+    `checks.layer_shapes` tells their axes.  Arguments named in SCALARS are options, all others are
+    tensors.  In `axes`, "..." stands for any leading axes, and axes of one letter are equally long;
+    Δ ("delta") is a scalar, (H,) or (H,2).
     """
 
     arguments: tuple[str, ...]
     keywords: tuple[str, ...]
     outputs: tuple[str, ...]
+    axes: Mapping[str, str]
 
 
 SCALARS = frozenset({"length", "n", "init", "imag", "eps", "form", "config"})
 OPTIONAL = frozenset({"state", "bias"})  # tensors that may be None
 
 
-def _op(arguments: str, keywords: str, outputs: str) -> Op:
-    return Op(tuple(arguments.split()), tuple(keywords.split()), tuple(outputs.split()))
+def _op(arguments: str, keywords: str, outputs: str, axes: Mapping[str, str]) -> Op:
+    return Op(tuple(arguments.split()), tuple(keywords.split()), tuple(outputs.split()), axes)
 
 
-OPS: dict[str, Op] = {
-    "s4d_lambda": _op("n", "init", "lam"),
-    "gss_lambda": _op("a b", "imag", "lam"),
-    "gss_lambda_vjp": _op("a b dlam", "imag", "da db"),
-    "discretize": _op("lam delta", "form", "abar bbar"),
-    "discretize_vjp": _op("lam delta dabar dbbar", "form", "dlam ddelta"),
-    "ssm_kernel": _op("lam c length", "delta form", "k"),
-    "ssm_kernel_vjp": _op("lam c length dk", "delta form", "dlam dc ddelta"),
-    "causal_conv": _op("u k", "", "y"),
-    "causal_conv_vjp": _op("u k dy", "", "du dk"),
-    "ssm_scan": _op("u lam c state", "delta form", "y state"),
-    "ssm_scan_vjp": _op("u lam c state dy dstate", "delta form", "du dlam dc dstate0 ddelta"),
-    "ssm_step": _op("u lam c state", "delta form", "y state"),
-    "ssm_step_vjp": _op("u lam c state dy dstate", "delta form", "du dlam dc dstate0 ddelta"),
-    "layer_norm": _op("x weight bias", "eps", "y"),
-    "layer_norm_vjp": _op("x weight bias dy", "eps", "dx dweight dbias"),
-    "gelu": _op("x", "", "y"),
-    "gelu_vjp": _op("x dy", "", "dx"),
-    "dense": _op("x weight bias", "", "y"),
-    "dense_vjp": _op("x weight bias dy", "", "dx dweight dbias"),
-    "gss_layer": _op("params x state", "config", "y state"),
-    "gss_layer_vjp": _op("params x state dout dstate", "config", "dparams dx dstate0"),
-    "dss_layer": _op("params x state", "config", "y state"),
-    "dss_layer_vjp": _op("params x state dout dstate", "config", "dparams dx dstate0"),
-    "lm_logits": _op("params tokens state", "config", "logits state"),
-    "lm_logits_vjp": _op("params tokens state dlogits dstate", "config", "dparams dstate0"),
-    "lm_loss": _op("params tokens targets state", "config", "loss"),
-    "lm_loss_vjp": _op("params tokens targets state dloss", "config", "dparams dstate0"),
-}
-
-# What each op asks of its tensors: their axes, "..." for any leading ones.  Axes of one letter are
-# equally long.  Δ ("delta") is a scalar, (H,) or (H,2); of "params", `checks.layer_shapes` tells.
-SCAN = {"lam": "N", "c": "H N", "state": "B H N", "delta": ""}
+MODES = {"lam": "N", "delta": ""}
+KERNEL = {"lam": "N", "c": "H N", "delta": ""}
+SCAN = {"u": "B L H", "lam": "N", "c": "H N", "state": "B H N", "delta": ""}
+STEP = SCAN | {"u": "B H"}
 LAYER = {"params": "", "x": "B L E", "state": "B H N"}
-LM = {"params": "", "tokens": "B L", "state": "D B H N"}
 LAYER_VJP = LAYER | {"dout": "B L E", "dstate": "B H N"}
-AXES: dict[str, dict[str, str]] = {
-    "s4d_lambda": {},
-    "gss_lambda": {"a": "N", "b": "N"},
-    "gss_lambda_vjp": {"a": "N", "b": "N", "dlam": "N"},
-    "discretize": {"lam": "N", "delta": ""},
-    "discretize_vjp": {"lam": "N", "delta": "", "dabar": "N", "dbbar": "N"},
-    "ssm_kernel": {"lam": "N", "c": "H N", "delta": ""},
-    "ssm_kernel_vjp": {"lam": "N", "c": "H N", "delta": "", "dk": "H L"},
-    "causal_conv": {"u": "B L H", "k": "H K"},
-    "causal_conv_vjp": {"u": "B L H", "k": "H K", "dy": "B L H"},
-    "ssm_scan": {"u": "B L H"} | SCAN,
-    "ssm_scan_vjp": {"u": "B L H"} | SCAN | {"dy": "B L H", "dstate": "B H N"},
-    "ssm_step": {"u": "B H"} | SCAN,
-    "ssm_step_vjp": {"u": "B H"} | SCAN | {"dy": "B H", "dstate": "B H N"},
-    "layer_norm": {"x": "... E", "weight": "E", "bias": "E"},
-    "layer_norm_vjp": {"x": "B E", "weight": "E", "bias": "E", "dy": "B E"},
-    "gelu": {"x": "..."},
-    "gelu_vjp": {"x": "B E", "dy": "B E"},
-    "dense": {"x": "... I", "weight": "I O", "bias": "O"},
-    "dense_vjp": {"x": "B I", "weight": "I O", "bias": "O", "dy": "B O"},
-    "gss_layer": LAYER,
-    "gss_layer_vjp": LAYER_VJP,
-    "dss_layer": LAYER,
-    "dss_layer_vjp": LAYER_VJP,
-    "lm_logits": LM,
-    "lm_logits_vjp": LM | {"dlogits": "B L V", "dstate": "D B H N"},
-    "lm_loss": LM | {"targets": "B L"},
-    "lm_loss_vjp": LM | {"targets": "B L", "dloss": ""},
+LM = {"params": "", "tokens": "B L", "state": "D B H N"}
+OPS: dict[str, Op] = {
+    "s4d_lambda": _op("n", "init", "lam", {}),
+    "gss_lambda": _op("a b", "imag", "lam", {"a": "N", "b": "N"}),
+    "gss_lambda_vjp": _op("a b dlam", "imag", "da db", {"a": "N", "b": "N", "dlam": "N"}),
+    "discretize": _op("lam delta", "form", "abar bbar", MODES),
+    "discretize_vjp": _op(
+        "lam delta dabar dbbar", "form", "dlam ddelta", MODES | {"dabar": "N", "dbbar": "N"}
+    ),
+    "ssm_kernel": _op("lam c length", "delta form", "k", KERNEL),
+    "ssm_kernel_vjp": _op(
+        "lam c length dk", "delta form", "dlam dc ddelta", KERNEL | {"dk": "H L"}
+    ),
+    "causal_conv": _op("u k", "", "y", {"u": "B L H", "k": "H K"}),
+    "causal_conv_vjp": _op("u k dy", "", "du dk", {"u": "B L H", "k": "H K", "dy": "B L H"}),
+    "ssm_scan": _op("u lam c state", "delta form", "y state", SCAN),
+    "ssm_scan_vjp": _op(
+        "u lam c state dy dstate",
+        "delta form",
+        "du dlam dc dstate0 ddelta",
+        SCAN | {"dy": "B L H", "dstate": "B H N"},
+    ),
+    "ssm_step": _op("u lam c state", "delta form", "y state", STEP),
+    "ssm_step_vjp": _op(
+        "u lam c state dy dstate",
+        "delta form",
+        "du dlam dc dstate0 ddelta",
+        STEP | {"dy": "B H", "dstate": "B H N"},
+    ),
+    "layer_norm": _op("x weight bias", "eps", "y", {"x": "... E", "weight": "E", "bias": "E"}),
+    "layer_norm_vjp": _op(
+        "x weight bias dy",
+        "eps",
+        "dx dweight dbias",
+        {"x": "B E", "weight": "E", "bias": "E", "dy": "B E"},
+    ),
+    "gelu": _op("x", "", "y", {"x": "..."}),
+    "gelu_vjp": _op("x dy", "", "dx", {"x": "B E", "dy": "B E"}),
+    "dense": _op("x weight bias", "", "y", {"x": "... I", "weight": "I O", "bias": "O"}),
+    "dense_vjp": _op(
+        "x weight bias dy",
+        "",
+        "dx dweight dbias",
+        {"x": "B I", "weight": "I O", "bias": "O", "dy": "B O"},
+    ),
+    "gss_layer": _op("params x state", "config", "y state", LAYER),
+    "gss_layer_vjp": _op("params x state dout dstate", "config", "dparams dx dstate0", LAYER_VJP),
+    "dss_layer": _op("params x state", "config", "y state", LAYER),
+    "dss_layer_vjp": _op("params x state dout dstate", "config", "dparams dx dstate0", LAYER_VJP),
+    "lm_logits": _op("params tokens state", "config", "logits state", LM),
+    "lm_logits_vjp": _op(
+        "params tokens state dlogits dstate",
+        "config",
+        "dparams dstate0",
+        LM | {"dlogits": "B L V", "dstate": "D B H N"},
+    ),
+    "lm_loss": _op("params tokens targets state", "config", "loss", LM | {"targets": "B L"}),
+    "lm_loss_vjp": _op(
+        "params tokens targets state dloss",
+        "config",
+        "dparams dstate0",
+        LM | {"targets": "B L", "dloss": ""},
+    ),
 }
 
 

@@ -4,7 +4,7 @@ Read in this order: discretization, kernel, convolution, recurrence, pointwise, 
 language_model.  These are the definitions, not the fast algorithms.
 """
 
-from refgss import __version__
+from refgss import __version__, ops
 from refgss.reference.convolution import causal_conv, causal_conv_vjp
 from refgss.reference.discretization import (
     discretize,
@@ -27,39 +27,8 @@ from refgss.reference.pointwise import (
 from refgss.reference.recurrence import ssm_scan, ssm_scan_vjp, ssm_step, ssm_step_vjp
 from refgss.reference.stages import probe
 
-__all__ = [
-    "capabilities",
-    "probe",
-    "s4d_lambda",
-    "gss_lambda",
-    "gss_lambda_vjp",
-    "discretize",
-    "discretize_vjp",
-    "ssm_kernel",
-    "ssm_kernel_vjp",
-    "causal_conv",
-    "causal_conv_vjp",
-    "ssm_scan",
-    "ssm_scan_vjp",
-    "ssm_step",
-    "ssm_step_vjp",
-    "layer_norm",
-    "layer_norm_vjp",
-    "gelu",
-    "gelu_vjp",
-    "dense",
-    "dense_vjp",
-    "gss_layer",
-    "gss_layer_vjp",
-    "dss_layer",
-    "dss_layer_vjp",
-    "lm_logits",
-    "lm_logits_vjp",
-    "lm_loss",
-    "lm_loss_vjp",
-]
-
-OPS = tuple(__all__[2:])
+OPS = tuple(name for name in ops.OPS if name in globals())
+__all__ = ["OPS", "capabilities", "probe", *OPS]
 
 
 def capabilities() -> dict:

@@ -9,11 +9,11 @@ from functools import partial
 from types import SimpleNamespace
 
 try:
-    import jax  # noqa: F401
+    import jax
 except ImportError as e:
     raise ImportError("refgss.xla needs JAX: pip install 'refgss[jax]'") from e
 
-from refgss import __version__
+from refgss import __version__, ops
 from refgss.xla import ffi
 from refgss.xla.convolution import causal_conv
 from refgss.xla.discretization import discretize, gss_lambda, s4d_lambda
@@ -41,42 +41,8 @@ from refgss.xla.pointwise import dense, gelu, layer_norm
 from refgss.xla.recurrence import ssm_scan, ssm_step
 from refgss.xla.sharding import sequence_parallel
 
-__all__ = [
-    "Plan",
-    "capabilities",
-    "plan_for",
-    "sequence_parallel",
-    "with_plan",
-    "s4d_lambda",
-    "gss_lambda",
-    "gss_lambda_vjp",
-    "discretize",
-    "discretize_vjp",
-    "ssm_kernel",
-    "ssm_kernel_vjp",
-    "causal_conv",
-    "causal_conv_vjp",
-    "ssm_scan",
-    "ssm_scan_vjp",
-    "ssm_step",
-    "ssm_step_vjp",
-    "layer_norm",
-    "layer_norm_vjp",
-    "gelu",
-    "gelu_vjp",
-    "dense",
-    "dense_vjp",
-    "gss_layer",
-    "gss_layer_vjp",
-    "dss_layer",
-    "dss_layer_vjp",
-    "lm_logits",
-    "lm_logits_vjp",
-    "lm_loss",
-    "lm_loss_vjp",
-]
-
-OPS = tuple(__all__[5:])
+OPS = tuple(name for name in ops.OPS if name in globals())
+__all__ = ["OPS", "Plan", "capabilities", "plan_for", "sequence_parallel", "with_plan", *OPS]
 
 
 def capabilities() -> dict:

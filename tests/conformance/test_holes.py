@@ -10,7 +10,7 @@ from refgss.conformance.candidates.calling import ModuleCandidate
 from refgss.conformance.judging import runner
 from refgss.conformance.vectors import coverage
 from refgss.conformance.vectors.format import read_vectors
-from refgss.ops import AXES, OPS
+from refgss.ops import OPS
 from refgss.standard import spec_folder
 
 PUBLISHED = read_vectors(spec_folder() / "vectors").vectors
@@ -67,7 +67,7 @@ def test_who_refuses_everything_has_not_answered():
     assert failures("gss_layer", lazy)
 
 
-REFUSING = [op for op in OPS if any(axes != "..." for axes in AXES[op].values())]
+REFUSING = [op for op in OPS if any(axes != "..." for axes in OPS[op].axes.values())]
 
 
 @pytest.mark.parametrize("op", REFUSING)

@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from refgss.conformance.vectors.format import Vector
-from refgss.ops import AXES, OPS, SCALARS, decode_option
+from refgss.ops import OPS, SCALARS, decode_option
 
 ONE_SIZE = {"length"}  # options that are no choice: they follow from the shapes
 
@@ -25,12 +25,9 @@ def not_refused(vectors: Iterable[Vector]) -> Iterator[str]:
     for v in vectors:
         if v.error:
             refused[v.op] |= {name.split(".")[0] for name in v.tensors}
-    for op in OPS:
-        if op not in AXES:
-            yield f"{op}: ops.AXES does not say what it asks, so that it has no refusals"
-            continue
-        free = all(axes == "..." for axes in AXES[op].values())  # nothing that could be wrong
-        for name in sorted(AXES[op].keys() - refused[op]) if not free else ():
+    for op, row in OPS.items():
+        free = all(axes == "..." for axes in row.axes.values())  # nothing that could be wrong
+        for name in sorted(row.axes.keys() - refused[op]) if not free else ():
             yield f"{op}: no vector with a bad {name} must be refused"
 
 

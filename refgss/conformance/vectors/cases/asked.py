@@ -1,4 +1,4 @@
-"""Refusals made from the table of what each op asks (`ops.AXES`): no op can lack them.
+"""Refusals made from the table of what each op asks (`ops.OPS`): no op can lack them.
 
 Every tensor of an op is offered with an axis more, an axis less, a longer axis, and an axis of
 size 1 where it would broadcast; every Λ, Δ, token and length outside its domain; every parameter
@@ -16,7 +16,7 @@ import numpy as np
 from refgss import config as cfg
 from refgss.conformance.vectors.cases.calls import SIZES, is_dss, options_of, tensors_of
 from refgss.conformance.vectors.cases.common import Case, F, lam_of
-from refgss.ops import AXES, encode_option, is_complex
+from refgss.ops import OPS, encode_option, is_complex
 
 FORMS = {
     "zoh": cfg.GSS,
@@ -60,8 +60,8 @@ class Good:
 
 def good_calls() -> Iterator[Good]:
     """One call in order for each op, or for each of its configs."""
-    for op, asks in AXES.items():
-        if "params" not in asks:
+    for op, row in OPS.items():
+        if "params" not in row.axes:
             yield Good(op, tensors_of(op), options_of(op))
             continue
         configs: Mapping[str, Any] = MODELS if op.startswith("lm") else LAYERS
@@ -82,7 +82,7 @@ def refusals_by_table() -> Iterator[Case]:
 
 def of_shapes(good: Good) -> Iterator[Case]:
     """Each tensor with an axis more, an axis less, a longer axis, and one that would broadcast."""
-    asks = AXES[good.op]
+    asks = OPS[good.op].axes
     for name, axes in asks.items():
         if name in ("params", "delta"):
             continue
@@ -101,7 +101,7 @@ def of_shapes(good: Good) -> Iterator[Case]:
 
 def tied(good: Good, name: str, letter: str) -> bool:
     """Whether an axis must be as long as one of another argument."""
-    others = [axes.split() for other, axes in AXES[good.op].items() if other != name]
+    others = [axes.split() for other, axes in OPS[good.op].axes.items() if other != name]
     # of parameters come the sizes of a layer, of a model its depth; of the option, the length
     given = {"EHN" if good.op.startswith(("gss_l", "dss")) else "HNDV"} if good.label else set()
     given |= {"L"} if "length" in good.options else set()

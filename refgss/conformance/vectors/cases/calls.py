@@ -1,4 +1,4 @@
-"""A call in order of every op, small, made from the table of what it asks (`ops.AXES`)."""
+"""A call in order of every op, small, made from the table of what it asks (`ops.OPS`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from refgss import config as cfg
 from refgss.conformance.vectors.cases.common import Draw, F
 from refgss.conformance.vectors.cases.language_model import model_params
 from refgss.conformance.vectors.cases.layers import layer_params, named
-from refgss.ops import AXES, OPS, SCALARS, encode_option, is_complex
+from refgss.ops import OPS, SCALARS, encode_option, is_complex
 
 SIZES = {
     "B": 2,
@@ -35,7 +35,7 @@ def tensors_of(op: str, config: Any = None, **sizes: int) -> dict[str, np.ndarra
     shape = SIZES | sizes
     shape |= {"D": config.depth} if isinstance(config, cfg.LMConfig) else {}
     shape |= {"H": shape["E"]} if op.startswith("dss") or is_dss(config) else {}
-    tensors = {n: tensor(draw, n, axes, shape) for n, axes in AXES[op].items() if n != "params"}
+    tensors = {n: tensor(draw, n, axes, shape) for n, axes in OPS[op].axes.items() if n != "params"}
     if config is None:
         return tensors
     e, f, h, n, v = (shape[a] for a in "EFHNV")

@@ -13,7 +13,7 @@ import numpy as np
 from refgss import config as cfg
 from refgss.conformance.vectors.cases.calls import options_of, tensors_of
 from refgss.conformance.vectors.cases.common import Case, Draw, F, lam_of
-from refgss.ops import AXES, encode_option
+from refgss.ops import OPS, encode_option
 
 # op -> label -> the scale of some tensors
 SCALED: dict[str, dict[str, dict[str, float]]] = {
@@ -95,7 +95,7 @@ def extremes() -> Iterator[Case]:
     """Every linear argument scaled up and down, and rows that overflow late."""
     for op, scales in SCALED.items():
         of_op = cfg.PAPER if op.startswith("gss_l") else cfg.DSSConfig()
-        config = of_op if "params" in AXES[op] else None
+        config = of_op if "params" in OPS[op].axes else None
         shape = {"...": 7, "E": 8, "H": 4} if config else {"...": 7}
         for label, scale in scales.items():
             tensors = tensors_of(op, config, **shape)

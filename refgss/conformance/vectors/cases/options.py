@@ -13,7 +13,7 @@ from typing import Any
 from refgss import config as cfg
 from refgss.conformance.vectors.cases.calls import options_of, tensors_of
 from refgss.conformance.vectors.cases.common import Case
-from refgss.ops import AXES, OPS
+from refgss.ops import OPS
 
 FORMS = {
     "zoh-pairs": cfg.S4D_ZOH,
@@ -86,7 +86,7 @@ def options() -> Iterator[Case]:
             id = f"{op}/option-{label}"
             return Case(id, op, (clause, *ids), tensors, options_of(op, **o), ("option",))
 
-        if "params" in AXES[op]:
+        if "params" in OPS[op].axes:
             bases = next(c for name, c in OF_CONFIG.items() if op.startswith(name))
             seen = set()
             for base in bases:

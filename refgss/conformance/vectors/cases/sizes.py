@@ -18,7 +18,7 @@ from refgss.conformance.vectors.cases.common import Case, Draw, F
 from refgss.conformance.vectors.cases.language_model import model_params
 from refgss.conformance.vectors.cases.layers import layer_params, named
 from refgss.conformance.vectors.drawn import Law, Tensors
-from refgss.ops import AXES, is_complex
+from refgss.ops import OPS, is_complex
 
 SMALL = {"B": 2, "L": 3, "H": 2, "N": 2, "K": 3, "E": 3, "F": 2, "I": 3, "O": 2, "V": 5}
 NORMED = {"E": 8, "H": 6, "F": 4}  # of layers: the norm of two or three numbers is ill-conditioned
@@ -150,7 +150,7 @@ def tensors_of(
     """What is large is drawn by a law; Λ and Δ are stored."""
     stored: dict[str, np.ndarray] = {}
     laws: dict[str, Law] = {}
-    for name, axes in AXES[op].items():
+    for name, axes in OPS[op].axes.items():
         dims = tuple(shape["B" if a == "..." else a] for a in axes.split())
         if name == "lam":
             stored[name] = Draw(seed).modes(*dims) * np.array([0.1, 1], F)
