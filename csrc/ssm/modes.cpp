@@ -108,7 +108,7 @@ void sum_products(const mode_set& modes, const double* weights, view<T, 3> signa
         }
         int64_t stack = item / segments % parts.stacks(), j = item % segments * segment;
         int64_t end = std::min(parts.blocks, j + segment), active = modes.count;
-        while (j < end) {
+        while (j < end && !stopping()) {
             mode_tile<T> tile{};
             const double* w[tile_limit];
             int64_t first = parts.across_signals ? stack * parts.rows : stack;
@@ -281,7 +281,7 @@ void analyze(const mode_set& modes, view<const T, 3> signal, moment weighting, d
         for (int i = 0; i < signals; ++i)
             for (int64_t l = 0; l < std::min(block, L); ++l)
                 scales[i].first += std::abs(static_cast<double>(tile.signal[i][l * signal.stride[1]]));
-        for (int64_t j = parts.blocks - 1; j >= 0;) {
+        for (int64_t j = parts.blocks - 1; j >= 0 && !stopping();) {
             int count = parts.across_signals ? signals
                                              : static_cast<int>(std::min<int64_t>(parts.rows, j + 1));
             fill(j, count);

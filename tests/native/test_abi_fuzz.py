@@ -133,7 +133,7 @@ u = [empty(0, 3, 2**40) for _ in range(3)]
 assert lib.refgss_causal_conv_vjp(u[0], k, u[1], u[2], k) == 0
 form = ffi.new("refgss_form *", (1, 0, 0.0, 0))
 lam, c = empty(0, 2), empty(2**40, 0, 2)
-one = view(np.array(1, np.float32))
+one, one_more = view(np.array(1, np.float32)), np.array(1, np.float32)
 u = empty(0, 5, 2**40)
 assert lib.refgss_ssm_scan(u, lam, c, ffi.NULL, one, form, u, ffi.NULL) == 0
 assert lib.refgss_ssm_scan(empty(2**40, 0, 2), lam, empty(2, 0, 2), ffi.NULL, one, form,
@@ -151,6 +151,11 @@ began = time.perf_counter()
 dense = lib.refgss_dense_vjp(broadcast(2**36, 0), weight, broadcast(2**36, 2), broadcast(2**36, 0),
                              weight, bias)
 assert dense == lib.REFGSS_ERROR_INTERRUPTED and time.perf_counter() - began < 10
+asked.clear()
+lam, c, dc = (view(np.full((2, 1), -1, np.complex64)) for _ in range(3))
+lam, dlam = (view(np.full(1, -1, np.complex64)) for _ in range(2))
+kernel = lib.refgss_ssm_kernel_vjp(lam, c, broadcast(2, 2**46), one, form, dlam, dc, view(one_more))
+assert kernel == lib.REFGSS_ERROR_INTERRUPTED and time.perf_counter() - began < 20
 """)
 
 
