@@ -110,13 +110,20 @@ class Hangs(Gelu):
         time.sleep(60)
 
 
+def whole(e):
+    """The proven values, where only samples are proven with zeros between them."""
+    y = np.zeros(e.full_shape)
+    y.ravel()[slice(None) if e.at is None else e.at] = e.hi.ravel()
+    return y
+
+
 class Table(Gelu):
     """Right on the published vectors, by heart."""
 
     @cached_property
     def known(self):
         vectors = read_vectors(spec_folder() / "vectors").vectors
-        return {v.tensors["x"].tobytes(): v.expected["y"].hi for v in vectors if v.op == "gelu"}
+        return {v.tensors["x"].tobytes(): whole(v.expected["y"]) for v in vectors if v.op == "gelu"}
 
     def gelu(self, x):
         y = self.known.get(x.astype(np.float32).tobytes())
