@@ -6,7 +6,9 @@ import json
 import os
 import platform
 import sys
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,12 @@ import click
 
 import refgss
 from refgss.cli import terminal
-from refgss.config import GSSConfig, to_json
+from refgss.config import to_json
 from refgss.conformance.candidates.claims import CandidateError, claimed
 from refgss.conformance.candidates.targets import ALIASES, import_backend
 from refgss.conformance.vectors.format import SPEC_VERSION, DamagedVectorsError, read_vectors
+from refgss.layers import kind_of, of_layer
+from refgss.layers.states import named, zero_states
 from refgss.model import Checkpoint, load_checkpoint
 from refgss.standard import spec_folder
 
@@ -58,30 +62,37 @@ def info(model: Path | None) -> None:
 
 
 def describe(model: Checkpoint) -> None:
-    """Sizes, config, tokenizer and origin of a model."""
-    shapes = {name: x.shape for name, x in model.params.items()}
-    V, E = shapes["embedding.weight"]
-    H, N = shapes["layers.0.ssm.c"]
-    F = shapes.get("layers.0.w_v", (E, 0))[1]
+    """Layers, sizes, config, tokenizer and origin of a model."""
+    V, E = model.params["embedding.weight"].shape
     weights = {name: x for name, x in model.params.items() if not name.endswith(".scale")}
     counted = sum(x.size * (2 if x.dtype.kind == "c" else 1) for x in weights.values())
-    config = to_json(model.config)
-    layer = config.pop("layer")
-    kind = "GSS" if isinstance(model.config.layer, GSSConfig) else "DSS"
-    gate = f", gate {F}" if F else ""
+    state = zero_states(model.params, model.config, batch=1)
+    bytes_of_state = sum(x.nbytes for x in named(state).values())
+    config = {k: v for k, v in to_json(model.config).items() if k not in ("layer", "depth")}
     words = model.tokenizer if len(model.tokenizer) < 40 else "a file of the package tokenizers"
-    lines = {
-        "layers": f"{model.config.depth} × {kind}, {facts(layer)}",
-        "model": facts({k: v for k, v in config.items() if k != "depth"}),
-        "sizes": f"vocabulary {V}, width {E}{gate}, channels {H}, states {N}",
-        "parameters": f"{counted:,}, weights {model.weights}",
-        "state": f"{8 * model.config.depth * H * N:,} bytes a stream, at any length",
-        "tokenizer": words,
-        "SHA-256": model.digest,
-        **{k: json.dumps(v, ensure_ascii=False) for k, v in model.about.items()},
-    }
-    for name, text in lines.items():
+    lines = [
+        *(("layers", text) for text in layers_of(model)),
+        ("model", facts({"depth": model.config.depth, **config})),
+        ("sizes", f"vocabulary {V}, width {E}"),
+        ("parameters", f"{counted:,}, weights {model.weights}"),
+        ("state", f"{bytes_of_state:,} bytes a stream, at any length"),
+        ("tokenizer", words),
+        ("SHA-256", model.digest),
+        *((k, json.dumps(v, ensure_ascii=False)) for k, v in model.about.items()),
+    ]
+    for name, text in lines:
         terminal.say(f"{name:14}{text}")
+
+
+def layers_of(model: Checkpoint) -> list[str]:
+    """A line for each kind of layer with its options and sizes, in the order of the first."""
+    counts = Counter(model.config.layers)
+    found = []
+    for layer, count in counts.items():
+        kind, first = kind_of(layer), model.config.layers.index(layer)
+        text = facts(asdict(kind.sizes(of_layer(model.params, first))) | to_json(layer))
+        found.append(f"{count} × {kind.NAME.upper()}, {text}")
+    return found
 
 
 def facts(fields: Mapping[str, Any]) -> str:

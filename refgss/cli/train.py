@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,14 @@ import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from refgss.cli import terminal
-from refgss.config import DSSConfig, GSSConfig, LMConfig
+from refgss.config import LayerConfig, LMConfig
+from refgss.layers import KINDS, kind_of
 from refgss.model import load_checkpoint
 from refgss.training.data import DataConfig
 from refgss.training.recipe import Recipe, Run, Sizes, sizes_of
 
 USUAL = Run()
 COUNT = click.IntRange(1)
-LAYERS = {"gss": GSSConfig, "dss": DSSConfig}
 
 MODEL = {
     "width": "E.",
@@ -77,7 +78,14 @@ def options(defaults: Any, helps: dict[str, str]) -> Callable[[Callable], Callab
 @click.option("--suffix", "suffixes", multiple=True, help="In folders, only such files: .py")
 @click.option("--held-out", default=USUAL.data.held_out, show_default=True, help="Share of files.")
 @click.option("--held-out-tail", default=0.0, help="Hold out the last share of the text instead.")
-@click.option("--layer", type=click.Choice(list(LAYERS)), default="gss", show_default=True)
+@click.option(
+    "--layers",
+    "--layer",
+    default="gss",
+    show_default=True,
+    metavar="KINDS",
+    help='The kind of the layers, or a pattern that repeats: "gss gss dss".',
+)
 @click.option("--depth", type=COUNT, default=USUAL.model.depth, show_default=True, help="Layers.")
 @click.option("--ssm-norm", is_flag=True, help="A LayerNorm before the SSM of GSS layers.")
 @click.option("--tied", is_flag=True, help="The head is the transposed embedding.")
@@ -97,7 +105,7 @@ def train(
     suffixes: tuple[str, ...],
     held_out: float,
     held_out_tail: float,
-    layer: str,
+    layers: str,
     depth: int,
     ssm_norm: bool,
     tied: bool,
@@ -120,11 +128,12 @@ def train(
     checkpoint = None if start is None else load_checkpoint(start)
     if checkpoint is None:
         wanted: dict[str, Any] = {name: sizes_and_recipe[name] or None for name in MODEL}
-        if layer == "dss":
-            wanted |= {"gate": None, "channels": None, "memory": None}
-        kind = GSSConfig(ssm_norm=ssm_norm) if layer == "gss" else DSSConfig()
-        model = LMConfig(kind, depth, final_norm=not no_final_norm, tied=tied)
-        run = Run(model, Sizes(**wanted), data, recipe, description_of(tokenizer))
+        pattern = pattern_of(layers, ssm_norm=ssm_norm)
+        known = {f.name for layer in pattern for f in fields(kind_of(layer).Sizes)}
+        known |= {"memory"} if "gate" in known else set()  # of GSS layers
+        given: dict[str, Any] = {name: wanted[name] if name in known else None for name in MODEL}
+        model = LMConfig(pattern, depth, final_norm=not no_final_norm, tied=tied)
+        run = Run(model, Sizes(**given), data, recipe, description_of(tokenizer))
     else:
         refuse_options_of_models(f"the model of --from {start}")
         sizes = sizes_of(checkpoint.params, checkpoint.config)
@@ -140,10 +149,25 @@ def train(
     click.echo(closing_line(out / "metrics.jsonl", recipe.length))
 
 
+def pattern_of(layers: str, **options: bool) -> tuple[LayerConfig, ...]:
+    """The options of each layer of a pattern; a flag is for the kinds that have such an option."""
+    pattern = []
+    for name in layers.split():
+        kind = next((kind for kind in KINDS.values() if kind.NAME == name), None)
+        if kind is None:
+            known = ", ".join(kind.NAME for kind in KINDS.values())
+            raise click.UsageError(f"there is no layer {name!r}: --layers is made of {known}")
+        usual = kind.Config()
+        pattern.append(replace(usual, **{k: x for k, x in options.items() if hasattr(usual, k)}))
+    if not pattern:
+        raise click.UsageError("--layers names no layer: gss, for example")
+    return tuple(pattern)
+
+
 def refuse_options_of_models(owner: str) -> None:
     """Raises UsageError where an option was given that describes a new model."""
     context = click.get_current_context()
-    for name in (*MODEL, "layer", "depth", "ssm_norm", "tied", "no_final_norm", "tokenizer"):
+    for name in (*MODEL, "layers", "depth", "ssm_norm", "tied", "no_final_norm", "tokenizer"):
         if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
             flag = f"--{name.replace('_', '-')}"
             raise click.UsageError(f"{flag} is that of {owner}: leave it out")

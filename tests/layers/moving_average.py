@@ -15,7 +15,7 @@ from refgss.layers.tensor import Tensor
 class MovingAverage:
     """The mean is over `taps` inputs."""
 
-    taps: int
+    taps: int = 3
     eps: float = 1e-5
 
 

@@ -1,10 +1,12 @@
 """A layer kind is a local act: a third one joins by entries in tables, and everything has it."""
 
+import click
 import jax
 import numpy as np
 import pytest
 
 from refgss import layers, reference, xla
+from refgss.cli.train import pattern_of
 from refgss.config import GSSConfig, LMConfig
 from refgss.layers.states import named
 from refgss.model import initialize, load_checkpoint, save_checkpoint
@@ -131,6 +133,17 @@ def test_a_file_of_a_kind_that_is_not_known_is_refused(tmp_path, monkeypatch):
 def test_options_that_the_kind_does_not_have_are_refused():
     with pytest.raises(ValueError, match="no such options"):
         layers.layer_from_json({"kind": "moving-average", "tap": 3})
+
+
+def test_the_command_line_takes_patterns_of_every_kind():
+    assert pattern_of("gss moving-average gss", ssm_norm=True) == (
+        GSSConfig(ssm_norm=True),
+        MovingAverage(taps=3),
+        GSSConfig(ssm_norm=True),
+    )
+    for words, says in (("gss lstm", "there is no layer 'lstm'"), (" ", "names no layer")):
+        with pytest.raises(click.UsageError, match=says):
+            pattern_of(words)
 
 
 def test_one_model_has_one_description():

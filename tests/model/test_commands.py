@@ -122,7 +122,7 @@ def test_info_says_what_a_model_is(refgss_, model):
     assert code == 0
     params = model[1].params.values()
     counted = sum(x.size * (1 + (x.dtype.kind == "c")) for x in params)
-    for fact in ("2 × GSS", "vocabulary 260, width 33, gate 48", f"{counted:,}", "2,240 bytes"):
+    for fact in ("2 × GSS", "vocabulary 260", "width 33, gate 48", f"{counted:,}", "2,240 bytes"):
         assert fact in out
 
 
