@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from refgss.conformance.judging.relations import named_factor, relation
-from refgss.conformance.vectors.format import read_vectors
+from refgss.conformance.vectors.format import moderate, read_vectors
 from refgss.standard import spec_folder
 
-VECTORS = read_vectors(spec_folder() / "vectors").vectors
+VECTORS = moderate(read_vectors(spec_folder() / "vectors").vectors)
 
 
 def vector(op, output, least):

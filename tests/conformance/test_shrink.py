@@ -9,11 +9,11 @@ from refgss.conformance.candidates.calling import ModuleCandidate
 from refgss.conformance.judging.runner import Question, ask, select
 from refgss.conformance.judging.runner import run as run_questions
 from refgss.conformance.judging.shrink import can_shrink, counterexamples, rounded, shrink
-from refgss.conformance.vectors.format import lint, read_vectors
+from refgss.conformance.vectors.format import lint, moderate, read_vectors
 from refgss.standard import spec_folder
 
 pytest.importorskip("flint")
-VECTORS = read_vectors(spec_folder() / "vectors").vectors
+VECTORS = moderate(read_vectors(spec_folder() / "vectors").vectors)
 
 
 class Broken:

@@ -11,11 +11,11 @@ from refgss.conformance.judging.runner import Question, ask
 from refgss.conformance.selftest import budgets, variants
 from refgss.conformance.selftest.kills import reached
 from refgss.conformance.vectors import fresh
-from refgss.conformance.vectors.format import read_vectors
+from refgss.conformance.vectors.format import moderate, read_vectors
 from refgss.ops import FLOATS, OPS
 from refgss.standard import spec_folder
 
-VECTORS = read_vectors(spec_folder() / "vectors").vectors
+VECTORS = moderate(read_vectors(spec_folder() / "vectors").vectors)
 CLAUSES = read_clauses(spec_folder())
 MOST = 30  # vectors of each variant; all of them are run by refgss.conformance.selftest.budgets
 
