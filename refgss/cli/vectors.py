@@ -16,7 +16,14 @@ from refgss.cli import terminal
 from refgss.cli.arguments import CLAUSE, FOLDER, OP
 from refgss.cli.exits import VECTORS, ExitError
 from refgss.conformance.clauses import read_clauses
-from refgss.conformance.vectors.format import Vector, VectorSet, read_vectors, write_vectors
+from refgss.conformance.vectors.format import (
+    Vector,
+    VectorSet,
+    checked,
+    read_file,
+    read_vectors,
+    write_vectors,
+)
 from refgss.conformance.vectors.format import lint as problems
 from refgss.files import atomic_write
 from refgss.ops import OPS
@@ -72,7 +79,9 @@ def list_(op: str | None, clause: str | None, folder: Path | None) -> None:
 def lint(folder: Path | None) -> None:
     """Check ids, clauses, hashes, radii and that every MUST clause is covered."""
     levels = {c.id: c.level for c in read_clauses(spec_folder()).values() if c.judged_by_vectors}
-    found = read_vectors(folder or published())
+    folder = folder or published()
+    found = read_vectors(folder)
+    checked("index", read_file(folder, "index.json"))  # also that of the installed set
     wrong = problems(found.vectors, levels)
     for sentence in wrong:
         terminal.say(sentence)

@@ -55,7 +55,11 @@ CONSTANTS = {
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
 def test_the_calling_convention_is_that_of_the_installed_jax(tmp_path):
-    lines = ['#include "xla/ffi/api/c_api.h"', '#include "xla_ffi.hpp"', "using namespace refgss;"]
+    lines = [
+        '#include "xla/ffi/api/c_api.h"',
+        '#include "abi/xla_ffi.hpp"',
+        "using namespace refgss;",
+    ]
     for (mine, theirs), fields in LAYOUT.items():
         names = fields.split()
         for a, b in zip(names[::2], names[1::2], strict=True):

@@ -226,17 +226,17 @@ def plausible(
 ) -> bool:
     """Whether the failures can violate the clause at all."""
     outcomes = {r["outcome"] for r in failures}
+    compared = not outcomes <= {Outcome.WRONG_SHAPE, Outcome.WRONG_DTYPE}  # numbers
     if clause == "GSS-ACC-6":  # "under the profile f32"
-        return all(r["precision"] == "f32" for r in failures)
+        return compared and all(r["precision"] == "f32" for r in failures)
     if clause == "GSS-ARR-1":
-        return bool(outcomes & {Outcome.WRONG_DTYPE, Outcome.WRONG_SHAPE})
+        kinds = {kind(r, by_id[r["id"]]) for r in failures}
+        return bool(kinds & {Outcome.WRONG_DTYPE, "complex"})
     if clause == "GSS-ARR-2":
         return Outcome.WRONG_SHAPE in outcomes
     if clause == "GSS-NFI-14":
         return all(is_empty(by_id[r["id"]]) for r in failures)
-    if outcomes <= {Outcome.WRONG_SHAPE, Outcome.WRONG_DTYPE}:  # no number was compared
-        return entry.exact
-    return True
+    return compared or entry.exact
 
 
 def is_empty(v: Vector) -> bool:
