@@ -79,7 +79,8 @@ def test_a_substitution_that_does_not_fit_is_refused():
 def rewritten(monkeypatch, texts):
     """Load mutants from other texts of the reference."""
     monkeypatch.setattr(mutants, "sources", lambda: texts)
-    monkeypatch.setattr(mutants, "trees", lambda: {k: ast.parse(t) for k, t in texts.items()})
+    trees = {stem: ast.parse(text) for stem, text in texts.items()}
+    monkeypatch.setattr(mutants, "trees", lambda: trees)
 
 
 def test_layout_and_comments_of_the_reference_stale_no_mutant(monkeypatch):
