@@ -40,8 +40,9 @@ fuzz: $(VENV)/.test
 # whose work is Python's; under the last those where threads meet, but for forks, which it does not support
 sanitize: $(VENV)/.test
 	PATH=$(abspath $(BIN)):$$PATH tests/native/sanitize.sh address,undefined \
-	    -k "not instruction_set and not within_its_budgets and not leaks"
+	    -m "not long" -k "not instruction_set and not within_its_budgets and not leaks"
 	PATH=$(abspath $(BIN)):$$PATH tests/native/sanitize.sh thread \
+	    -m "not long" \
 	    -k "(threads or callers or control_c or kept or layers or slow) and not forked and not instruction_set"
 
 clean:
