@@ -37,10 +37,11 @@ fuzz: $(VENV)/.test
 	$(BIN)/python -m pytest -m long -s
 
 # the C++ under the address, undefined-behaviour and thread sanitizers: its own tests, without those
-# whose work is Python's; under the last those where threads meet, but for forks, which it does not support
+# whose work is Python's or that run against the clock; under the last those where threads meet, but for forks, which it does not support
 sanitize: $(VENV)/.test
 	PATH=$(abspath $(BIN)):$$PATH tests/native/sanitize.sh address,undefined \
-	    -m "not long" -k "not instruction_set and not within_its_budgets and not leaks"
+	    -m "not long" -k "not instruction_set and not within_its_budgets and not leaks and not ranges \
+	    and not interrupt and not interpreter"
 	PATH=$(abspath $(BIN)):$$PATH tests/native/sanitize.sh thread \
 	    -m "not long" \
 	    -k "(threads or callers or control_c or kept or layers or slow) and not forked and not instruction_set"
