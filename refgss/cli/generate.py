@@ -29,7 +29,7 @@ from refgss.model.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
-@click.command()
+@click.command(short_help="Continue a prompt.")
 @click.argument("arguments", nargs=-1, metavar="[MODEL.safetensors] [PROMPT]...")
 @click.option("--prompts", type=FILE, help="A file with a prompt on each line, besides.")
 @click.option("--tokens", default=200, show_default=True, type=click.IntRange(0), help="At most.")

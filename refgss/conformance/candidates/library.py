@@ -146,6 +146,8 @@ class Library:
         dtype = next(x.dtype for x in tensors.values() if x is not None)
         outputs: Arrays = {name: room(op, name, given, tensors, dtype) for name in contract.outputs}
         pointwise = op.removesuffix("_vjp") in POINTWISE
+        if pointwise and "dy" in given and given["dy"].shape[:-1] != given["x"].shape[:-1]:
+            raise ValueError(f"{op}: dy must have the rows of x")  # C sees matrices of rows alone
         seen = [as_seen(arrays, pointwise) for arrays in (tensors, outputs)]
         into, out = laid(seen[0], self.layout), laid(seen[1], of_output(self.layout, pointwise))
         keep: list[Any] = []  # what C sees must outlive the call
