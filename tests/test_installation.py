@@ -32,7 +32,7 @@ def project(tmp_path):
     for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "include/refgss.h"):
         (root / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / file, root / file)
-    for file in ("__init__.py", "native/__init__.py", "native/missing.py"):
+    for file in ("__init__.py", "native/__init__.py", "native/interpreter.py", "native/missing.py"):
         (root / "refgss" / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / "refgss" / file, root / "refgss" / file)
     write(root / "spec/README.md", "")

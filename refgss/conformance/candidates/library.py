@@ -146,8 +146,7 @@ class Library:
         dtype = next(x.dtype for x in tensors.values() if x is not None)
         outputs: Arrays = {name: room(op, name, given, tensors, dtype) for name in contract.outputs}
         pointwise = op.removesuffix("_vjp") in POINTWISE
-        if pointwise and "dy" in given and given["dy"].shape[:-1] != given["x"].shape[:-1]:
-            raise ValueError(f"{op}: dy must have the rows of x")  # C sees matrices of rows alone
+        unseen(op, given, pointwise)
         seen = [as_seen(arrays, pointwise) for arrays in (tensors, outputs)]
         into, out = laid(seen[0], self.layout), laid(seen[1], of_output(self.layout, pointwise))
         keep: list[Any] = []  # what C sees must outlive the call
@@ -241,6 +240,14 @@ def as_seen(arrays: Arrays, pointwise: bool) -> dict[str, np.ndarray]:
         for name, x in arrays.items()
         if x is not None
     }
+
+
+def unseen(op: str, given: Values, pointwise: bool) -> None:
+    """Raises NotImplementedError where C cannot see what is wrong with the arguments."""
+    if pointwise and "dy" in given and given["dy"].shape[:-1] != given["x"].shape[:-1]:
+        raise NotImplementedError("refgss.h has matrices of rows, and no other axes, to compare")
+    if op == "ssm_kernel_vjp" and given["dk"].shape[-1:] != (given["length"],):
+        raise NotImplementedError("refgss.h has no length of a kernel but that of dk")
 
 
 def taken(outputs: Laid) -> dict[str, np.ndarray]:
