@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+SPEC_VERSION = "1.1.0"  # semantic; spec/README says what raises which part
+
 
 def spec_folder() -> Path:
     """The folder with the chapters, schemas and vectors."""

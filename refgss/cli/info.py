@@ -20,11 +20,11 @@ from refgss.cli import terminal
 from refgss.config import to_json
 from refgss.conformance.candidates.claims import CandidateError, claimed
 from refgss.conformance.candidates.targets import ALIASES, import_backend
-from refgss.conformance.vectors.format import SPEC_VERSION, DamagedVectorsError, read_vectors
+from refgss.conformance.vectors.format import DamagedVectorsError, read_vectors
 from refgss.layers import kind_of, of_layer
 from refgss.layers.states import named, zero_states
 from refgss.model import Checkpoint, load_checkpoint
-from refgss.standard import spec_folder
+from refgss.standard import SPEC_VERSION, spec_folder
 
 # variables that choose a BLAS kernel or a number of threads, and so change every timing
 SLOWING = (

@@ -3,7 +3,7 @@
 import pytest
 
 from refgss.conformance.clauses import cited, citing_functions, read_clauses
-from refgss.standard import spec_folder
+from refgss.standard import SPEC_VERSION, spec_folder
 
 
 def test_clauses_are_read_in_order(tmp_path):
@@ -42,3 +42,12 @@ def test_every_clause_that_a_function_names_exists():
 
     named = citing_functions(spec_folder().parent / refgss.__name__)
     assert named.keys() <= read_clauses(spec_folder()).keys()
+
+
+def test_the_version_of_the_standard_is_one():
+    readme = (spec_folder() / "README.md").read_text()
+    with (spec_folder() / "vectors/index.json").open() as f:
+        head = f.readline()
+    assert f"| spec | {SPEC_VERSION} |" in readme
+    assert f'"refgss {SPEC_VERSION}, GSS-' in readme
+    assert f'"spec": "{SPEC_VERSION}"' in head

@@ -24,9 +24,10 @@ from refgss.conformance.candidates.claims import Capabilities
 from refgss.conformance.clauses import Clause
 from refgss.conformance.judging.compare import BROKEN, NEUTRAL, Outcome
 from refgss.conformance.judging.runner import Record
-from refgss.conformance.vectors.format import SPEC_VERSION, VectorSet
+from refgss.conformance.vectors.format import VectorSet
 from refgss.files import atomic_write, bounded_read
 from refgss.schemas import parse, problem
+from refgss.standard import SPEC_VERSION
 from refgss.text import printable
 
 LAYER_OPS = frozenset({"gss_layer", "gss_layer_vjp"})  # whose configs the layer profiles fix

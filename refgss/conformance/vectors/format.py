@@ -25,10 +25,9 @@ from refgss.conformance.vectors.drawn import Law, Tensors, laws, stored
 from refgss.files import atomic_write
 from refgss.ops import OPS
 from refgss.schemas import parse, problem
-from refgss.standard import spec_folder
+from refgss.standard import SPEC_VERSION, spec_folder
 from refgss.tensors import header_of
 
-SPEC_VERSION = "1.0.0"
 RADIUS_SHARE = 2.0**-10  # a proven radius is at most this share of the budget it serves
 
 
