@@ -13,6 +13,12 @@ from safetensors.numpy import load_file, save_file
 from refgss.ops import OPS
 
 manner = sys.argv[1]
+TWICE = {  # what stands before the one tensor in the header of a file
+    "writes a name twice": b'"y":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},',
+    "writes metadata twice": b'"__metadata__":{"a":"1"},"__metadata__":{"a":"2"},',
+    "writes a key of the metadata twice": b'"__metadata__":{"a":"1","a":"2"},',
+    "writes no metadata": b'"__metadata__":null,',
+}
 
 
 def say(**message):
@@ -125,9 +131,9 @@ def gelu(message):
         os.kill(0, 15)
     if manner == "ends by a signal without a name":
         os.kill(os.getpid(), 40)
-    if manner == "writes a name twice":
+    if manner in TWICE:
         entry = b'"y":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
-        header = b"{" + entry + b"," + entry + b"}"
+        header = b"{" + TWICE[manner] + entry + b"}"
         open(message["outputs"], "wb").write(len(header).to_bytes(8, "little") + header + b"xxxx")
         return say(type="done", case=case)
     if manner == "writes bfloat16":
