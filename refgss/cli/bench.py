@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from refgss.cli import terminal
+
 WORKS = ("conv", "conv-cached", "kernel", "scan", "step", "layer", "train")
 MODEL_WORKS = ("decode", "prefill")  # of a language model
 
@@ -44,6 +46,7 @@ def bench(
         report = run(work, sizes, threads=threads, seconds=seconds)
     except (ImportError, ValueError) as e:
         raise click.UsageError(str(e)) from e
-    click.echo(report.table())
+    for line in report.table().splitlines():
+        terminal.say(line)
     if file:
         file.write_text(report.json() + "\n", "utf-8")

@@ -52,7 +52,7 @@ def import_(source: Path, target: Path, imag: Imag, tokenizer: Path | None) -> N
         if tokenizer:
             raise click.UsageError(f"{source} is a single layer, which has no tokenizer")
         save_layer(target, *from_gss_module(weights, imag=imag))
-        click.echo(f"{target}: a single layer, for refgss.model.load_layer")
+        terminal.say(f"{target}: a single layer, for refgss.model.load_layer")
         return
     params, config = from_gated_state_spaces_pytorch(weights, imag=imag)
     vocabulary = params["embedding.weight"].shape[0]

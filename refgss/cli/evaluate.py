@@ -52,14 +52,16 @@ def evaluate_(
     with terminal.progress("evaluating", size) as step:
         found = evaluate(checkpoint, documents, backend=module, limit=limit, progress=step)
     unit = "windows" if window else "files"
-    click.echo(f"{len(found.sizes)} {unit}, {sum(found.sizes)} bytes, {checkpoint.weights} weights")
-    click.echo(f"nats per token  {found.loss:.4f}")
-    click.echo(f"perplexity      {found.perplexity:.4f}")
-    click.echo(f"bits per byte   {found.bits_per_byte}")
+    terminal.say(
+        f"{len(found.sizes)} {unit}, {sum(found.sizes)} bytes, {checkpoint.weights} weights"
+    )
+    terminal.say(f"nats per token  {found.loss:.4f}")
+    terminal.say(f"perplexity      {found.perplexity:.4f}")
+    terminal.say(f"bits per byte   {found.bits_per_byte}")
     if not rest and not window and (length := trained_length(checkpoint)):
         terminal.note(f"training measured its held-out loss over windows: --window {length}")
     if compare:
-        click.echo(f"xz -9           {xz_bits_per_byte(files)}")
+        terminal.say(f"xz -9           {xz_bits_per_byte(files)}")
     if by_position:
         terminal.console().print(position_table(found))
 

@@ -17,6 +17,7 @@ import numpy as np
 from refgss.cli.arguments import Target
 from refgss.cli.exits import ExitError
 from refgss.cli.models import backend_options, model_and_rest, usable_backend
+from refgss.cli.terminal import complain
 from refgss.interrupts import interrupts
 from refgss.model.documents import READ
 from refgss.model.generation import generate as generated
@@ -61,8 +62,9 @@ def generate(
 ) -> None:
     """Continue a PROMPT, given as an argument or through a pipe, or several side by side.
 
-    The text goes to standard output as it comes, the speed to standard error.  Several prompts are
-    continued each as if it were alone, and shown after a line with their number.
+    The text goes to standard output as it comes, control characters and all, the speed to standard
+    error.  Several prompts are continued each as if it were alone, and shown after a line with
+    their number.
     """
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
     settings = {"sampling": sampling, "stops": tuple(map(os.fsencode, stops))}
@@ -210,4 +212,4 @@ def timed(what: str, session: Session) -> Iterator[None]:
 
 
 def report(what: str, tokens: int, seconds: float) -> None:
-    click.echo(f"{what}: {tokens} tokens, {tokens / max(seconds, 1e-9):.1f} tok/s", err=True)
+    complain(f"{what}: {tokens} tokens, {tokens / max(seconds, 1e-9):.1f} tok/s")

@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from time import monotonic
+from typing import Any
 
 import click
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -39,7 +41,15 @@ COLOURS = {"passed": "green", "failed": "red", "waived": "yellow", "not claimed"
 
 
 class Terminal(Console):
-    """A console whose reader may leave early (`| head`): the rest of the output goes nowhere."""
+    """A console on which all text is harmless, wherever it comes from.
+
+    Its reader may leave early (`| head`): the rest of the output goes nowhere.
+    """
+
+    def render(self, *what: Any, **how: Any) -> Iterator[Segment]:
+        for text, style, control in super().render(*what, **how):
+            lines = text if control else "\n".join(map(harmless, text.split("\n")))
+            yield Segment(lines, style, control)
 
     def on_broken_pipe(self) -> None:
         discard(1)

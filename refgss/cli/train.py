@@ -145,8 +145,8 @@ def train(
     habits = loop.Habits(log_every, evaluate_every, save_every, stop)
     with bar() as watch:
         file = loop.train(run, out, habits, watch, checkpoint)
-    click.echo(f"{file} is trained; see {out / 'metrics.jsonl'} and {out / 'loss.png'}")
-    click.echo(closing_line(out / "metrics.jsonl", recipe.length))
+    terminal.say(f"{file} is trained; see {out / 'metrics.jsonl'} and {out / 'loss.png'}")
+    terminal.say(closing_line(out / "metrics.jsonl", recipe.length))
 
 
 def pattern_of(layers: str, **options: bool) -> tuple[LayerConfig, ...]:

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import resource
 import subprocess
 import sys
@@ -10,8 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
 
-from refgss.cli import run
+from refgss.cli import run, terminal
 from refgss.conformance.reports.report import read
 from refgss.conformance.vectors.format import Expected, Vector, write_vectors
 
@@ -172,6 +176,56 @@ def test_names_of_a_candidate_do_nothing_to_a_terminal(few, named):
     os.close(ours)
     assert process.returncode == 0 and b"\x1b[31m[bold]" not in shown
     assert "bad[/red]name[/]\ufffd[31m".encode() in shown and "\u202e".encode() not in shown
+
+
+def test_all_text_passes_through_one_file():
+    """But the text that a model makes: that is what was asked for."""
+    writes = re.compile(r"click\.s?echo|\bprint\(|std(out|err)\.write|\bConsole\(")
+    package = Path(terminal.__file__).parents[1]
+    found = {
+        (str(file.relative_to(package)), line.strip())
+        for folder in ("cli", "bench", "model", "training")
+        for file in (package / folder).rglob("*.py")
+        for line in file.read_text("utf-8").splitlines()
+        if writes.search(line) and ">>>" not in line and file.name != "terminal.py"
+    }
+    assert {(file, line) for file, line in found if "console(" not in line} == {
+        ("cli/generate.py", "click.echo(heading, nl=False)"),
+        ("cli/generate.py", "click.echo(self._decoder.decode(text), nl=False)"),
+        ("cli/generate.py", 'click.echo(self._decoder.decode(b"", final=True))'),
+    }
+
+
+@pytest.mark.parametrize("where", ["out", "err"])
+def test_whatever_is_printed_is_harmless(where, capsys):
+    console = terminal.console(stderr=where == "err")
+    table = Table("\x1b[31mhead")
+    table.add_row("\x1b]0;title\x07")
+    for text in (Text("\x1b[2J\u202e\x9b"), escape("[/]\x1b[2J"), table):
+        console.print(text)
+    terminal.say("\x1b[2J\n")
+    terminal.complain("\x1b[2J\n")
+    shown = getattr(capsys.readouterr(), where)
+    assert shown.count("\ufffd") > 4
+    assert all(c.isprintable() or c == "\n" for c in shown)
+
+
+def test_names_of_files_do_nothing_to_the_output(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("jax")
+    from refgss.training import loop
+
+    def trained(run, out, *_):
+        (out / "metrics.jsonl").write_text('{"loss": 1.5}\n')
+        return out / "model.safetensors"
+
+    monkeypatch.setattr(loop, "train", trained)
+    folder = tmp_path / NAME.replace("/", "")
+    folder.mkdir()
+    assert run(["train", "--data", str(tmp_path), "--out", str(folder)]) == 0
+    out, err = capsys.readouterr()
+    assert "is trained" in out and "loss 1.5" in out
+    assert "\x1b" not in out + err and "\u202e" not in out + err
+    assert len(out.splitlines()) == 2
 
 
 def read_some(descriptor):

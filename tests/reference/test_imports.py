@@ -4,13 +4,16 @@ import json
 import subprocess
 import sys
 
+# seconds of CPU: a busy machine makes neither NumPy nor this package slower than the other
 MEASURE = """
 import json, sys, time
+start = time.process_time()
 import numpy
-before, start = set(sys.modules), time.perf_counter()
+numpys, before = time.process_time(), set(sys.modules)
 import refgss.reference
-seconds = time.perf_counter() - start
-print(json.dumps([seconds, sorted({m.split(".")[0] for m in set(sys.modules) - before})]))
+ours = time.process_time()
+new = sorted({m.split(".")[0] for m in set(sys.modules) - before})
+print(json.dumps([(ours - numpys) / (numpys - start), new]))
 """
 
 
@@ -27,5 +30,5 @@ def test_nothing_beyond_numpy_is_loaded():
     assert loaded - set(sys.stdlib_module_names) <= {"refgss", "numpy"}
 
 
-def test_it_takes_less_than_a_tenth_of_a_second_more_than_numpy():
-    assert min(measure()[0] for _ in range(5)) < 0.1
+def test_it_takes_less_than_numpy_itself():
+    assert min(measure()[0] for _ in range(5)) < 1
