@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,90 +73,128 @@ def train(
     run, a loss that is no number.
     """
     with alone_in(folder):
-        return train_alone(run, folder, habits, watch, start)
+        training = Training.prepared(run, folder, habits, start)
+        with interrupts() as interrupted:
+            while not (training.finished() or interrupted()):
+                watch(training.advance())
+        training.end()
+        if interrupted():
+            raise KeyboardInterrupt
+        return folder / "model.safetensors"
 
 
-def train_alone(
-    run: Run,
-    folder: Path,
-    habits: Habits,
-    watch: Callable[[Progress], object],
-    start: Checkpoint | None,
-) -> Path:
-    try:
-        tokenizer = load_tokenizer(run.tokenizer)
-    except ValueError as e:
-        raise TrainingError(str(e)) from e
-    text = prepare(run.data, tokenizer, folder)
-    windows = Windows(text.train, run.recipe.length, run.recipe.seed)
-    batches = -(-EVALUATED // run.recipe.batch)
-    held_out = spaced_windows(text.held_out, run.recipe.length, batches * run.recipe.batch)
-    initial = to_real(
-        initial_params(run, tokenizer.size) if start is None else start.float_params()
-    )
-    begin, step, loss = functions(run.model, run.recipe, tuple(sorted(initial)))
-    state = TrainingState(initial, begin(initial))
-    if (folder / "training.safetensors").exists():
-        state = load_state(folder / "training.safetensors", state, run, text.digest)
-    metrics = Metrics(folder / "metrics.jsonl", state.step)
+@dataclass
+class Training:
+    """A run in its folder: what was made once, and how far it has come."""
 
-    params, memory = state.params, state.memory
-    recipe, done = run.recipe, state.step
-    began, first = time.monotonic() - state.seconds, state.step
+    run: Run
+    folder: Path
+    habits: Habits
+    digest: str  # of the prepared text
+    windows: Windows
+    held_out: np.ndarray  # (windows, L+1)
+    update: Callable[..., Any]  # params, memory, windows, schedule -> params, memory, loss, norm
+    loss: Callable[..., Any]  # params, windows -> loss
+    state: TrainingState
+    metrics: Metrics
 
-    def save() -> None:
-        state = TrainingState(params, memory, done, time.monotonic() - began)
-        save_state(folder / "training.safetensors", state, run, text.digest)
-        save_model(folder, state, run, text.digest)
+    def __post_init__(self) -> None:
+        self.first = self.state.step
+        self.began = time.monotonic() - self.state.seconds
+        self.warm = time.monotonic()  # when the first step of this process was done
 
-    def evaluate() -> None:
-        if len(held_out):
-            metrics.write(step=done, held_out=mean_loss(loss, params, held_out, recipe.batch))
+    @classmethod
+    def prepared(cls, run: Run, folder: Path, habits: Habits, start: Checkpoint | None) -> Training:
+        """From the state in the folder, or from the beginning."""
+        try:
+            tokenizer = load_tokenizer(run.tokenizer)
+        except ValueError as e:
+            raise TrainingError(str(e)) from e
+        recipe, text = run.recipe, prepare(run.data, tokenizer, folder)
+        windows = Windows(text.train, recipe.length, recipe.seed)
+        batches = -(-EVALUATED // recipe.batch)
+        held_out = spaced_windows(text.held_out, recipe.length, batches * recipe.batch)
+        initial = to_real(
+            initial_params(run, tokenizer.size) if start is None else start.float_params()
+        )
+        begin, update, loss = functions(run.model, recipe, tuple(sorted(initial)))
+        state = TrainingState(initial, begin(initial))
+        if (folder / "training.safetensors").exists():
+            state = load_state(folder / "training.safetensors", state, run, text.digest)
+        metrics = Metrics(folder / "metrics.jsonl", state.step)
+        return cls(
+            run, folder, habits, text.digest, windows, held_out, update, loss, state, metrics
+        )
 
-    warm = time.monotonic()
-    stop = habits.stop or recipe.steps
-    with interrupts() as interrupted:
-        while not (done >= stop or recipe.share(done, time.monotonic() - began) >= 1):
-            if interrupted():
-                break
-            seconds = time.monotonic() - began
-            schedule = np.float32(recipe.schedule(done, seconds))
-            batch = windows.batch(done, recipe.batch)
-            params, memory, value, norm = step(params, memory, batch, schedule)
-            nats, size = float(value), float(norm)
-            if not (math.isfinite(nats) and math.isfinite(size)):
-                raise TrainingError(
-                    f"the loss or its gradient is no finite number at step {done}: start again in "
-                    "another folder with a lower rate; the state before is kept"
-                )
-            done += 1
-            now = time.monotonic()
-            if done == first + 1:
-                warm, speed = now, math.nan  # the first step compiles
-            else:
-                speed = (done - first - 1) * recipe.batch * recipe.length / (now - warm)
-            watch(Progress(done, recipe.share(done, now - began), nats, speed))
-            if done % habits.log == 0 or done == 1:
-                metrics.write(
-                    step=done,
-                    loss=nats,
-                    gradient_norm=size,
-                    rate=recipe.rate * float(schedule),
-                    seconds=round(now - began, 3),
-                    tokens_per_second=None if math.isnan(speed) else round(speed, 1),
-                )
-            if done % habits.evaluate == 0:
-                evaluate()
-            if done % habits.save == 0:
-                save()
-    if done > first and done % habits.evaluate:
-        evaluate()
-    save()
-    metrics.close()
-    plot_loss(folder / "metrics.jsonl", folder / "loss.png", recipe.batch * recipe.length)
-    if interrupted():
-        raise KeyboardInterrupt
-    return folder / "model.safetensors"
+    def seconds(self) -> float:
+        """That the run has taken, in all its processes."""
+        return time.monotonic() - self.began
+
+    def finished(self) -> bool:
+        done, recipe = self.state.step, self.run.recipe
+        return done >= (self.habits.stop or recipe.steps) or recipe.share(done, self.seconds()) >= 1
+
+    def advance(self) -> Progress:
+        """One step, and what is due after it."""
+        recipe, habits, done = self.run.recipe, self.habits, self.state.step
+        schedule = np.float32(recipe.schedule(done, self.seconds()))
+        batch = self.windows.batch(done, recipe.batch)
+        params, memory, value, norm = self.update(
+            self.state.params, self.state.memory, batch, schedule
+        )
+        loss, size = float(value), float(norm)
+        if not (math.isfinite(loss) and math.isfinite(size)):
+            raise TrainingError(
+                f"the loss or its gradient is no finite number at step {done}: start again in "
+                "another folder with a lower rate; the state before is kept"
+            )
+        done += 1
+        self.state = TrainingState(params, memory, done, self.seconds())
+        speed = self.tokens_per_second()
+        if done % habits.log == 0 or done == 1:
+            self.metrics.write(
+                step=done,
+                loss=loss,
+                gradient_norm=size,
+                rate=recipe.rate * float(schedule),
+                seconds=round(self.state.seconds, 3),
+                tokens_per_second=None if math.isnan(speed) else round(speed, 1),
+            )
+        if done % habits.evaluate == 0:
+            self.evaluate()
+        if done % habits.save == 0:
+            self.save()
+        return Progress(done, recipe.share(done, self.state.seconds), loss, speed)
+
+    def tokens_per_second(self) -> float:
+        """NaN after the first step, which compiles."""
+        steps, now = self.state.step - self.first, time.monotonic()
+        if steps == 1:
+            self.warm = now
+            return math.nan
+        return (steps - 1) * self.run.recipe.batch * self.run.recipe.length / (now - self.warm)
+
+    def evaluate(self) -> None:
+        """The loss on the held-out windows, a batch at a time."""
+        if not len(self.held_out):
+            return
+        parts = self.held_out.reshape(-1, self.run.recipe.batch, self.held_out.shape[1])
+        losses = [float(self.loss(self.state.params, part)) for part in parts]
+        self.metrics.write(step=self.state.step, held_out=float(np.mean(losses)))
+
+    def save(self) -> None:
+        state = replace(self.state, seconds=self.seconds())
+        save_state(self.folder / "training.safetensors", state, self.run, self.digest)
+        save_model(self.folder, state, self.run, self.digest)
+
+    def end(self) -> None:
+        """Evaluate and save what was not yet, and draw the loss."""
+        if self.state.step > self.first and self.state.step % self.habits.evaluate:
+            self.evaluate()
+        self.save()
+        self.metrics.close()
+        tokens = self.run.recipe.batch * self.run.recipe.length
+        plot_loss(self.folder / "metrics.jsonl", self.folder / "loss.png", tokens)
 
 
 def initial_params(run: Run, vocabulary: int) -> dict[str, np.ndarray]:
@@ -168,12 +206,6 @@ def initial_params(run: Run, vocabulary: int) -> dict[str, np.ndarray]:
         )
     except ValueError as e:
         raise TrainingError(f"there is no such model: {e}") from e
-
-
-def mean_loss(loss: Any, params: Any, windows: np.ndarray, batch: int) -> float:
-    """Over all windows, a batch at a time."""
-    parts = windows.reshape(-1, batch, windows.shape[1])
-    return float(np.mean([float(loss(params, part)) for part in parts]))
 
 
 def save_model(folder: Path, state: TrainingState, run: Run, digest: str) -> None:

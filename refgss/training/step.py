@@ -17,6 +17,7 @@ from refgss.config import LMConfig
 from refgss.layers import role_of
 from refgss.training.optimizers import Params, optimizer, to_complex
 from refgss.training.recipe import Recipe, TrainingError
+from refgss.xla.language_model import mean_loss
 from refgss.xla.plan import resolve
 
 
@@ -44,10 +45,8 @@ def loss_of(config: LMConfig, recipe: Recipe) -> Callable[[Params, jax.Array], j
         logits_of = xla.sequence_parallel(mesh, config=config, plan=plan, **axes)
 
     def loss(params: Params, windows: jax.Array) -> jax.Array:
-        tokens, targets = windows[:, :-1], windows[:, 1:]
-        logits, _ = logits_of(to_complex(params), tokens)
-        logp = jax.nn.log_softmax(logits)
-        return -jnp.take_along_axis(logp, targets[..., None], -1).mean()
+        logits, _ = logits_of(to_complex(params), windows[:, :-1])
+        return mean_loss(logits, windows[:, 1:])
 
     return loss
 

@@ -108,7 +108,14 @@ def lm_loss(
     """
     checks.check_targets("lm_loss", params, tokens, targets)
     logits, _ = lm_logits(params, tokens, state, config=config, plan=plan)
-    (targets,) = arrays("lm_loss", targets)
+    return mean_loss(logits, *arrays("lm_loss", targets))
+
+
+def mean_loss(logits: Array, targets: Array) -> Array:
+    """Mean negative log-likelihood of targets (B,L) under logits (B,L,V).  Clauses: GSS-LM-4.
+
+    A target out of range makes it NaN.
+    """
     logp = jax.nn.log_softmax(logits)
     rows = rows_of(targets, logp.shape[-1])[..., None]
     return -jnp.take_along_axis(logp, rows, -1, mode="fill", fill_value=jnp.nan).mean()
