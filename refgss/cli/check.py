@@ -230,7 +230,8 @@ def check(
             questions += more
             records = advice.apply(records, clauses)
             records, old = waivers.apply(accepted, records, date.today())
-            header = reports.header(spec, about, profiles, published, seed, selection)
+            narrowed = {"ops": ops, "clauses": only}
+            header = reports.header(spec, about, profiles, published, seed, selection, narrowed)
             done.append(reports.close(header, records, diagnosed(candidate, published, records)))
             stale += old
             unwritten = targets.write(done, clauses)  # before a reader can leave (| head)

@@ -122,6 +122,6 @@ def verify(files: Sequence[Path]) -> None:
             if len(wrong) > SHOWN:
                 terminal.complain(f"refgss: {file}: and {len(wrong) - SHOWN} more contradictions")
             if not wrong:
-                terminal.say(f"{file}: intact, {one.name} {one.verdict}, {len(one.cases)} cases")
+                terminal.say(f"{file}: intact, {terminal.summary(one)}")
     if damaged:
         raise ExitError(NOT_CONFORMING)

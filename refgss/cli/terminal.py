@@ -257,6 +257,16 @@ def failed_clauses(summaries: Sequence[Summary], clauses: Mapping[str, Clause]) 
     return text
 
 
+def summary(report: Report) -> str:
+    """The verdict and what it rests on, in a few words."""
+    fresh = sum(bool(case.get("fresh")) for case in report.cases)
+    return (
+        f"{report.name} {report.verdict}{extent(report)} ({', '.join(judged_profiles(report))}), "
+        f"{len(report.cases)} cases, {fresh} of them fresh, "
+        f"{report.header.get('selection', 'default')} selection"
+    )
+
+
 def closing_line(report: Report, clauses: Mapping[str, Clause]) -> Text:
     """The verdict with its counts, and how to repeat it."""
     counts = Counter(case["outcome"] for case in report.cases)

@@ -261,7 +261,8 @@ def judged(tmp_path_factory):
     found = read(path)
     passed = next(c for c in found.cases if c["outcome"] == "pass" and c.get("ratio"))
     failed = next(c for c in found.cases if c["outcome"] == "wrong value")
-    return close(found.header, [passed, failed], found.footer["suspects"])
+    others = [c for c in found.cases if c not in (passed, failed)]
+    return close(found.header, [passed, failed, *others], found.footer["suspects"])
 
 
 @pytest.mark.parametrize(
@@ -286,6 +287,7 @@ def judged(tmp_path_factory):
         (0, {"precision": "f64"}, "the profile f64"),
         (0, {"layer_profile": "paper"}, "the profile paper"),
         (1, "repeated", "is there 2 times"),
+        (1, "repeated", "it lacks gelu/"),
     ],
 )
 def test_verify_refuses_what_cannot_be_true(refgss_, tmp_path, judged, number, change, says):
@@ -302,12 +304,36 @@ def test_verify_refuses_what_cannot_be_true(refgss_, tmp_path, judged, number, c
         ({"started": "yesterday"}, "no time"),
         ({"profiles": ["paper"]}, "no precision"),
         ({"profiles": ["f32", "f32"]}, "twice"),
+        ({"only": {"ops": ["dense"]}}, "it lacks dense/"),
+        (
+            {"only": {"ops": ["gelu"], "clauses": ["GSS-KER-1"]}},
+            "belongs to nothing that was asked",
+        ),
+        ({"selection": "thorough"}, "it lacks gelu/"),
     ],
 )
 def test_verify_refuses_a_header_that_cannot_be_true(refgss_, tmp_path, judged, head, says):
     resealed(judged, tmp_path / "r", **head)
     code, _, err = refgss_("verify", tmp_path / "r")
     assert code == 1 and says in err
+
+
+def test_a_narrowed_check_is_told_from_a_whole_one(refgss_, tmp_path, judged):
+    whole = {k: v for k, v in judged.header.items() if k != "only"}
+    write(close(whole, judged.cases, judged.footer["suspects"]), tmp_path / "whole")
+    code, out, err = refgss_("verify", tmp_path / "whole")
+    assert code == 1 and out == "" and "it lacks " in err and "more contradictions" in err
+    files = {name: tmp_path / name for name in ("report", "html", "badge")}
+    options = [x for name, path in files.items() for x in (f"--{name}", path)]
+    check = ("check", "--candidate", wrong("Gelu"), *GELU, "--fresh", 0, *options)
+    code, out, _ = refgss_(*check, "--clause", "GSS-NRM-3")
+    assert code == 0 and "conforms for gelu and GSS-NRM-3 alone (f32, f64)" in out
+    assert read(files["report"]).header["only"] == {"ops": ["gelu"], "clauses": ["GSS-NRM-3"]}
+    code, out, _ = refgss_("verify", files["report"])
+    assert code == 0 and "conforms for gelu and GSS-NRM-3 alone (f32, f64)" in out
+    assert "0 of them fresh, default selection" in out
+    assert "partial" in files["badge"].read_text()
+    assert "conforms for gelu and GSS-NRM-3 alone" in files["html"].read_text()
 
 
 def test_diff_names_new_failures(refgss_, tmp_path):

@@ -15,7 +15,7 @@ from typing import Any
 from refgss.conformance import PRECISIONS
 from refgss.conformance.candidates.presentation import AGAIN, UNTOUCHED, WAYS, clauses_of
 from refgss.conformance.judging.compare import NEUTRAL, Outcome
-from refgss.conformance.judging.runner import Record
+from refgss.conformance.judging.runner import Record, select
 from refgss.conformance.reports.report import Report, ratio_of
 from refgss.conformance.vectors.format import Vector, VectorSet
 
@@ -37,6 +37,8 @@ def contradictions(report: Report, published: VectorSet) -> Iterator[str]:
         found = [*of_claims(case, report.header), *of_outcome(case), *of_numbers(case)]
         found += of_vector(case, vectors) if vectors is not None else []
         yield from (f"{case['id']} ({case['precision']}): {wrong}" for wrong in found)
+    if vectors is not None:
+        yield from of_selection(report, published)
     if "suspects" in report.footer and all(c["outcome"] in NEUTRAL for c in report.cases):
         yield "clauses are suspected, though no case failed"
 
@@ -51,6 +53,29 @@ def of_header(header: Mapping[str, Any]) -> Iterator[str]:
         datetime.fromisoformat(header["started"])
     except ValueError:
         yield f"{header['started']!r} is no time to have started at"
+
+
+def of_selection(report: Report, published: VectorSet) -> Iterator[str]:
+    """Every case of the selection is there, and no other but fresh ones.  Clauses: GSS-CNF-16."""
+    head = report.header
+    only, selection = head.get("only", {}), head.get("selection", "default")
+    narrowed = only.get("ops", ()), only.get("clauses", ())
+    due = select(published.vectors, head["profiles"], *narrowed, selection)
+    want = {(q.vector.id, q.precision) for q in due}
+    found = {(c["id"], c["precision"]) for c in report.cases if not was_drawn(c)}
+    yield from (
+        f"it lacks {id} ({precision}), which belongs to what was asked"
+        for id, precision in sorted(want - found)
+    )
+    yield from (
+        f"{id} ({precision}) belongs to nothing that was asked"
+        for id, precision in sorted(found - want)
+    )
+
+
+def was_drawn(case: Record) -> bool:
+    """Whether the seed chose a case, or the way in which it was asked."""
+    return ".fresh-" in case["id"] or "way" in case
 
 
 def of_claims(case: Record, header: Mapping[str, Any]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from importlib.resources import files
 
 from refgss.conformance.clauses import Clause
-from refgss.conformance.reports.report import Report, by_clause
+from refgss.conformance.reports.report import Report, by_clause, extent
 
 
 def html(reports: Sequence[Report], clauses: Mapping[str, Clause]) -> str:
@@ -27,6 +27,7 @@ def html(reports: Sequence[Report], clauses: Mapping[str, Clause]) -> str:
         "clauses": known + unknown,
         "reports": [
             {"name": r.name, "header": r.header, "cases": r.cases, "footer": r.footer}
+            | {"verdict": f"{r.verdict}{extent(r)}"}
             for r in reports
         ],
     }

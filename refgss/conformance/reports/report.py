@@ -62,8 +62,13 @@ def header(
     vectors: VectorSet,
     seed: int,
     selection: str = "default",
+    only: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
-    """Everything that is needed to run the same check again."""
+    """Everything that is needed to run the same check again.  Clauses: GSS-CNF-16.
+
+    only: the "ops" and "clauses" to which the check was narrowed, where it was.
+    """
+    narrowed = {kind: list(names) for kind, names in (only or {}).items() if names}
     claims: dict[str, Any] = {"name": about.name, "version": about.version}
     claims |= {"ops": list(about.ops), "profiles": list(about.profiles)}
     return {
@@ -76,6 +81,7 @@ def header(
         "protocol": PROTOCOL,
         "seed": seed,
         "selection": selection,
+        **({"only": narrowed} if narrowed else {}),
         "profiles": list(profiles),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "candidate": {"spec": spec, **claims},
@@ -267,9 +273,14 @@ def judged_profiles(report: Report) -> list[str]:
 
 
 def extent(report: Report) -> str:
-    """Words after the verdict where most of the standard was not claimed; else nothing."""
+    """Words after the verdict on less than the standard; else nothing.
+
+    They say that most ops were not claimed, and to what the check was narrowed.
+    """
+    only = " and ".join(", ".join(names) for names in report.header.get("only", {}).values())
+    alone = f" for {printable(only, 100)} alone" if only else ""
     ops = {case["op"] for case in report.cases}
     judged = {case["op"] for case in report.cases if case["outcome"] != Outcome.UNCLAIMED}
     if 2 * len(judged) >= len(ops):
-        return ""
-    return f" in part, {len(judged)} of {len(ops)} ops"
+        return alone
+    return f" in part, {len(judged)} of {len(ops)} ops{alone}"
