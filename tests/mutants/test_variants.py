@@ -9,7 +9,7 @@ from refgss.conformance.clauses import read_clauses
 from refgss.conformance.judging.compare import Failure, Outcome, Outputs
 from refgss.conformance.judging.runner import Question, ask
 from refgss.conformance.selftest import budgets, variants
-from refgss.conformance.selftest.kills import reached
+from refgss.conformance.selftest.kills import reach_of
 from refgss.conformance.vectors import fresh
 from refgss.conformance.vectors.format import moderate, read_vectors
 from refgss.ops import FLOATS, OPS
@@ -22,7 +22,7 @@ MOST = 30  # vectors of each variant; all of them are run by refgss.conformance.
 
 @pytest.fixture(scope="module")
 def reach():
-    return reached(VECTORS)
+    return reach_of(VECTORS)
 
 
 def able(variant, reach):

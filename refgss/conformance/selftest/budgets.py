@@ -28,7 +28,7 @@ from refgss.conformance.candidates.targets import ALIASES, import_backend
 from refgss.conformance.judging.compare import Failure, Finding, Outcome, error_ratio, judge
 from refgss.conformance.judging.runner import answer_to
 from refgss.conformance.selftest import variants
-from refgss.conformance.selftest.kills import Reach, reached
+from refgss.conformance.selftest.kills import Reach, reach_of
 from refgss.conformance.vectors.format import Vector, moderate, read_vectors
 from refgss.ops import OPS
 from refgss.standard import spec_folder
@@ -106,7 +106,7 @@ def ratios(candidate: Candidate, vector: Vector, precision: str) -> tuple[Findin
 def survey(vectors: Sequence[Vector], without: str | None = None) -> dict[str, Use]:
     """What every honest implementation uses, by name; `without` one that takes long to compile."""
     names = [name for name in implementations() if name != without]
-    work = partial(use, vectors=vectors, reach=dict(reached(vectors)))
+    work = partial(use, vectors=vectors, reach=reach_of(vectors))
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
         return dict(zip(names, pool.map(work, names), strict=True))
 

@@ -4,7 +4,7 @@
 
 A mutant is killed by the first vector that rejects it; only the vectors that call its function are
 asked.  Those that cannot be told from the reference are listed, each with the reason, in
-equivalent.toml.  --sample measures some, drawn from --seed; --resume keeps what has been measured
+equivalent.toml, and asked the cases that kill most of their neighbours.  --sample measures some, drawn from --seed; --resume keeps what has been measured
 in a file and goes on from there; --write renews spec/generated.json and chapter 15.
 The exit code is 1 if more than 1 % of those that are not equivalent survive.
 """
@@ -21,7 +21,7 @@ import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache, partial
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -36,7 +36,7 @@ from refgss.conformance.judging import runner
 from refgss.conformance.judging.compare import NEUTRAL
 from refgss.conformance.judging.runner import Question
 from refgss.conformance.selftest import chapter, mutants
-from refgss.conformance.selftest.kills import Reach, reached
+from refgss.conformance.selftest.kills import Reach, reach_of
 from refgss.conformance.selftest.operators import Generated, generate
 from refgss.conformance.selftest.substitution import with_function
 from refgss.conformance.vectors.format import Vector, moderate, read_vectors
@@ -44,6 +44,7 @@ from refgss.standard import spec_folder
 
 WANTED = 0.99  # of those that are not equivalent
 MOST_SECONDS = 20  # for a case: a mutant that takes longer is killed by the time-out
+ENOUGH = 100  # cases for a mutant that is listed as equivalent
 MOST_BYTES = 4 * 2**30  # for a process: a mutant may ask for an array of 2³¹ numbers
 SURVIVED = "survived"
 Found = dict[str, str]  # by mutant, the case that kills it, or SURVIVED
@@ -102,10 +103,22 @@ def of_function(group: Sequence[Generated], vectors: Sequence[Vector], reach: Re
     found, kills = {}, Counter[str]()
     for mutant in group:
         order = sorted(questions, key=lambda case: -kills[case])
+        if mutant.name in equivalent():  # nothing kills it; what kills most of the others is asked
+            order = order[:ENOUGH]
         by = killer(mutant, (questions[case] for case in order))
         kills[by] += 1
         found[mutant.name] = by
     return found
+
+
+@cache
+def published() -> tuple[Sequence[Vector], Reach]:
+    vectors = moderate(read_vectors(spec_folder() / "vectors").vectors)
+    return vectors, reach_of(vectors)
+
+
+def of_published(group: Sequence[Generated]) -> Found:
+    return of_function(group, *published())
 
 
 def size(v: Vector) -> int:
@@ -123,11 +136,10 @@ def measure(
     chosen: Sequence[Generated], known: Found, resume: Path | None, jobs: int | None
 ) -> Found:
     """What kills each of the mutants; what is known already is not measured again."""
-    vectors = moderate(read_vectors(spec_folder() / "vectors").vectors)
     found = {m.name: known[m.name] for m in chosen if m.name in known}
-    work = partial(of_function, vectors=vectors, reach=dict(reached(vectors)))
+    published()  # before the processes fork, so that none of them reads it again
     with ProcessPoolExecutor(jobs or os.cpu_count()) as pool:
-        for part in pool.map(work, pieces([m for m in chosen if m.name not in known])):
+        for part in pool.map(of_published, pieces([m for m in chosen if m.name not in known])):
             found |= part
             if resume:
                 with resume.open("a") as file:

@@ -35,7 +35,7 @@ from refgss.conformance.vectors.format import Vector, moderate, read_vectors
 from refgss.standard import spec_folder
 
 Function = tuple[str, str]  # file without .py, name
-Reach = Mapping[Function, set[str]]  # the ids of the vectors that call it
+Reach = dict[Function, set[str]]  # the ids of the vectors that call it
 
 
 def reached(vectors: Iterable[Vector]) -> Reach:
@@ -54,6 +54,17 @@ def reached(vectors: Iterable[Vector]) -> Reach:
             runner.ask(candidate, Question(v, "f64"))
         finally:
             sys.setprofile(None)
+    return dict(found)
+
+
+def reach_of(vectors: Sequence[Vector]) -> Reach:
+    """As `reached`; only vectors that spec/signatures.json does not know are traced."""
+    known, ids = likeness.published_vectors(), {v.id for v in vectors}
+    found = reached(v for v in vectors if v.id not in known)
+    for name, calling in likeness.published_reach().items():
+        stem, function = name.split(".")
+        if calls := calling & known & ids:
+            found[stem, function] = found.get((stem, function), set()) | calls
     return found
 
 
@@ -140,8 +151,9 @@ def signatures(
 def main(arguments: Sequence[str]) -> int:
     """Survey all mutants; the exit code is 1 if one survives."""
     vectors = moderate(read_vectors(spec_folder() / "vectors").vectors)
-    declared, reach = mutants.declared(), reached(vectors)
+    declared = mutants.declared()
     known = Known() if "--all" in arguments else published()
+    reach = reach_of(vectors) if known.vectors else reached(vectors)
     work = partial(survey, vectors=vectors, reach=reach, known=known)
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         failed = dict(zip(declared, pool.map(work, declared.values(), chunksize=8), strict=True))

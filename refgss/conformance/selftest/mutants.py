@@ -13,12 +13,12 @@ import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.abc import InspectLoader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.resources import files
 from importlib.util import spec_from_loader
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from refgss.conformance import PRECISIONS
@@ -84,6 +84,12 @@ def trees() -> Mapping[str, ast.Module]:
     return {stem: ast.parse(text) for stem, text in sources().items()}
 
 
+@lru_cache(maxsize=64)
+def compiled(text: str) -> CodeType:
+    """Most files of a mutant are those of all others, and compiled once."""
+    return compile(text, "<mutant>", "exec", dont_inherit=True)
+
+
 class Package(MetaPathFinder, InspectLoader):
     """A package made of texts, importable while it is on sys.meta_path."""
 
@@ -100,6 +106,9 @@ class Package(MetaPathFinder, InspectLoader):
 
     def get_source(self, fullname: str) -> str:
         return self.modules[fullname]
+
+    def get_code(self, fullname: str) -> CodeType:
+        return compiled(self.modules[fullname])
 
     def load(self) -> ModuleType:
         sys.meta_path.insert(0, self)
@@ -125,9 +134,9 @@ def load(mutant: Mutant) -> ModuleType:
 def copy(name: str, texts: Mapping[str, str]) -> ModuleType:
     """The reference's texts as a package of another name, that imports nothing of the original."""
     own = {
-        stem: text.replace(REFERENCE, name).replace(
-            "from refgss import checks", f"from {name} import checks"
-        )
+        stem: text.replace(f"from {REFERENCE}.", "from .")
+        .replace("from refgss import checks", "from . import checks")
+        .replace(REFERENCE, name)
         for stem, text in texts.items()
     }
     return Package(name, own).load()

@@ -75,6 +75,12 @@ def discretization() -> Iterator[Case]:
     grad = with_cotangents(Draw("clamped"), clamped, {"dabar": (3, 2), "dbbar": (3, 2)})
     ids = ("GSS-GRD-13",)
     yield Case("discretize_vjp/dss-exp-clamped", "discretize_vjp", ids, grad, o, (), note)
+    at_floor = {"lam": lam_of(-(2**-12), 2**-12 * 1j, -(2**-11), -(2**-13)), **one}
+    o = {"form": encode_option(cfg.KernelForm("dss-exp", eps=2.0**-24))}
+    note = "|Λ|² = ε, exactly, beside 4ε and ε/4"
+    yield Case("discretize/dss-exp-at-floor", "discretize", ("GSS-DIS-4",), at_floor, o, (), note)
+    grad = with_cotangents(Draw("at-floor"), at_floor, {"dabar": (4, 2), "dbbar": (4, 2)})
+    yield Case("discretize_vjp/dss-exp-at-floor", "discretize_vjp", ids, grad, o, (), note)
     pole = {"lam": lam_of(-2, -2 + 1e-3j), **one}
     o = {"form": encode_option(FORMS["bilinear"][0])}
     note = "Ā = 0: log Ā does not exist"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -74,16 +75,39 @@ def kernels() -> Iterator[Case]:
                 note,
                 positions=long,
             )
-    o = {"form": encode_option(cfg.dss_softmax(33)), "length": 33}
+    yield from softmax_kernels()
+
+
+def softmax_kernels() -> Iterator[Case]:
+    """dss-softmax where Re Λ > 0, and a prefix of the length that it declares; gradients too."""
+    o = {"form": encode_option(cfg.dss_softmax(33))}
     draw = Draw("ssm_kernel/dss-softmax-growing")
-    growing = lam_of(0.5 + 2j, 12 - 1j, -0.3 + 1j)
-    tensors = {"lam": growing, "c": draw(2, 3, 2), "delta": np.array(1, F)}
-    note = "Re Λ > 0: the largest term must be factored out"
-    yield Case("ssm_kernel/dss-softmax-growing", "ssm_kernel", ("GSS-KER-5",), tensors, o, (), note)
-    tensors = tensors | {"lam": lam_of(40 + 1j, 0.5 - 2j, -0.3 + 1j)}
-    note = "Re Λ > 0: Σ e^{zr} overflows binary64 too"
-    yield Case("ssm_kernel/dss-softmax-huge", "ssm_kernel", ("GSS-KER-5",), tensors, o, (), note)
+    c = draw(2, 3, 2)
+    for label, lam, note in (
+        ("growing", (0.5 + 2j, 12 - 1j, -0.3 + 1j), "the largest term must be factored out"),
+        ("huge", (40 + 1j, 0.5 - 2j, -0.3 + 1j), "Σ e^{zr} overflows binary64 too"),
+    ):
+        tensors = {"lam": lam_of(*lam), "c": c, "delta": np.array(1, F)}
+        yield from with_gradient(
+            label, "GSS-KER-5", tensors, o | {"length": 33}, f"Re Λ > 0: {note}"
+        )
     tensors = {"lam": draw.modes(4), "c": draw(2, 4, 2), "delta": np.array(1, F)}
     note = "a prefix of the kernel declared for a longer sequence"
-    o = o | {"length": 16}
-    yield Case("ssm_kernel/dss-softmax-prefix", "ssm_kernel", ("GSS-KER-4",), tensors, o, (), note)
+    yield from with_gradient("prefix", "GSS-KER-4", tensors, o | {"length": 16}, note)
+
+
+def with_gradient(
+    label: str,
+    clause: str,
+    tensors: dict[str, np.ndarray],
+    form: dict[str, Any],
+    length: int,
+    note: str,
+) -> Iterator[Case]:
+    """A kernel by dss-softmax, and its gradient."""
+    id, o = f"dss-softmax-{label}", form | {"length": length}
+    yield Case(f"ssm_kernel/{id}", "ssm_kernel", (clause,), tensors, o, (), note)
+    shape = (len(tensors["c"]), o["length"])
+    grad = with_cotangents(Draw(f"ssm_kernel_vjp/{id}"), tensors, {"dk": shape})
+    ids = ("GSS-GRD-1", "GSS-GRD-4", clause)
+    yield Case(f"ssm_kernel_vjp/{id}", "ssm_kernel_vjp", ids, grad, o, (), note)

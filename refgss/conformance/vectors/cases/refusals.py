@@ -65,3 +65,5 @@ def refusals() -> Iterator[Case]:
     yield refuse("lm_logits", "missing-parameter", "GSS-NFI-1", missing | good_tokens, o)
     unused = params | good_tokens | {"params.layers.0.b_o": draw(4)}
     yield refuse("lm_logits", "unused-parameter", "GSS-NFI-1", unused, o)
+    for why, n, init in (("no-mode", 0, "lin"), ("fewer", -2, "legs"), ("init", 3, "hippo")):
+        yield refuse("s4d_lambda", why, "GSS-NFI-17", {}, {"n": n, "init": init})
