@@ -4,8 +4,9 @@
 
 A mutant is killed by the first vector that rejects it; only the vectors that call its function are
 asked.  Those that cannot be told from the reference are listed, each with the reason, in
-equivalent.toml, and asked the cases that kill most of their neighbours.  --sample measures some, drawn from --seed; --resume keeps what has been measured
-in a file and goes on from there; --write renews spec/generated.json and chapter 15.
+equivalent.toml, and asked the cases that kill most of their neighbours.  --sample measures some,
+drawn from --seed; --resume keeps what has been measured in a file and goes on from there; --write
+renews spec/generated.json and chapter 15.
 The exit code is 1 if more than 1 % of those that are not equivalent survive.
 """
 
