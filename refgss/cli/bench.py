@@ -7,25 +7,31 @@ from pathlib import Path
 import click
 
 from refgss.cli import terminal
+from refgss.cli.arguments import Target
+from refgss.files import atomic_write
 
 WORKS = ("conv", "conv-cached", "kernel", "scan", "step", "layer", "train")
 MODEL_WORKS = ("decode", "prefill")  # of a language model
 
 
-@click.command(short_help="Time the native backend beside others.")
+@click.command(short_help="Time the native backend beside other libraries.")
 @click.argument("work", type=click.Choice(WORKS + MODEL_WORKS))
-@click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
-@click.option("--seconds", default=2.0, show_default=True, help="For each size, about.")
 @click.option(
-    "--size", type=click.Choice(["bundled", "large"]), help="Of a language model [default: both]."
+    "--threads", default=1, show_default=True, type=click.IntRange(1), help="Number of threads."
+)
+@click.option("--seconds", default=2.0, show_default=True, help="Approximate time per size.")
+@click.option(
+    "--size",
+    type=click.Choice(["bundled", "large"]),
+    help="Size of the language model [default: both].",
 )
 @click.option(
     "--weights",
     type=click.Choice(["f32", "bf16", "int8"]),
     multiple=True,
-    help="Of a language model; may be repeated [default: all, and f32 to prefill].",
+    help="Weights of the language model; may be repeated [default: all; prefill: f32].",
 )
-@click.option("--json", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write JSON.")
+@click.option("--json", "file", type=Target(), help="Write the results as JSON.")
 def bench(
     work: str,
     threads: int,
@@ -34,7 +40,7 @@ def bench(
     weights: tuple[str, ...],
     file: Path | None,
 ) -> None:
-    """Time one kind of WORK in one interleaved run: medians, spread, ratio and error."""
+    """Time one kind of WORK beside other libraries, interleaved: medians, spread, ratio, error."""
     from refgss.bench import MODELS, model_sizes, run
 
     if work not in MODEL_WORKS and (size or weights):
@@ -49,4 +55,4 @@ def bench(
     for line in report.table().splitlines():
         terminal.say(line)
     if file:
-        file.write_text(report.json() + "\n", "utf-8")
+        atomic_write(file, report.json() + "\n")

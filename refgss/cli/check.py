@@ -97,35 +97,37 @@ class Targets:
     "specs",
     multiple=True,
     metavar="CANDIDATE",
-    help="What to judge, see below; every usable backend of this project if not given.",
+    help="What to judge (see below). Default: every usable backend of this project.",
 )
 @click.option(
     "--profile",
     "requested",
     multiple=True,
     type=click.Choice(PROFILES),
-    help="What to hold it to; every profile that it claims if not given.",
+    help="Profile to check against; may be repeated. Default: every profile it claims.",
 )
-@click.option("--op", "ops", multiple=True, type=OP, metavar="OP", help="Only this op.")
 @click.option(
-    "--clause", "only", multiple=True, type=CLAUSE, metavar="ID", help="Only vectors of it."
+    "--op", "ops", multiple=True, type=OP, metavar="OP", help="Check only this op; may be repeated."
+)
+@click.option(
+    "--clause", "only", multiple=True, type=CLAUSE, metavar="ID", help="Check only this clause."
 )
 @click.option(
     "--report",
     "report_file",
     type=Target(),
-    help="Write the report, JSON lines; of several candidates one report after another.",
+    help="Write the report as JSON lines (several candidates: one report after another).",
 )
-@click.option("--junit", type=Target(), help="Write JUnit XML.")
-@click.option("--html", type=Target(), help="Write one self-contained HTML page.")
-@click.option("--badge", type=Target(), help="Write an SVG badge.")
+@click.option("--junit", type=Target(), help="Write the results as JUnit XML.")
+@click.option("--html", type=Target(), help="Write the results as one self-contained HTML page.")
+@click.option("--badge", type=Target(), help="Write a badge (SVG).")
 @click.option(
     "--timeout",
     type=Amount(),
     default=30.0,
     show_default=True,
     metavar="SECONDS",
-    help="What a case may take in a process.",
+    help="Time limit per case.",
 )
 @click.option(
     "--memory",
@@ -133,13 +135,13 @@ class Targets:
     default=8.0,
     show_default=True,
     metavar="GIB",
-    help="What a process may hold.",
+    help="Memory limit of the candidate's process.",
 )
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**53),
     metavar="N",
-    help="Of the order and the fresh cases; random and printed if not given.",
+    help="Seed of the order and of the fresh cases. Default: random, and printed.",
 )
 @click.option(
     "--fresh",
@@ -148,7 +150,7 @@ class Targets:
     show_default=True,
     type=click.IntRange(0),
     metavar="N",
-    help="Fresh cases to draw and certify for each op.",
+    help="Number of fresh cases to draw and certify for each op.",
 )
 @click.option(
     "--again",
@@ -157,27 +159,35 @@ class Targets:
     show_default=True,
     type=click.IntRange(0),
     metavar="N",
-    help="Cases of each op to ask again in each other way: strides, read-only, threads …",
+    help="Cases per op to repeat with strided or read-only memory, threads, and so on.",
 )
 @click.option(
     "--waivers",
     "waiver_file",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Failures that are known, JSON.",
+    help="JSON file of known failures to waive.",
 )
-@click.option("--quick", "selection", flag_value="quick", help="Leave out the larger sizes.")
+@click.option("--quick", "selection", flag_value="quick", help="Skip the larger sizes.")
 @click.option(
-    "--thorough", "selection", flag_value="thorough", help="Ask the largest sizes too, to 65,537."
+    "--thorough",
+    "selection",
+    flag_value="thorough",
+    help="Include the largest sizes, up to 65,537.",
 )
-@click.option("--vectors", "folder", type=FOLDER, help="Other vectors than the published ones.")
+@click.option(
+    "--vectors",
+    "folder",
+    type=FOLDER,
+    help="Use the vectors in this folder instead of the published ones.",
+)
 @click.option(
     "--shrink",
     "counterexamples",
     type=FOLDER,
-    help="Make the worst failure of each op small and save it as a vector in this new folder.",
+    help="Minimize the worst failure of each op and save it as a vector in this new folder.",
 )
 @click.option(
-    "--new-candidate", type=Target(), help="Write a NumPy candidate to start from, and stop."
+    "--new-candidate", type=Target(), help="Write a NumPy candidate to start from, then exit."
 )
 def check(
     specs: Sequence[str],
@@ -410,7 +420,9 @@ def finish(done: Sequence[reports.Report], stale: Sequence[str]) -> None:
     """Leave with the exit code of the worst verdict."""
     for report in done:
         if not any(case["outcome"] != Outcome.UNCLAIMED for case in report.cases):
-            raise TooFewCasesError(f"{report.name} claims nothing of this: no case was judged")
+            raise TooFewCasesError(
+                f"{report.name} claims none of the ops selected: nothing was tested"
+            )
     if code := max(OF_VERDICT[report.verdict] for report in done):
         for sentence in stale:
             terminal.note(sentence)

@@ -24,12 +24,14 @@ from refgss.model.weights import quantize as quantized
 FILE = click.Path(path_type=Path)
 
 
-@click.command()
+@click.command(short_help="Store the weights of a model in fewer bits.")
 @click.argument("source", type=FILE)
 @click.argument("target", type=Target())
-@click.option("--weights", type=click.Choice(get_args(Weights)), required=True)
+@click.option(
+    "--weights", type=click.Choice(get_args(Weights)), required=True, help="Format of the matrices."
+)
 def quantize(source: Path, target: Path, weights: Weights) -> None:
-    """Write the model SOURCE with weights of fewer bits to TARGET."""
+    """Write a copy of the model SOURCE to TARGET with its weights in fewer bits."""
     model = load_checkpoint(source)
     params = quantized(model.float_params(), weights)
     save_checkpoint(target, params, model.config, tokenizer=model.tokenizer, about=model.about)
@@ -40,12 +42,18 @@ def quantize(source: Path, target: Path, weights: Weights) -> None:
 @click.command("import", short_help="Import weights of gated-state-spaces-pytorch.")
 @click.argument("source", type=FILE)
 @click.argument("target", type=Target())
-@click.option("--imag", type=click.Choice(get_args(Imag)), default="exp", show_default=True)
-@click.option("--tokenizer", type=FILE, help="A tokenizer.json; default: bytes.")
+@click.option(
+    "--imag",
+    type=click.Choice(get_args(Imag)),
+    default="exp",
+    show_default=True,
+    help="How Lambda_imag gives Im Λ: its exponential, or itself.",
+)
+@click.option("--tokenizer", type=FILE, help="A tokenizer.json. Default: bytes.")
 def import_(source: Path, target: Path, imag: Imag, tokenizer: Path | None) -> None:
-    """Write weights of gated-state-spaces-pytorch (SOURCE, .pt or .safetensors) as TARGET.
+    """Convert weights of gated-state-spaces-pytorch (SOURCE, .pt or .safetensors) to TARGET.
 
-    They may be those of a language model or of a single GSS layer.
+    SOURCE may hold a language model or a single GSS layer.
     """
     weights = read_weights(source)
     if is_layer(weights):

@@ -21,11 +21,18 @@ from refgss.training.data import DataConfig, split
 
 @click.command("eval", short_help="Measure a model on text.")
 @click.argument("arguments", nargs=-1, metavar="[MODEL.safetensors] [PATH]...")
-@click.option("--suffix", "suffixes", multiple=True, help="In folders, only such files: .py")
-@click.option("--limit", type=click.IntRange(1), help="Tokens of each document, at most.")
-@click.option("--window", type=click.IntRange(1), help="All files as one, cut into such windows.")
-@click.option("--by-position", is_flag=True, help="The loss by distance from the beginning.")
-@click.option("--compare", type=click.Choice(["xz"]), help="xz -9 on the same files, one by one.")
+@click.option(
+    "--suffix",
+    "suffixes",
+    multiple=True,
+    help="Read only files with this suffix, such as .py; may be repeated.",
+)
+@click.option("--limit", type=click.IntRange(1), help="Maximum number of tokens per document.")
+@click.option(
+    "--window", type=click.IntRange(1), help="Join all files and cut them into windows of N tokens."
+)
+@click.option("--by-position", is_flag=True, help="Show the loss by position in the document.")
+@click.option("--compare", type=click.Choice(["xz"]), help="Compare with xz -9 on each file.")
 @backend_options
 def evaluate_(
     arguments: tuple[str, ...],
@@ -37,10 +44,10 @@ def evaluate_(
     backend: str | None,
     threads: int | None,
 ) -> None:
-    """Nats, perplexity and bits per byte of the text files and folders PATH.
+    """Measure nats per token, perplexity and bits per byte on text files and folders.
 
-    Every file is read from its beginning; the error is the standard error over files.  Without a
-    PATH the files are those that were held out when the model was trained.
+    Every file is read from its beginning; the error shown is the standard error over files.
+    Without a PATH, the files held out when the model was trained are used.
     """
     checkpoint, rest = model_and_rest(arguments)
     files = find_documents(rest, suffixes) if rest else held_out(checkpoint)

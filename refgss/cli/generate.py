@@ -28,21 +28,33 @@ from refgss.model.snapshot import load_snapshot, save_snapshot
 from refgss.model.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+MOST = "Maximum number of tokens to generate."
 
 
 @click.command(short_help="Continue a prompt.")
 @click.argument("arguments", nargs=-1, metavar="[MODEL.safetensors] [PROMPT]...")
-@click.option("--prompts", type=FILE, help="A file with a prompt on each line, besides.")
-@click.option("--tokens", default=200, show_default=True, type=click.IntRange(0), help="At most.")
-@click.option("--temperature", default=0.8, show_default=True, help="0 is greedy.")
-@click.option("--top-k", default=0, show_default=True, help="0 is all.")
-@click.option("--top-p", default=1.0, show_default=True)
-@click.option("--min-p", default=0.0, show_default=True)
-@click.option("--repetition-penalty", default=1.0, show_default=True)
-@click.option("--stop", "stops", multiple=True, help="End before this text; may be repeated.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--load-state", type=click.Path(path_type=Path), help="Continue from this state.")
-@click.option("--save-state", type=Target(), help="Save the state at the end, or at Ctrl-C.")
+@click.option("--prompts", type=FILE, help="File with one more prompt per line.")
+@click.option("--tokens", default=200, show_default=True, type=click.IntRange(0), help=MOST)
+@click.option(
+    "--temperature", default=0.8, show_default=True, help="Sampling temperature; 0 is greedy."
+)
+@click.option(
+    "--top-k", default=0, show_default=True, help="Sample from the K likeliest tokens; 0 means all."
+)
+@click.option("--top-p", default=1.0, show_default=True, help="Nucleus sampling threshold.")
+@click.option(
+    "--min-p",
+    default=0.0,
+    show_default=True,
+    help="Drop tokens less likely than this fraction of the likeliest.",
+)
+@click.option("--repetition-penalty", default=1.0, show_default=True, help="1 means no penalty.")
+@click.option("--stop", "stops", multiple=True, help="Stop before this text; may be repeated.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the random draws.")
+@click.option(
+    "--load-state", type=click.Path(path_type=Path), help="Continue from this saved state."
+)
+@click.option("--save-state", type=Target(), help="Save the state at the end or on Ctrl-C.")
 @backend_options
 def generate(
     arguments: tuple[str, ...],
@@ -60,11 +72,11 @@ def generate(
     backend: str | None,
     threads: int | None,
 ) -> None:
-    """Continue a PROMPT, given as an argument or through a pipe, or several side by side.
+    """Continue one or more PROMPTs, given as arguments or piped in.
 
-    The text goes to standard output as it comes, control characters and all, the speed to standard
-    error.  Several prompts are continued each as if it were alone, and shown after a line with
-    their number.
+    Text streams to standard output, control characters included; speed is reported on standard
+    error.  Several prompts are continued together, each exactly as it would be alone, and each is
+    shown under a line with its number.
     """
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
     settings = {"sampling": sampling, "stops": tuple(map(os.fsencode, stops))}

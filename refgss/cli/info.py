@@ -41,10 +41,10 @@ SLOWING = (
 )
 
 
-@click.command(short_help="Say what can be used here, or what a model is.")
+@click.command(short_help="Describe this installation, or a model.")
 @click.argument("model", type=click.Path(path_type=Path), required=False)
 def info(model: Path | None) -> None:
-    """Say which backends can be used, and why others cannot; or what the file MODEL is."""
+    """Describe this machine and its usable backends, or the model file MODEL."""
     if model:
         describe(load_checkpoint(model))
         return

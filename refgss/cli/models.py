@@ -34,12 +34,14 @@ def model_and_rest(arguments: tuple[str, ...]) -> tuple[Checkpoint, tuple[str, .
 def backend_options(command: Callable) -> Callable:
     """--backend and --threads."""
     command = click.option(
-        "--threads", type=click.IntRange(1, 1024), help="Of the native backend; default: cores."
+        "--threads",
+        type=click.IntRange(1, 1024),
+        help="Threads of the native backend. Default: one per core.",
     )(command)
     return click.option(
         "--backend",
         type=click.Choice(list(ALIASES)),
-        help="What computes; default: native where it is built, else reference.",
+        help="Backend to compute with. Default: native if it is built, otherwise reference.",
     )(command)
 
 

@@ -24,12 +24,12 @@ from refgss.standard import spec_folder
 SHOWN = 3  # contradictions of a report
 
 
-@click.command(short_help="Show reports together.")
+@click.command(short_help="Show one or more reports.")
 @click.argument("files", nargs=-1, required=True, type=REPORT)
-@click.option("--html", type=Target(), help="Write one self-contained HTML page.")
-@click.option("--junit", type=Target(), help="Write JUnit XML.")
+@click.option("--html", type=Target(), help="Write the reports as one self-contained HTML page.")
+@click.option("--junit", type=Target(), help="Write the results as JUnit XML.")
 def report(files: Sequence[Path], html: Path | None, junit: Path | None) -> None:
-    """Show reports together; leaves with the worst of their verdicts."""
+    """Show one or more reports; the exit code is that of the worst verdict."""
     reports = [one for file in files for one in read_all(file)]
     clauses = read_clauses(spec_folder())
     if html:
@@ -44,14 +44,13 @@ def report(files: Sequence[Path], html: Path | None, junit: Path | None) -> None
         raise ExitError(code)
 
 
-@click.command(short_help="Say what changed between two reports.")
+@click.command(short_help="Compare two reports.")
 @click.argument("before", type=REPORT)
 @click.argument("after", type=REPORT)
 def diff(before: Path, after: Path) -> None:
-    """Say which cases changed their outcome, or their error/budget by a factor of 2 or more.
+    """List the cases whose outcome changed, or whose error/budget changed twofold or more.
 
-    Fresh cases count where they fail.  Leaves with 1 where a case that did not fail before fails
-    now.
+    Of fresh cases only failures count.  The exit code is 1 if a case fails that did not before.
     """
     first, second = read(before), read(after)
     for field in ("spec", "vectors", "manifest"):
@@ -98,12 +97,12 @@ def changed(a: Record | None, b: Record | None) -> str | None:
     return None
 
 
-@click.command(short_help="Refuse reports that were edited.")
+@click.command(short_help="Check that reports are intact.")
 @click.argument("files", nargs=-1, required=True, type=REPORT)
 def verify(files: Sequence[Path]) -> None:
-    """Check that reports are complete, as they were written, and do not contradict themselves.
+    """Check that reports are complete, unedited and free of contradictions.
 
-    Leaves with 1 where one is not.
+    The exit code is 1 if one is not.
     """
     published = read_vectors(spec_folder() / "vectors")
     damaged = 0

@@ -72,16 +72,18 @@ def killed_mutants(table: Path) -> dict[str, list[str]]:
     return killed
 
 
-@click.command(short_help="Print a clause, an area, an op; all clauses, all ops.")
+@click.command(short_help="Look up a clause, an area or an op of the standard.")
 @click.argument("name", required=False, metavar="[ID | AREA | OP]")
 @click.option("--list", "every", is_flag=True, help="List all clauses.")
-@click.option("--ops", "signatures", is_flag=True, help="List all ops with their arguments.")
-@click.option("--coverage", "covered", is_flag=True, help="What stands behind each MUST clause.")
+@click.option("--ops", "signatures", is_flag=True, help="List all ops with their signatures.")
+@click.option(
+    "--coverage",
+    "covered",
+    is_flag=True,
+    help="Show the functions, vectors and mutants of each MUST clause.",
+)
 def spec(name: str | None, every: bool, signatures: bool, covered: bool) -> None:
-    """Print a clause (GSS-KER-1), the clauses of an area (GSS-LAY), or an op (gss_layer).
-
-    Or all clauses, all ops, or what stands behind the clauses.
-    """
+    """Look up a clause (GSS-KER-1), an area (GSS-LAY) or an op (gss_layer) of the standard."""
     if sum((name is not None, every, signatures, covered)) != 1:
         raise click.UsageError("give a clause such as GSS-KER-1, or --list, --ops or --coverage")
     clauses = read_clauses(spec_folder())

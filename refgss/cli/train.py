@@ -24,30 +24,30 @@ USUAL = Run()
 COUNT = click.IntRange(1)
 
 MODEL = {
-    "width": "E.",
-    "gate": "F, of GSS layers.",
-    "channels": "H, of GSS layers.",
-    "states": "N.",
-    "memory": "Spread the modes of GSS layers over so many tokens; 0: draw them from N(0,1).",
+    "width": "Model width E.",
+    "gate": "Gate width F of GSS layers.",
+    "channels": "State-space channels H of GSS layers.",
+    "states": "States N per channel.",
+    "memory": "Longest time constant of GSS layers, in tokens; 0 draws the modes from N(0,1).",
 }
 TRAINING = {
-    "steps": "Updates of the parameters.",
-    "minutes": "Stop after so many; the run then cannot be repeated bit by bit.",
-    "batch": "Windows an update.",
-    "length": "Tokens a window.",
-    "accumulate": "Parts of a batch, their gradients computed one after the other.",
-    "optimizer": "muon: for the matrices of layers, and adamw for the rest.",
+    "steps": "Number of parameter updates.",
+    "minutes": "Train for this long instead; such a run is not reproducible bit for bit.",
+    "batch": "Windows per update.",
+    "length": "Tokens per window.",
+    "accumulate": "Split each batch into this many parts and sum their gradients.",
+    "optimizer": "muon updates the matrices of layers, and adamw everything else.",
     "rate": "Peak learning rate.",
-    "matrix_rate": "Of matrices under muon.",
-    "modes_rate": "Of the modes Λ and steps Δ.",
-    "warmup": "Steps over which rates rise.",
-    "final": "Rates fall to this share of the peak.",
-    "weight_decay": "Of the matrices of layers.",
-    "clip": "Largest norm of the gradient.",
-    "seed": "Of parameters and of the order of windows.",
-    "weights": "bf16: products with weights rounded to bfloat16.",
-    "data_parallel": "Devices over which a batch is spread.",
-    "sequence_parallel": "Devices over which each window is spread.",
+    "matrix_rate": "Peak learning rate of matrices under muon.",
+    "modes_rate": "Peak learning rate of the modes Λ and the steps Δ.",
+    "warmup": "Steps of linear warm-up.",
+    "final": "Final learning rate, as a fraction of the peak.",
+    "weight_decay": "Weight decay of the matrices of layers.",
+    "clip": "Clip the gradient to this norm.",
+    "seed": "Seed of the initial parameters and of the order of windows.",
+    "weights": "bf16 multiplies by weights rounded to bfloat16.",
+    "data_parallel": "Number of devices to split each batch over.",
+    "sequence_parallel": "Number of devices to split each window over.",
 }
 CHOICES = {
     "optimizer": click.Choice(["adamw", "adafactor", "muon"]),
@@ -72,32 +72,60 @@ def options(defaults: Any, helps: dict[str, str]) -> Callable[[Callable], Callab
 
 
 @click.command(short_help="Train a language model on text.")
-@click.option("--data", "paths", multiple=True, help="Text files and folders.", metavar="PATH...")
+@click.option(
+    "--data", "paths", multiple=True, help="Text files and folders to train on.", metavar="PATH..."
+)
 @click.argument("more", nargs=-1, metavar="[PATH]...")
-@click.option("--out", default="trained", show_default=True, type=click.Path(path_type=Path))
-@click.option("--suffix", "suffixes", multiple=True, help="In folders, only such files: .py")
-@click.option("--held-out", default=USUAL.data.held_out, show_default=True, help="Share of files.")
-@click.option("--held-out-tail", default=0.0, help="Hold out the last share of the text instead.")
+@click.option(
+    "--out",
+    default="trained",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder of the run.",
+)
+@click.option(
+    "--suffix",
+    "suffixes",
+    multiple=True,
+    help="Read only files with this suffix, such as .py; may be repeated.",
+)
+@click.option(
+    "--held-out",
+    default=USUAL.data.held_out,
+    show_default=True,
+    help="Fraction of the files to hold out.",
+)
+@click.option(
+    "--held-out-tail", default=0.0, help="Hold out this fraction at the end of the text instead."
+)
 @click.option(
     "--layers",
     "--layer",
     default="gss",
     show_default=True,
     metavar="KINDS",
-    help='The kind of the layers, or a pattern that repeats: "gss gss dss".',
+    help='Kind of the layers, or a repeating pattern such as "gss gss dss".',
 )
-@click.option("--depth", type=COUNT, default=USUAL.model.depth, show_default=True, help="Layers.")
-@click.option("--ssm-norm", is_flag=True, help="A LayerNorm before the SSM of GSS layers.")
-@click.option("--tied", is_flag=True, help="The head is the transposed embedding.")
+@click.option(
+    "--depth", type=COUNT, default=USUAL.model.depth, show_default=True, help="Number of layers."
+)
+@click.option("--ssm-norm", is_flag=True, help="LayerNorm before the SSM of GSS layers.")
+@click.option("--tied", is_flag=True, help="Use the transposed embedding as the head.")
 @click.option("--no-final-norm", is_flag=True, help="No LayerNorm after the last layer.")
-@click.option("--from", "start", type=click.Path(path_type=Path), help="Begin with this model.")
+@click.option("--from", "start", type=click.Path(path_type=Path), help="Start from this model.")
 @options(USUAL.sizes, MODEL)
 @options(USUAL.recipe, TRAINING)
-@click.option("--tokenizer", type=click.Path(path_type=Path), help="A tokenizer.json; else bytes.")
-@click.option("--log-every", type=COUNT, default=10, show_default=True, help="Steps.")
-@click.option("--evaluate-every", type=COUNT, default=250, show_default=True, help="Steps.")
-@click.option("--save-every", type=COUNT, default=250, show_default=True, help="Steps.")
-@click.option("--stop", type=COUNT, help="The step after which to stop, to go on another time.")
+@click.option(
+    "--tokenizer", type=click.Path(path_type=Path), help="A tokenizer.json. Default: bytes."
+)
+@click.option("--log-every", type=COUNT, default=10, show_default=True, help="Steps per log line.")
+@click.option(
+    "--evaluate-every", type=COUNT, default=250, show_default=True, help="Steps per evaluation."
+)
+@click.option(
+    "--save-every", type=COUNT, default=250, show_default=True, help="Steps per saved state."
+)
+@click.option("--stop", type=COUNT, help="Stop after this step; the same command continues later.")
 def train(
     paths: tuple[str, ...],
     more: tuple[str, ...],
@@ -120,8 +148,8 @@ def train(
 ) -> None:
     """Train a language model on text files, or on the Python standard library.
 
-    The folder --out receives model.safetensors, metrics.jsonl and loss.png.  The same command
-    continues a run that was stopped, also by kill -9, as if it had not been.
+    Writes model.safetensors, metrics.jsonl and loss.png to the folder --out.  Repeating the
+    command continues a run that was stopped, even by kill -9, with the same result.
     """
     recipe = Recipe(**{name: sizes_and_recipe[name] for name in TRAINING})
     data = DataConfig((*paths, *more), suffixes, held_out, held_out_tail)
@@ -170,7 +198,7 @@ def refuse_options_of_models(owner: str) -> None:
     for name in (*MODEL, "layers", "depth", "ssm_norm", "tied", "no_final_norm", "tokenizer"):
         if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
             flag = f"--{name.replace('_', '-')}"
-            raise click.UsageError(f"{flag} is that of {owner}: leave it out")
+            raise click.UsageError(f"{flag} is determined by {owner}: leave it out")
 
 
 def closing_line(metrics: Path, length: int) -> str:
@@ -184,7 +212,7 @@ def closing_line(metrics: Path, length: int) -> str:
             f"held-out loss {last['held_out']:.4f} nats per token, over windows of {length} tokens "
             "(`refgss eval` reads whole files, which is lower where a long context helps)"
         )
-    return ", ".join(parts) or "no step was made"
+    return ", ".join(parts) or "no step was taken"
 
 
 def description_of(tokenizer: Path | None) -> str:

@@ -32,7 +32,9 @@ from refgss.standard import spec_folder
 if TYPE_CHECKING:
     from refgss.conformance.vectors.cases import Case
 
-folder_option = click.option("--vectors", "folder", type=FOLDER, help="Another folder of vectors.")
+folder_option = click.option(
+    "--vectors", "folder", type=FOLDER, help="Use the vectors in this folder."
+)
 
 
 def published() -> Path:
@@ -40,11 +42,11 @@ def published() -> Path:
 
 
 @click.group(
-    invoke_without_command=True, short_help="Count, list, lint, certify or export the vectors."
+    invoke_without_command=True, short_help="List, check, recompute or export the test vectors."
 )
 @click.pass_context
 def vectors(context: click.Context) -> None:
-    """List, lint, certify or export the vectors; without a COMMAND, say how many there are."""
+    """List, check, recompute or export the test vectors; without a COMMAND, count them."""
     if context.invoked_subcommand is None:
         summarize(read_vectors(published()))
 
@@ -62,11 +64,11 @@ def summarize(found: VectorSet) -> None:
 
 
 @vectors.command("list")
-@click.option("--op", type=OP, metavar="OP", help="Only this op.")
-@click.option("--clause", type=CLAUSE, metavar="ID", help="Only this clause.")
+@click.option("--op", type=OP, metavar="OP", help="List only this op.")
+@click.option("--clause", type=CLAUSE, metavar="ID", help="List only this clause.")
 @folder_option
 def list_(op: str | None, clause: str | None, folder: Path | None) -> None:
-    """One line per vector: id, clauses, flags, note."""
+    """List the vectors, one per line: id, clauses, flags, note."""
     for v in read_vectors(folder or published()).vectors:
         if op in (None, v.op) and (clause is None or clause in v.clauses):
             marks = [*v.flags, *(["must be refused"] if v.error else [])]
@@ -74,10 +76,10 @@ def list_(op: str | None, clause: str | None, folder: Path | None) -> None:
             terminal.say(f"{v.id}  {' '.join(v.clauses)}  {about}".rstrip())
 
 
-@vectors.command(short_help="Check ids, clauses, hashes and radii.")
+@vectors.command(short_help="Check ids, clauses, hashes, radii and coverage.")
 @folder_option
 def lint(folder: Path | None) -> None:
-    """Check ids, clauses, hashes, radii and that every MUST clause is covered."""
+    """Check ids, clauses, hashes and radii, and that every MUST clause is covered."""
     levels = {c.id: c.level for c in read_clauses(spec_folder()).values() if c.judged_by_vectors}
     folder = folder or published()
     found = read_vectors(folder)
@@ -90,15 +92,15 @@ def lint(folder: Path | None) -> None:
         raise ExitError(VECTORS)
 
 
-@vectors.command(short_help="Derive all again and compare bytes.")
-@click.option("--write", is_flag=True, help="Replace the folder instead of comparing with it.")
-@click.option("--add", is_flag=True, help="Add the cases that are not published yet, and no more.")
-@click.option("--date", help="The date of the new set, with --write or --add.")
+@vectors.command(short_help="Recompute all vectors and compare the bytes.")
+@click.option("--write", is_flag=True, help="Replace the folder instead of comparing.")
+@click.option("--add", is_flag=True, help="Only add the cases that are not published yet.")
+@click.option("--date", help="Date of the new set, with --write or --add.")
 @folder_option
 def certify(write: bool, add: bool, date: str | None, folder: Path | None) -> None:
-    """Derive every vector again and compare the bytes with those published.
+    """Recompute every vector and compare the bytes with the published ones.
 
-    Inputs that are published are taken as they are, never drawn again.
+    Published inputs are kept as they are; they are never drawn again.
     """
     from refgss.conformance.vectors.build import to_certify
     from refgss.conformance.vectors.cases import all_cases
@@ -147,10 +149,10 @@ def same(a: Path, b: Path) -> bool:
     return a.exists() and b.exists() and a.read_bytes() == b.read_bytes()
 
 
-@vectors.command(short_help="Copy the standard to a folder.")
+@vectors.command(short_help="Copy the standard to a new folder.")
 @click.argument("target", type=FOLDER)
 def export(target: Path) -> None:
-    """Copy vectors, schemas and chapters to the folder TARGET, for use without refgss."""
+    """Copy vectors, schemas and chapters to the new folder TARGET, for use without refgss."""
     if target.exists() and any(target.iterdir()):
         raise click.UsageError(f"{target} is not empty: choose a new folder")
     read_vectors(published())  # never export what is damaged

@@ -22,7 +22,7 @@ Params = Mapping[str, np.ndarray]
 
 
 class StateError(TensorFileError):
-    """A file that is no state of this model, in one sentence."""
+    """A file that is not a state of this model, in one sentence."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def load_snapshot(path: Path | str, checkpoint: Checkpoint) -> Snapshot:
     except TensorFileError as e:
         raise StateError(str(e)) from e
     except ValueError as e:
-        raise StateError(f"{path} is no state of this model: {e}") from e
+        raise StateError(f"{path} is not a state of this model: {e}") from e
 
 
 def checked(
