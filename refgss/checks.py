@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from refgss.config import KernelForm, LayerConfig, LMConfig
+from refgss.config import AttentionForm, KernelForm, LayerConfig, LMConfig, TransformerConfig
 from refgss.layers import kind_of
 from refgss.layers.tensor import Tensor
 
@@ -160,13 +160,18 @@ def check_kernel(op: str, lam: Any, c: Any, length: int, delta: Any, form: Kerne
     check_rank(op, "c", c, "H,N", "c")
     delta = check_modes(op, lam, delta, form, c)
     check_agree(op, "states", "c", c, 1, "lam", lam, 0)
+    check_length(op, length)
+    if form.length is not None and length > form.length:
+        raise ValueError(f"{op}: length {length} exceeds the softmax's declared {form.length}")
+    return delta
+
+
+def check_length(op: str, length: Any) -> None:
+    """A number of positions.  Clauses: GSS-KER-6."""
     if not isinstance(length, int | np.integer) or isinstance(length, bool):
         raise TypeError(f"{op}: length must be an integer, not {type(length).__name__}")
     if not 0 <= length <= MAX_LENGTH:
         raise ValueError(f"{op}: length must be between 0 and {MAX_LENGTH}, not {length}")
-    if form.length is not None and length > form.length:
-        raise ValueError(f"{op}: length {length} exceeds the softmax's declared {form.length}")
-    return delta
 
 
 def check_convolution(op: str, u: Any, k: Any) -> None:
@@ -213,6 +218,107 @@ def check_layer_norm(op: str, x: Any, weight: Any, bias: Any, eps: Any) -> float
     return positive(op, "eps", eps)
 
 
+def check_rms_norm(op: str, x: Any, weight: Any, eps: Any) -> float:
+    """x (...,E), weight (E,); returns ε as a number of Python.  Clauses: GSS-NFI-1."""
+    return check_layer_norm(op, x, weight, weight, eps)
+
+
+def check_rope(op: str, name: str, x: Any, r: Any, base: Any, pairing: str) -> float:
+    """x (B,L,H,D), r (B,L) integers; returns the base.  Clauses: GSS-NFI-1."""
+    check_rank(op, name, x, "B,L,H,D", "f")
+    check_shape(op, "r", r, x.shape[:2], "i")
+    if x.shape[3] % 2:
+        raise ValueError(f"{op}: {name} must have pairs of numbers, not {x.shape[3]} a head")
+    if pairing not in ("half", "interleaved"):
+        raise ValueError(f"{op}: pairing must be 'half' or 'interleaved', not {pairing!r}")
+    return positive(op, "base", base)
+
+
+def check_table(op: str, table: Any, length: int) -> None:
+    """table (H,32) and a number of distances.  Clauses: GSS-NFI-1."""
+    check_rank(op, "table", table, "H,32", "f")
+    if table.shape[1] != 32:
+        raise ValueError(f"{op}: table must have 32 buckets, not {table.shape[1]}")
+    check_length(op, length)
+
+
+def check_attention(
+    op: str, q: Any, k: Any, v: Any, bias: Any, state: Any, window: AttentionForm
+) -> Mapping[str, Any]:
+    """q (B,L,Hq,D), k, v (B,L,G,D), bias (Hq,M); returns the state, zeros for None.
+
+    Clauses: GSS-NFI-1, GSS-ATT-6, GSS-ATT-15, GSS-ATT-26.
+    """
+    if not isinstance(window, AttentionForm):
+        raise TypeError(f"{op}: window must be an AttentionForm, not {type(window).__name__}")
+    check_rank(op, "q", q, "B,L,Hq,D", "f")
+    check_rank(op, "k", k, "B,L,G,D", "f")
+    (B, L, heads, D), groups = q.shape, k.shape[2]
+    if (*k.shape[:2], k.shape[3]) != (B, L, D):
+        raise ValueError(
+            f"{op}: k must have the batch, length and width of q: "
+            f"shapes {tuple(k.shape)} and {tuple(q.shape)}"
+        )
+    if not heads or not groups or not D or heads % groups:
+        raise ValueError(f"{op}: the {groups} heads of k must divide the {heads} heads of q")
+    check_shape(op, "v", v, k.shape, "f")
+    if bias is not None:
+        check_rank(op, "bias", bias, "Hq,M", "f")
+        check_agree(op, "heads", "bias", bias, 0, "q", q, 2)
+        if bias.shape[1] < window.distances:
+            raise ValueError(
+                f"{op}: bias must have {window.distances} distances, not {bias.shape[1]}"
+            )
+    slots = Tensor((B, window.slots, groups, D))
+    if state is None:
+        zeros = np.zeros(slots.shape, str(k.dtype))
+        return {"k": zeros, "v": zeros, "t": np.zeros(B, np.int32)}
+    check_parts(op, "state", state, {"k": slots, "v": slots, "t": Tensor((B,), "integer")})
+    check_phases(op, state["t"], window)
+    return state
+
+
+def check_phases(op: str, t: Any, window: AttentionForm) -> None:
+    """How many tokens each row has seen.  Clauses: GSS-ATT-26."""
+    seen = known(t)
+    if seen is None or not seen.size:
+        return
+    if seen.min() < 0 or (window.visible == "chunk" and seen.max() >= window.chunk):
+        below = f"and below the chunk, {window.chunk}" * (window.visible == "chunk")
+        raise ValueError(f"{op}: every state.t must be at least 0 {below}".rstrip())
+
+
+def check_attention_cotangents(op: str, q: Any, state: Any, dy: Any, dstate: Any) -> None:
+    """dy (B,L,Hq,D), dstate {"k", "v"}.  Clauses: GSS-NFI-1, GSS-ATT-9."""
+    check_shape(op, "dy", dy, q.shape, "f")
+    slots = Tensor(tuple(state["k"].shape))
+    check_parts(op, "dstate", dstate, {"k": slots, "v": slots})
+
+
+def check_attention_step(op: str, q: Any, k: Any, v: Any) -> None:
+    """q (B,Hq,D), k, v (B,G,D): the rest is that of `check_attention`.  Clauses: GSS-NFI-1."""
+    check_rank(op, "q", q, "B,Hq,D", "f")
+    check_rank(op, "k", k, "B,G,D", "f")
+    check_rank(op, "v", v, "B,G,D", "f")
+
+
+def check_transformer(
+    op: str, params: Mapping[str, Any], x: Any, state: Any, config: TransformerConfig
+) -> None:
+    """A layer, and tokens with a row of the table.  Clauses: GSS-NFI-1, GSS-ATT-26, GSS-HYB-10."""
+    check_layer(op, params, x, state, config)
+    if state is not None:
+        check_phases(op, state["t"], config.form)
+    if config.position != "learned" or config.visible == "chunk":
+        return
+    t = np.zeros(1, int) if state is None else known(state["t"])
+    if t is not None and t.size and t.max() + x.shape[1] > config.rows:
+        raise ValueError(
+            f"{op}: there are {config.rows} learned positions, and token {t.max() + x.shape[1]} "
+            "is beyond them"
+        )
+
+
 def check_dense(op: str, x: Any, weight: Any, bias: Any) -> None:
     """x (...,I), weight (I,O), bias (O,) or None.  Clauses: GSS-NFI-1."""
     check_kind(op, "x", x, "f")
@@ -247,7 +353,7 @@ def check_layer(
             raise ValueError(f"{op}: the parameter {name} is missing")
         check_axes(op, name, params[name], axes)
     sizes = kind.sizes(params)
-    wanted = kind.parameters(config, sizes)
+    wanted = parameters_of(op, config, sizes)
     if missing := wanted.keys() - params.keys():
         raise ValueError(f"{op}: the parameter {min(missing)} is missing")
     if unknown := params.keys() - wanted.keys():
@@ -259,6 +365,15 @@ def check_layer(
         raise ValueError(f"{op}: x has width {x.shape[2]} where the layer has {sizes.width}")
     if state is not None:
         check_parts(op, "state", state, kind.state(config, sizes, x.shape[0]))
+
+
+def parameters_of(op: str, config: LayerConfig, sizes: Any) -> dict[str, Tensor]:
+    """What the kind asks, unless its options and these sizes do not go together."""
+    try:
+        return kind_of(config).parameters(config, sizes)
+    except ValueError as e:
+        fault = f"{op}: {e}"
+    raise ValueError(fault)
 
 
 def check_tensor(op: str, name: str, x: Any, wanted: Tensor) -> None:
@@ -279,10 +394,11 @@ def check_parts(op: str, name: str, state: Any, wanted: Mapping[str, Tensor]) ->
 def check_layer_cotangents(
     op: str, params: Mapping[str, Any], x: Any, dout: Any, dstate: Any, config: LayerConfig
 ) -> None:
-    """dout (B,L,E), dstate (B,H,N).  Clauses: GSS-NFI-1."""
+    """dout (B,L,E), dstate of the form of a state without its integers.  Clauses: GSS-NFI-1."""
     check_shape(op, "dout", dout, x.shape, "f")
     kind = kind_of(config)
-    check_parts(op, "dstate", dstate, kind.state(config, kind.sizes(params), x.shape[0]))
+    state = kind.state(config, kind.sizes(params), x.shape[0])
+    check_parts(op, "dstate", dstate, {k: t for k, t in state.items() if t.numbers != "integer"})
 
 
 def check_language_model(

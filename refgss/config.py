@@ -1,7 +1,8 @@
 """The options of every op, as frozen dataclasses: nothing that changes a number is hidden.
 
-`KernelForm` says how Λ, C and Δ become a kernel, `GSSConfig` and `DSSConfig` say what a layer does,
-`LMConfig` says how layers become a language model.  All are hashable and JSON-able
+`KernelForm` says how Λ, C and Δ become a kernel, `AttentionForm` which keys a query sees;
+`GSSConfig`, `DSSConfig` and `TransformerConfig` say what a layer does, `LMConfig` how layers become
+a language model.  All are hashable and JSON-able
 (`to_json`), so that they serve as static arguments under `jit` and travel in messages.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 Method = Literal["zoh", "bilinear", "dss-exp", "dss-softmax"]
 Imag = Literal["exp", "identity"]
@@ -160,6 +161,133 @@ class DSSConfig:
 
     def __post_init__(self) -> None:
         plain(self)
+
+
+# --- attention ------------------------------------------------------------------------------------
+
+Visible = Literal["chunk", "sliding", "look1", "strict"]
+Scale = Literal["inverse-root", "one"]
+Position = Literal["none", "rope-half", "rope-interleaved", "t5", "alibi", "learned"]
+Mlp = Literal["gelu", "gelu-tanh", "glu", "relu"]
+Norm = Literal["layer", "rms"]
+
+
+def one_of(what: str, value: Any, known: tuple[Any, ...]) -> None:
+    """Raises ValueError unless an option has one of the values that it knows."""
+    if value not in known:
+        raise ValueError(f"unknown {what} {value!r}: use {', '.join(known[:-1])} or {known[-1]}")
+
+
+def whole(what: str, value: Any) -> None:
+    """Raises ValueError unless an option is an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{what} must be a whole number of at least 1, not {value!r}")
+
+
+@dataclass(frozen=True)
+class AttentionForm:
+    """Which keys a query sees, and how it is scaled (GSS-ATT-1..3).
+
+    chunk    C: tokens of a chunk, or of the window.
+    visible  the query at t sees the key at s <= t if c(s) = c(t) where c(t) = t div C ("chunk");
+             if t - s < C ("sliding"); if c(t) - c(s) <= 1 ("look1"); if s < t and t - s <= C
+             ("strict").
+    scale    of the products of queries and keys: "inverse-root", 1/√D, or "one".
+    """
+
+    chunk: int
+    visible: Visible = "chunk"
+    scale: Scale = "inverse-root"
+
+    def __post_init__(self) -> None:
+        plain(self)
+        whole("chunk", self.chunk)
+        one_of("visibility", self.visible, get_args(Visible))
+        one_of("scale", self.scale, get_args(Scale))
+
+    @property
+    def slots(self) -> int:
+        """S: how many keys and values the state holds."""
+        return 2 * self.chunk if self.visible == "look1" else self.chunk
+
+    @property
+    def distances(self) -> int:
+        """M: the largest t - s that is ever seen, and 1."""
+        return {"look1": 2 * self.chunk, "strict": self.chunk + 1}.get(self.visible, self.chunk)
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """A transformer layer with local attention (GSS-HYB-2..5): norm, attention, norm, MLP.
+
+    heads      of queries; `kv_heads` of keys and values, which divide them (None: as many).
+    chunk, visible, scale
+               of the attention (`AttentionForm`).
+    position   "none"; "rope-half" or "rope-interleaved", keys and queries turned by `rope_base`;
+               "t5" or "alibi", a bias of the distance; "learned", a vector of the position.
+    positions  rows of the learned table: where a stream ends, but under "chunk", where the row is
+               t mod C.  None: C of them, under "chunk" alone.
+    mlp        "gelu" or "gelu-tanh", of width 4E; "glu", gated; "relu".
+    norm       "layer" (weight and bias) or "rms" (weight only).
+    bias       whether every dense map has one.
+    eps        of both norms.
+    """
+
+    heads: int = 8
+    kv_heads: int | None = None
+    chunk: int = 512
+    visible: Visible = "chunk"
+    scale: Scale = "inverse-root"
+    position: Position = "none"
+    rope_base: float = 10000.0
+    positions: int | None = None
+    mlp: Mlp = "gelu"
+    norm: Norm = "layer"
+    bias: bool = False
+    eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        plain(self)
+        whole("heads", self.heads)
+        if self.kv_heads is None:
+            object.__setattr__(self, "kv_heads", self.heads)
+        whole("kv_heads", self.kv_heads)
+        if self.heads % self.groups:
+            raise ValueError(f"{self.kv_heads} kv_heads do not divide {self.heads} heads")
+        _ = self.form  # its options are refused where they stand
+        for what, known in (("position", Position), ("mlp", Mlp), ("norm", Norm)):
+            one_of(what, getattr(self, what), get_args(known))
+        if not 0 < self.rope_base < math.inf:
+            raise ValueError(f"rope_base must be positive and finite, not {self.rope_base}")
+        if self.positions is not None:
+            if self.position != "learned":
+                raise ValueError("positions belong to the learned position, and only to it")
+            whole("positions", self.positions)
+            if self.visible == "chunk" and self.positions < self.chunk:
+                raise ValueError(
+                    f"a chunk of {self.chunk} needs as many learned positions, not {self.positions}"
+                )
+        elif self.position == "learned" and self.visible != "chunk":
+            raise ValueError(
+                f"learned positions under the visibility {self.visible!r} need positions, the "
+                "number of rows of their table"
+            )
+
+    @property
+    def groups(self) -> int:
+        """G: heads of keys and values."""
+        assert self.kv_heads is not None
+        return self.kv_heads
+
+    @property
+    def form(self) -> AttentionForm:
+        """What the attention is told."""
+        return AttentionForm(self.chunk, self.visible, self.scale)
+
+    @property
+    def rows(self) -> int:
+        """Of the learned table."""
+        return self.chunk if self.positions is None else self.positions
 
 
 class LayerConfig(Protocol):

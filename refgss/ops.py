@@ -6,14 +6,15 @@ languages, the C ABI and the mutants.  A case is an op, tensors by name, and JSO
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 import numpy as np
 
-from refgss.config import KernelForm, LMConfig, to_json
-from refgss.layers import kind_named, model_from_json, model_to_json
+from refgss.config import AttentionForm, KernelForm, LMConfig, to_json
+from refgss.layers import kind_of_op, model_from_json, model_to_json
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,10 @@ class Op:
     of its outputs, and the axes of its tensors.
 
     `params` and `dparams` are mappings: their tensors travel as `params.NAME`, and
-    `checks.layer_shapes` tells their axes.  Arguments named in SCALARS are options, all others are
-    tensors.  In `axes`, "..." stands for any leading axes, and axes of one letter are equally long;
-    Δ ("delta") is a scalar, (H,) or (H,2).
+    `checks.layer_shapes` tells their axes.  So do those of a state that has parts: as `state.k`,
+    and as `state.1` or `state.1.k` where a model's is a tuple (GSS-FMT-18).  Arguments named in
+    SCALARS are options, all others are tensors.  In `axes`, "..." stands for any leading axes, and
+    axes of one letter are equally long; Δ ("delta") is a scalar, (H,) or (H,2).
     """
 
     arguments: tuple[str, ...]
@@ -33,7 +35,8 @@ class Op:
     axes: Mapping[str, str]
 
 
-SCALARS = frozenset({"length", "n", "init", "imag", "eps", "form", "config"})
+SCALARS = frozenset("length n init imag eps form config base pairing window".split())
+SPREAD = frozenset({"params", "state", "dstate"})  # arguments whose parts may travel as tensors
 OPTIONAL = frozenset({"state", "bias"})  # tensors that may be None
 
 
@@ -47,6 +50,12 @@ SCAN = {"u": "B L H", "lam": "N", "c": "H N", "state": "B H N", "delta": ""}
 STEP = SCAN | {"u": "B H"}
 LAYER = {"params": "", "x": "B L E", "state": "B H N"}
 LAYER_VJP = LAYER | {"dout": "B L E", "dstate": "B H N"}
+# A: heads of queries; G: of keys and values; P: a head's width; S: slots; M: distances
+WINDOW = {"state.k": "B S G P", "state.v": "B S G P", "state.t": "B"}
+WINDOW_VJP = {"dstate.k": "B S G P", "dstate.v": "B S G P"}
+ATTENTION = {"q": "B L A P", "k": "B L G P", "v": "B L G P", "bias": "A M"} | WINDOW
+ATTENTION_STEP = ATTENTION | {"q": "B A P", "k": "B G P", "v": "B G P"}
+TRANSFORMER = {"params": "", "x": "B L E"} | WINDOW
 LM = {"params": "", "tokens": "B L", "state": "D B H N"}
 OPS: dict[str, Op] = {
     "s4d_lambda": _op("n", "init", "lam", {}),
@@ -83,6 +92,10 @@ OPS: dict[str, Op] = {
         "dx dweight dbias",
         {"x": "B E", "weight": "E", "bias": "E", "dy": "B E"},
     ),
+    "rms_norm": _op("x weight", "eps", "y", {"x": "... E", "weight": "E"}),
+    "rms_norm_vjp": _op(
+        "x weight dy", "eps", "dx dweight", {"x": "B E", "weight": "E", "dy": "B E"}
+    ),
     "gelu": _op("x", "", "y", {"x": "..."}),
     "gelu_vjp": _op("x dy", "", "dx", {"x": "B E", "dy": "B E"}),
     "dense": _op("x weight bias", "", "y", {"x": "... I", "weight": "I O", "bias": "O"}),
@@ -92,10 +105,35 @@ OPS: dict[str, Op] = {
         "dx dweight dbias",
         {"x": "B I", "weight": "I O", "bias": "O", "dy": "B O"},
     ),
+    "rope": _op("x r", "base pairing", "y", {"x": "B L A P", "r": "B L"}),
+    "rope_vjp": _op("r dy", "base pairing", "dx", {"r": "B L", "dy": "B L A P"}),
+    "t5_bias": _op("table length", "", "bias", {"table": "A T"}),
+    "t5_bias_vjp": _op("table length dbias", "", "dtable", {"table": "A T", "dbias": "A L"}),
+    "attention": _op("q k v bias state", "window", "y state", ATTENTION),
+    "attention_vjp": _op(
+        "q k v bias state dy dstate",
+        "window",
+        "dq dk dv dbias dstate0",
+        ATTENTION | {"dy": "B L A P"} | WINDOW_VJP,
+    ),
+    "attention_step": _op("q k v bias state", "window", "y state", ATTENTION_STEP),
+    "attention_step_vjp": _op(
+        "q k v bias state dy dstate",
+        "window",
+        "dq dk dv dbias dstate0",
+        ATTENTION_STEP | {"dy": "B A P"} | WINDOW_VJP,
+    ),
     "gss_layer": _op("params x state", "config", "y state", LAYER),
     "gss_layer_vjp": _op("params x state dout dstate", "config", "dparams dx dstate0", LAYER_VJP),
     "dss_layer": _op("params x state", "config", "y state", LAYER),
     "dss_layer_vjp": _op("params x state dout dstate", "config", "dparams dx dstate0", LAYER_VJP),
+    "transformer_layer": _op("params x state", "config", "y state", TRANSFORMER),
+    "transformer_layer_vjp": _op(
+        "params x state dout dstate",
+        "config",
+        "dparams dx dstate0",
+        TRANSFORMER | {"dout": "B L E"} | WINDOW_VJP,
+    ),
     "lm_logits": _op("params tokens state", "config", "logits state", LM),
     "lm_logits_vjp": _op(
         "params tokens state dlogits dstate",
@@ -114,15 +152,15 @@ OPS: dict[str, Op] = {
 
 
 def decode_option(op: str, name: str, value: Any) -> Any:
-    """A JSON value as what the op takes: a KernelForm, or the options of a layer or a model."""
+    """A JSON value as what the op takes: a form, or the options of a layer or a model."""
     if name == "form":
         return KernelForm(**value)
+    if name == "window":
+        return AttentionForm(**value)
     if name != "config":
         return value
     base = op.removesuffix("_vjp")
-    if base.endswith("_layer"):
-        return kind_named(base.removesuffix("_layer")).config_of(value)
-    return model_from_json(value)
+    return kind_of_op(base).config_of(value) if base.endswith("_layer") else model_from_json(value)
 
 
 def encode_option(value: Any) -> Any:
@@ -139,14 +177,43 @@ def invoke(module: Any, op: str, tensors: Mapping[str, Any], options: Mapping[st
     def argument(name: str) -> Any:
         if name in SCALARS:
             return decode_option(op, name, options[name])
-        if name == "params":
-            prefix = "params."
-            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        if name in SPREAD and name not in tensors:
+            return gathered(tensors, name)
         return tensors.get(name) if name in OPTIONAL else tensors[name]
 
     return getattr(module, op)(
         *(argument(n) for n in contract.arguments), **{n: argument(n) for n in contract.keywords}
     )
+
+
+def parts(tensors: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The tensors that travel as `name.PART`, by PART."""
+    prefix = f"{name}."
+    return {k.removeprefix(prefix): x for k, x in tensors.items() if k.startswith(prefix)}
+
+
+def gathered(tensors: Mapping[str, Any], name: str) -> Any:
+    """The inverse of `spread`: parameters or a state, from its parts; a state without: None."""
+    own = parts(tensors, name)
+    if name == "params" or not own:
+        return own if name == "params" else None
+    layers = sorted({int(part.split(".")[0]) for part in own if part[0].isdigit()})
+    if not layers:
+        return own
+    return tuple(own[f"{i}"] if f"{i}" in own else parts(own, f"{i}") for i in layers)
+
+
+def spread(name: str, value: Any) -> dict[str, Any]:
+    """What an op returned under this name, one entry an array; None has none."""
+    if value is None:
+        return {}
+    if isinstance(value, Mapping):
+        inner: Any = value.items()
+    elif isinstance(value, tuple | list):
+        inner = enumerate(value)
+    else:
+        return {name: value}
+    return {k: x for part, own in inner for k, x in spread(f"{name}.{part}", own).items()}
 
 
 def call(
@@ -157,7 +224,7 @@ def call(
 
 
 def named_outputs(op: str, result: Any) -> dict[str, Any]:
-    """What an op returned, by name; `dparams` is spread out, a None gradient left out."""
+    """What an op returned, by name; parts are spread out, a None gradient is left out."""
     names = OPS[op].outputs
     if len(names) == 1:
         result = (result,)
@@ -165,12 +232,9 @@ def named_outputs(op: str, result: Any) -> dict[str, Any]:
         raise TypeError(f"{op} must return ({', '.join(names)})")
     outputs: dict[str, Any] = {}
     for name, value in zip(names, result, strict=True):
-        if name == "dparams":
-            if not isinstance(value, Mapping):
-                raise TypeError(f"{op} must return dparams as a mapping of names to arrays")
-            outputs |= {f"dparams.{k}": v for k, v in value.items()}
-        elif value is not None:
-            outputs[name] = value
+        if name == "dparams" and not isinstance(value, Mapping):
+            raise TypeError(f"{op} must return dparams as a mapping of names to arrays")
+        outputs |= spread(name, value)
     return outputs
 
 
@@ -199,10 +263,15 @@ def at_precision(tensors: Mapping[str, np.ndarray], precision: str) -> dict[str,
 
 COMPLEX = frozenset("lam c state dlam dc dstate dstate0 abar bbar dabar dbbar".split())
 
+OF_LAYER = re.compile(r"^(d?state0?)\.\d+$")  # a model's state, where it is a tuple
+
 
 def is_complex(name: str) -> bool:
-    """Whether the tensor of this name is complex: known from the name alone."""
-    return name in COMPLEX or name.endswith("ssm.c")
+    """Whether the tensor of this name is complex: known from the name alone.
+
+    A layer's state is complex where it is one array; states with parts (`state.k`) are not.
+    """
+    return OF_LAYER.sub(r"\1", name) in COMPLEX or name.endswith("ssm.c")
 
 
 def from_real(name: str, x: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 A kind is a module.  It offers
 
     NAME                        the tag of the kind in files
+    OP                          the name of its op (refgss.ops), where it has one
     Config                      the type of its options (refgss.config)
     Sizes                       a frozen dataclass: the sizes of its axes, E first, named `width`
     SIZED_BY                    the parameters that tell the sizes, with their axes
@@ -28,9 +29,9 @@ from typing import Any
 
 from refgss import __version__
 from refgss.config import LayerConfig, LMConfig, to_json
-from refgss.layers import dss, gss
+from refgss.layers import dss, gss, transformer
 
-KINDS: dict[type, ModuleType] = {kind.Config: kind for kind in (gss, dss)}
+KINDS: dict[type, ModuleType] = {kind.Config: kind for kind in (gss, dss, transformer)}
 
 
 def kind_of(config: LayerConfig) -> ModuleType:
@@ -98,3 +99,8 @@ def kind_named(name: str) -> ModuleType:
         f"it has a layer of the kind {name!r}, and refgss {__version__} knows {known}: "
         "use the version that wrote it"
     )
+
+
+def kind_of_op(op: str) -> ModuleType:
+    """The kind of layer that this op computes."""
+    return next(kind for kind in KINDS.values() if getattr(kind, "OP", None) == op)

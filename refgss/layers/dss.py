@@ -13,6 +13,7 @@ from refgss.layers.gss import check_modes
 from refgss.layers.tensor import Role, Tensor
 
 NAME = "dss"
+OP = "dss_layer"
 Config = DSSConfig
 SIZED_BY = {"norm.weight": "E", "ssm.c": "E,N"}
 ROLES: dict[str, Role] = {

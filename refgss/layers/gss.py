@@ -12,6 +12,7 @@ from refgss.config import GSSConfig
 from refgss.layers.tensor import Role, Tensor
 
 NAME = "gss"
+OP = "gss_layer"
 Config = GSSConfig
 SIZED_BY = {"norm.weight": "E", "w_v": "E,F", "ssm.c": "H,N"}
 ROLES: dict[str, Role] = {

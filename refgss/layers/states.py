@@ -34,6 +34,15 @@ def mapped(f: Callable[[Any], Any], state: State) -> State:
     return f(state)
 
 
+def without_integers(state: State) -> State:
+    """The parts of a state that have a gradient, in the same form.  Clauses: GSS-ATT-9."""
+    if isinstance(state, tuple):
+        return tuple(map(without_integers, state))
+    if isinstance(state, Mapping):
+        return {part: x for part, x in state.items() if x.dtype.kind in "fc"}
+    return state
+
+
 def zero_states(
     params: Mapping[str, Any], config: LMConfig, batch: int, real: Any = np.float32
 ) -> State:

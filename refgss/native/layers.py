@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from refgss import checks
-from refgss.config import GSS, DSSConfig, GSSConfig
+from refgss.config import GSS, DSSConfig, GSSConfig, TransformerConfig
 from refgss.native import _core
 from refgss.native.pointwise import dense, dense_vjp, layer_norm, layer_norm_vjp
 from refgss.native.state_space import Prepared, form_tuple, gss_lambda
 from refgss.reference import language_model
 from refgss.reference.language_model import ModelOps
+from refgss.reference.layers import LAYERS as REFERENCE
 from refgss.reference.layers import LayerOps
 
 Params = Mapping[str, np.ndarray]
@@ -101,6 +102,7 @@ class PreparedLayer:
 LAYERS = {
     GSSConfig: LayerOps(gss_layer, gss_layer_vjp),
     DSSConfig: LayerOps(dss_layer, dss_layer_vjp),
+    TransformerConfig: REFERENCE[TransformerConfig],  # no kernel of its own yet
 }
 OPS = ModelOps(LAYERS, dense, dense_vjp, layer_norm, layer_norm_vjp)
 

@@ -1,10 +1,20 @@
 """The ground truth: every op of the standard, forward and gradient, in plain NumPy.
 
 Read in this order: discretization, kernel, convolution, recurrence, pointwise, layers,
-language_model.  These are the definitions, not the fast algorithms.
+attention, transformer, language_model.  These are the definitions, not the fast algorithms.
 """
 
 from refgss import __version__, ops
+from refgss.reference.attention import (
+    attention,
+    attention_step,
+    attention_step_vjp,
+    attention_vjp,
+    rope,
+    rope_vjp,
+    t5_bias,
+    t5_bias_vjp,
+)
 from refgss.reference.convolution import causal_conv, causal_conv_vjp
 from refgss.reference.discretization import (
     discretize,
@@ -23,9 +33,12 @@ from refgss.reference.pointwise import (
     gelu_vjp,
     layer_norm,
     layer_norm_vjp,
+    rms_norm,
+    rms_norm_vjp,
 )
 from refgss.reference.recurrence import ssm_scan, ssm_scan_vjp, ssm_step, ssm_step_vjp
 from refgss.reference.stages import probe
+from refgss.reference.transformer import transformer_layer, transformer_layer_vjp
 
 OPS = tuple(name for name in ops.OPS if name in globals())
 __all__ = ["OPS", "capabilities", "probe", *OPS]

@@ -108,6 +108,52 @@ def normal_pdf(x):
     return np.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
 
 
+CUBIC = 0.044715  # of the approximation of Φ by tanh
+
+
+@readable
+def normal_cdf_tanh(x):
+    """(1 + tanh(√(2/π)(x + 0.044715 x³)))/2, an approximation of Φ(x).  Clauses: GSS-HYB-3."""
+    z = math.sqrt(2 / math.pi) * (x + CUBIC * x * x * x)
+    return 0.5 * (1 + np.tanh(z))
+
+
+@readable
+def normal_pdf_tanh(x):
+    """The derivative of `normal_cdf_tanh`.  Clauses: GSS-HYB-3."""
+    root = math.sqrt(2 / math.pi)
+    tanh = np.tanh(root * (x + CUBIC * x * x * x))
+    return 0.5 * root * (1 - tanh * tanh) * (1 + 3 * CUBIC * x * x)
+
+
+@readable
+def over_root(x, n):
+    """x/√n, n an integer.  Clauses: GSS-ATT-3."""
+    return x / math.sqrt(n)
+
+
+@readable
+def rotation(x, r, base):
+    """cos and sin (B,L,D/2) of r·base^(-2i/D), D the last axis of x, in the precision of x.
+
+    The angles are formed in binary64: at position 10⁶ binary32 has no digit of them left.
+    Clauses: GSS-ATT-14.
+    """
+    D = x.shape[-1]
+    angle = r[..., None] * base ** (-np.arange(0, D, 2) / D)
+    return np.cos(angle).astype(x.dtype), np.sin(angle).astype(x.dtype)
+
+
+@readable
+def alibi(x, heads, length):
+    """-2^(-8(h+1)/heads)·n for distances n, (heads,length), in the precision of x.
+
+    Clauses: GSS-ATT-4.
+    """
+    slopes = 2.0 ** (-8 * np.arange(1, heads + 1) / heads)
+    return (-slopes[:, None] * np.arange(length)).astype(x.dtype)
+
+
 @readable
 def to_complex(re, im):
     """re + i·im."""

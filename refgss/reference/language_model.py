@@ -17,7 +17,7 @@ import numpy as np
 from refgss import checks
 from refgss.config import LMConfig
 from refgss.layers import of_layer
-from refgss.layers.states import State, bundled, mapped
+from refgss.layers.states import State, bundled, mapped, without_integers
 from refgss.reference.elementary import Array
 from refgss.reference.layers import LAYERS, LayerOps
 from refgss.reference.pointwise import dense, dense_vjp, layer_norm, layer_norm_vjp
@@ -170,5 +170,5 @@ def lm_loss_vjp(
     logits, states = lm_logits(params, tokens, state, config=config, ops=ops)
     one_hot = np.eye(logits.shape[-1])[targets].astype(logits.dtype)
     dlogits = (np.exp(log_softmax(logits)) - one_hot) * (dloss / targets.size)
-    dstates = mapped(np.zeros_like, states)
+    dstates = mapped(np.zeros_like, without_integers(states))
     return lm_logits_vjp(params, tokens, state, dlogits, dstates, config=config, ops=ops)

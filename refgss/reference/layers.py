@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refgss import checks
-from refgss.config import GSS, DSSConfig, GSSConfig
+from refgss.config import GSS, DSSConfig, GSSConfig, TransformerConfig
 from refgss.reference.discretization import gss_lambda, gss_lambda_vjp
 from refgss.reference.elementary import Array
 from refgss.reference.pointwise import dense, dense_vjp, gelu, gelu_vjp, layer_norm, layer_norm_vjp
 from refgss.reference.recurrence import ssm_scan, ssm_scan_vjp
+from refgss.reference.transformer import transformer_layer, transformer_layer_vjp
 
 Params = Mapping[str, Array]
 
@@ -180,4 +181,5 @@ class LayerOps(NamedTuple):
 LAYERS: dict[type, LayerOps] = {
     GSSConfig: LayerOps(gss_layer, gss_layer_vjp),
     DSSConfig: LayerOps(dss_layer, dss_layer_vjp),
+    TransformerConfig: LayerOps(transformer_layer, transformer_layer_vjp),
 }

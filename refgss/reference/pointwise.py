@@ -1,4 +1,4 @@
-"""Chapter 6: layer norm, GELU and the dense map, each beside its gradient."""
+"""Chapters 6 and 19: layer norm, RMS norm, GELU and the dense map, each beside its gradient."""
 
 from __future__ import annotations
 
@@ -39,6 +39,30 @@ def layer_norm_vjp(
     dx = (g - g.mean(-1, keepdims=True) - xhat * along) * scale
     rows = tuple(range(x.ndim - 1))
     return dx, (dy * xhat).sum(rows), dy.sum(rows)
+
+
+def rms_norm(x: Array, weight: Array, *, eps: float) -> Array:
+    """x/√(mean x² + ε)·weight over the last axis: x (...,E), weight (E,) -> (...,E).
+
+    Clauses: GSS-ATT-12, GSS-NFI-1.
+    """
+    eps = checks.check_rms_norm("rms_norm", x, weight, eps)
+    return x * inverse_rms(x, eps) * weight
+
+
+def inverse_rms(x: Array, eps: float) -> Array:
+    """1/√(mean x² + ε) (...,1).  Clauses: GSS-ATT-12."""
+    return 1 / np.sqrt((x * x).mean(-1, keepdims=True) + eps)
+
+
+def rms_norm_vjp(x: Array, weight: Array, dy: Array, *, eps: float) -> tuple[Array, Array]:
+    """dy (...,E) -> dx (...,E), dweight (E,).  Clauses: GSS-ATT-20."""
+    eps = checks.check_rms_norm("rms_norm_vjp", x, weight, eps)
+    checks.check_shape("rms_norm_vjp", "dy", dy, x.shape, "f")
+    scale = inverse_rms(x, eps)
+    xhat, g = x * scale, dy * weight
+    dx = (g - xhat * (g * xhat).mean(-1, keepdims=True)) * scale
+    return dx, (dy * xhat).sum(tuple(range(x.ndim - 1)))
 
 
 def gelu(x: Array) -> Array:

@@ -7,10 +7,12 @@ from typing import Any
 
 from refgss.reference.elementary import Array
 from refgss.reference.layers import dss_forward, gss_forward
+from refgss.reference.transformer import transformer_forward
 
 STAGES: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "gss_layer": (gss_forward, ("h", "v", "u", "lam", "s", "y", "uc")),
     "dss_layer": (dss_forward, ("u", "lam", "delta", "s", "y")),
+    "transformer_layer": (transformer_forward, ("h", "q", "k", "v", "a", "x1", "h2", "m")),
 }
 
 

@@ -126,7 +126,9 @@ def test_a_mixed_model_trains(tmp_path):
 def test_a_file_of_a_kind_that_is_not_known_is_refused(tmp_path, monkeypatch):
     saved(MIXED, tmp_path)
     monkeypatch.delitem(layers.KINDS, MovingAverage)
-    with pytest.raises(ModelError, match=r"kind 'moving-average', and refgss \S+ knows dss, gss"):
+    with pytest.raises(
+        ModelError, match=r"kind 'moving-average', and refgss \S+ knows attention, dss, gss"
+    ):
         load_checkpoint(tmp_path / "model.safetensors")
 
 

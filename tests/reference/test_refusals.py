@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from refgss import checks, ops, reference
 from refgss import config as cfg
 from refgss.conformance.vectors import cases
+from refgss.layers import transformer
 from refgss.layers.tensor import Tensor
 from refgss.reference import initialization
 
@@ -32,6 +33,14 @@ DSS_LAYER = params_of(cases.layer_params(DRAW, cfg.DSSConfig(), 4, 6, 4, 2))
 MODEL = cfg.LMConfig(cfg.PAPER, depth=2)
 MODEL_PARAMS = params_of(cases.model_params(DRAW, MODEL, 5, 4, 6, 3, 2))
 TOKENS = np.array([[0, 4]])
+ROPE = {"base": 10000.0, "pairing": "half"}
+WINDOW = cfg.AttentionForm(3)
+HEADS = {"q": np.ones((1, 5, 4, 2)), "k": np.ones((1, 5, 2, 2)), "v": np.ones((1, 5, 2, 2))}
+SLOTS = {"k": np.zeros((1, 3, 2, 2)), "v": np.zeros((1, 3, 2, 2)), "t": np.zeros(1, int)}
+LEARNED = cfg.TransformerConfig(2, chunk=3, visible="sliding", position="learned", positions=5)
+TRANSFORMER = {
+    k: np.ones(t.shape) for k, t in transformer.parameters(LEARNED, transformer.Sizes(4)).items()
+}
 
 GOOD = {  # op -> positional arguments, keywords
     "s4d_lambda": ({"n": 4}, {"init": "lin"}),
@@ -51,6 +60,17 @@ GOOD = {  # op -> positional arguments, keywords
     "gelu": ({"x": np.ones(3)}, {}),
     "gelu_vjp": ({"x": np.ones(3), "dy": np.ones(3)}, {}),
     "dense": ({"x": np.ones((2, 4)), "weight": np.ones((4, 3)), "bias": np.ones(3)}, {}),
+    "rope": ({"x": np.ones((1, 2, 3, 4)), "r": np.arange(2)[None]}, ROPE),
+    "t5_bias": ({"table": np.ones((2, 32)), "length": 3}, {}),
+    "attention": (HEADS | {"bias": np.ones((4, 3)), "state": SLOTS}, {"window": WINDOW}),
+    "attention_step": (
+        {k: x[:, 0] for k, x in HEADS.items()} | {"bias": None, "state": None},
+        {"window": WINDOW},
+    ),
+    "transformer_layer": (
+        {"params": TRANSFORMER, "x": np.ones((1, 5, 4)), "state": None},
+        {"config": LEARNED},
+    ),
     "gss_layer": (
         {"params": GSS_LAYER, "x": np.ones((1, 5, 4), np.float32), "state": None},
         {"config": cfg.GSS_PYTORCH},
@@ -145,6 +165,52 @@ REFUSALS = [
     bad("gelu_vjp", "dy must have shape (3,)", dy=np.ones(2)),
     bad("dense", "does not end in the 4 rows of weight", x=np.ones((2, 3))),
     bad("dense", "bias must have shape (3,)", bias=np.ones(4)),
+    bad("rope", "x must have pairs of numbers, not 3 a head", x=np.ones((1, 2, 3, 3))),
+    bad("rope", "r must have shape (1, 2)", r=np.arange(2)),
+    bad("rope", "r must be an integer type", TypeError, r=np.ones((1, 2))),
+    bad("rope", "pairing must be 'half' or 'interleaved', not 'pairs'", pairing="pairs"),
+    bad("rope", "base must be positive", base=0.0),
+    bad("t5_bias", "table must have 32 buckets, not 31", table=np.ones((2, 31))),
+    bad("t5_bias", "length must be between 0 and", length=-1),
+    bad("attention", "window must be an AttentionForm, not int", TypeError, window=3),
+    bad("attention", "k must have the batch, length and width of q", k=np.ones((1, 4, 2, 2))),
+    bad("attention", "the 3 heads of k must divide the 4 heads of q", k=np.ones((1, 5, 3, 2))),
+    bad("attention", "v must have shape (1, 5, 2, 2)", v=np.ones((1, 5, 4, 2))),
+    bad("attention", "bias has 2 heads where q has 4", bias=np.ones((2, 3))),
+    bad("attention", "bias must have 3 distances, not 2", bias=np.ones((4, 2))),
+    bad("attention", "state must be a mapping with k, v, t", state=SLOTS["k"]),
+    bad(
+        "attention",
+        "state.k must have shape (1, 6, 2, 2)",
+        window=cfg.AttentionForm(3, "look1"),
+        bias=None,
+    ),
+    bad(
+        "attention",
+        "state.t must be at least 0 and below the chunk, 3",
+        state=SLOTS | {"t": np.array([3])},
+    ),
+    bad(
+        "attention",
+        "state.t must be at least 0",
+        state=SLOTS | {"t": np.array([-1])},
+        window=cfg.AttentionForm(3, "sliding"),
+    ),
+    bad("attention_step", "q must have axes (B,Hq,D)", q=np.ones((1, 1, 4, 2))),
+    bad(
+        "transformer_layer", "5 learned positions, and token 6 is beyond them", x=np.ones((1, 6, 4))
+    ),
+    bad(
+        "transformer_layer",
+        "3 heads do not divide the width 4 of the attention",
+        config=cfg.TransformerConfig(3),
+    ),
+    bad(
+        "transformer_layer",
+        "rope-half turns pairs, and 1 numbers a head are odd",
+        config=cfg.TransformerConfig(4, position="rope-half"),
+    ),
+    bad("transformer_layer", "the parameter w_1 is missing", params=without(TRANSFORMER, "w_1")),
     bad("gss_layer", "norm.weight is missing", params=without(GSS_LAYER, "norm.weight")),
     bad("gss_layer", "ssm.norm.bias is missing", params=without(GSS_LAYER, "ssm.norm.bias")),
     bad("gss_layer", "b_o has no meaning", config=cfg.GSSConfig(ssm_norm=True)),
@@ -182,6 +248,21 @@ OPTIONS = {  # a config that cannot be made, and what its refusal must say
     "length belongs to dss-softmax": lambda: cfg.KernelForm("zoh", length=4),
     "eps must be positive": lambda: cfg.KernelForm("dss-exp", eps=0.0),
     "the softmax length must be at least 1": lambda: cfg.dss_softmax(0),
+    "chunk must be a whole number of at least 1, not 0": lambda: cfg.AttentionForm(0),
+    "chunk must be a whole number of at least 1, not -4": lambda: cfg.TransformerConfig(chunk=-4),
+    "unknown visibility 'all': use chunk, sliding, look1 or strict": lambda: cfg.AttentionForm(
+        4, "all"
+    ),
+    "unknown position 'rope'": lambda: cfg.TransformerConfig(position="rope"),
+    "3 kv_heads do not divide 8 heads": lambda: cfg.TransformerConfig(8, 3),
+    "rope_base must be positive and finite": lambda: cfg.TransformerConfig(rope_base=-1.0),
+    "positions belong to the learned position": lambda: cfg.TransformerConfig(positions=9),
+    "a chunk of 8 needs as many learned positions, not 4": lambda: cfg.TransformerConfig(
+        chunk=8, position="learned", positions=4
+    ),
+    "learned positions under the visibility 'sliding' need positions": lambda: (
+        cfg.TransformerConfig(visible="sliding", position="learned")
+    ),
     "at least one layer": lambda: cfg.LMConfig(cfg.PAPER, depth=0),
     "a pattern of layers has at least one of them": lambda: cfg.LMConfig((), depth=2),
     "must be a mapping with k, v": lambda: checks.check_parts(

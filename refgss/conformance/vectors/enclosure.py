@@ -450,7 +450,8 @@ def _constant(x: Enclosure, unit: np.ndarray) -> Enclosure:
     kinds = {2.0**-24: np.float32, 2.0**-53: np.float64}
     numbers = x.numbers
     inexact = np.stack([numbers.real.astype(kinds[u]) != numbers.real for u in unit], -1)
-    return Enclosure(x.value, None, inexact * unit * x.mag, unit, x.is_complex)
+    size = np.where(inexact, x.mag, 0)  # an infinity is exact
+    return Enclosure(x.value, None, size * unit, unit, x.is_complex)
 
 
 def _noise_sum(*parts: np.ndarray) -> np.ndarray:

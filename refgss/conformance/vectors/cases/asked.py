@@ -30,11 +30,20 @@ LAYERS = {
     "dss-exp": cfg.DSSConfig(),
     "dss-zoh": cfg.DSSConfig(form=cfg.S4D_ZOH, out_bias=False),
 }
+TRANSFORMERS = {
+    "attention": cfg.TransformerConfig(heads=SIZES["A"], kv_heads=SIZES["G"], chunk=SIZES["S"]),
+}
 MODELS = {
     "paper-model": cfg.LMConfig(cfg.PAPER, depth=SIZES["D"]),
     "tied": cfg.LMConfig(cfg.PAPER, depth=SIZES["D"], tied=True, final_norm=False),
 }
-ALL_ASKED = ("", "gss-pytorch", "dss-exp", "paper-model")  # of the others, what they do not use
+ALL_ASKED = (
+    "",
+    "gss-pytorch",
+    "dss-exp",
+    "attention",
+    "paper-model",
+)  # of the others, what they do not use
 Tensors = Mapping[str, np.ndarray]
 
 
@@ -64,10 +73,15 @@ def good_calls() -> Iterator[Good]:
         if "params" not in row.axes:
             yield Good(op, tensors_of(op), options_of(op))
             continue
-        configs: Mapping[str, Any] = MODELS if op.startswith("lm") else LAYERS
-        for label, config in configs.items():
-            if op.startswith("lm") or op.startswith("dss") == is_dss(config):
+        for label, config in configs_of(op).items():
+            if not op.startswith(("gss", "dss")) or op.startswith("dss") == is_dss(config):
                 yield Good(op, tensors_of(op, config), options_of(op, config=config), label)
+
+
+def configs_of(op: str) -> Mapping[str, Any]:
+    if op.startswith("lm"):
+        return MODELS
+    return TRANSFORMERS if op.startswith("transformer") else LAYERS
 
 
 def refusals_by_table() -> Iterator[Case]:
@@ -103,7 +117,8 @@ def tied(good: Good, name: str, letter: str) -> bool:
     """Whether an axis must be as long as one of another argument."""
     others = [axes.split() for other, axes in OPS[good.op].axes.items() if other != name]
     # of parameters come the sizes of a layer, of a model its depth; of the option, the length
-    given = {"EHN" if good.op.startswith(("gss_l", "dss")) else "HNDV"} if good.label else set()
+    sizes = {"gss_l": "EHN", "dss_l": "EHN", "trans": "EGPS"}
+    given = {sizes.get(good.op[:5], "HNDV")} if good.label else set()
     given |= {"L"} if "length" in good.options else set()
     return letter != "..." and (any(letter in o for o in others) or letter in "".join(given))
 

@@ -11,6 +11,7 @@ from refgss import config as cfg
 from refgss.conformance.vectors.cases.common import Draw, F
 from refgss.conformance.vectors.cases.language_model import model_params
 from refgss.conformance.vectors.cases.layers import layer_params, named
+from refgss.layers.transformer import Sizes, parameters
 from refgss.ops import OPS, SCALARS, encode_option, is_complex
 
 SIZES = {
@@ -25,6 +26,12 @@ SIZES = {
     "O": 3,
     "V": 5,
     "D": 2,
+    "A": 4,
+    "G": 2,
+    "P": 2,
+    "S": 3,
+    "M": 3,
+    "T": 32,
     "...": 2,
 }
 
@@ -41,7 +48,21 @@ def tensors_of(op: str, config: Any = None, **sizes: int) -> dict[str, np.ndarra
     e, f, h, n, v = (shape[a] for a in "EFHNV")
     if isinstance(config, cfg.LMConfig):
         return named(model_params(draw, config, v, e, f, h, n)) | tensors
+    if isinstance(config, cfg.TransformerConfig):
+        of_heads = config.heads * shape["P"]
+        return named(transformer_params(draw, config, Sizes(e, of_heads, f))) | tensors
     return named(layer_params(draw, config, e, f, h, n)) | tensors
+
+
+def transformer_params(draw: Draw, config: Any, sizes: Sizes) -> dict[str, np.ndarray]:
+    """Parameters of a transformer layer as an initialised network has them."""
+    params = {}
+    for name, tensor in parameters(config, sizes).items():
+        scale = tensor.shape[0] ** -0.5 if name.startswith("w_") else 0.2
+        value = draw(*tensor.shape, scale=scale)
+        is_norm = name.startswith("norm") and name.endswith("weight")
+        params[name] = (1 + value).astype(F) if is_norm else value
+    return params
 
 
 def is_dss(config: Any) -> bool:
@@ -56,12 +77,15 @@ def tensor(draw: Draw, name: str, axes: str, sizes: Mapping[str, int]) -> np.nda
         return np.array(1, F)
     if name in ("tokens", "targets"):
         return draw.tokens(sizes["V"], *shape)
+    if name in ("r", "state.t"):
+        return draw.tokens(sizes["S"], *shape)
     return draw(*shape, *((2,) if is_complex(name) else ()))
 
 
 def options_of(op: str, **chosen: Any) -> dict[str, Any]:
     """The options of the op, encoded: the ones given, and otherwise the plainest."""
     plain = {"init": "lin", "n": 3, "imag": "exp", "eps": 1e-5, "length": SIZES["L"]}
+    plain |= {"base": 10000.0, "pairing": "half", "window": cfg.AttentionForm(SIZES["S"])}
     wanted = SCALARS & {*OPS[op].arguments, *OPS[op].keywords}
     every = {**plain, "form": cfg.GSS, **chosen}
     return {k: encode_option(x) for k, x in every.items() if k in wanted}

@@ -58,6 +58,7 @@ METHODS = tuple(f"GSS-DIS-{i}" for i in (2, 3, 4, 5, 9, 10, 11))  # by the numbe
 OF_CONFIG = {  # op, or what its name begins with -> the config that the others differ from
     "gss_layer": (cfg.PAPER,),
     "dss_layer": (cfg.DSSConfig(),),
+    "transformer_layer": (),  # whose options are varied in cases.transformer
     "lm": (cfg.LMConfig(cfg.PAPER, depth=2), cfg.LMConfig(cfg.DSSConfig(), depth=2)),
 }
 
@@ -100,4 +101,5 @@ def options() -> Iterator[Case]:
                 yield case(f"form-{label}", METHODS[form.number - 1], tensors_of(op), form=form)
         elif "eps" in OPS[op].keywords:
             for label, eps in VALUES[cfg.GSSConfig]["eps"].items():
-                yield case(f"eps-{label}", CLAUSES["eps"], tensors_of(op), eps=eps)
+                clause = "GSS-ATT-12" if op.startswith("rms") else CLAUSES["eps"]
+                yield case(f"eps-{label}", clause, tensors_of(op), eps=eps)
