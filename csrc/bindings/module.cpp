@@ -107,7 +107,8 @@ PYBIND11_MODULE(_core, module) {
     py::class_<conv_stream>(module, "ConvStream",
                             "A convolution with k (H,Lk) whose signal arrives in chunks u (B,L,H).  It "
                             "serves one thread at a time: a push from a second one raises RuntimeError.  "
-                            "After a push that was interrupted it refuses all further ones (ValueError).")
+                            "After a push that was interrupted it is where it was, or refuses all further "
+                            "ones (ValueError).")
         .def(py::init<const py::object&, int64_t>())
         .def("push", &conv_stream::push);
     bind_ssm(module);

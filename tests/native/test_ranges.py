@@ -1,6 +1,7 @@
 """Small and large numbers: what underflows or overflows on the way is still within its budget."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -112,6 +113,53 @@ def test_rows_of_any_magnitude_in_one_convolution(length, channels, powers):
     assert np.abs(du[:, :, ::2] / 2.0 ** powers[1] - plain[1][:, :, ::2]).max() <= 1e-5 * norm
     np.testing.assert_array_equal(du[:, :, 1::2], plain[1][:, :, 1::2])
     assert np.isfinite(y).all() and both > 0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("channels", [1, 5, 40])
+@pytest.mark.parametrize("taps", [3, 300])
+@pytest.mark.parametrize("cuts", [[1] * 40, [700], [64, 1, 299, 36, 300]])
+def test_a_stream_takes_rows_of_any_magnitude(dtype, channels, taps, cuts):
+    """As `causal_conv` does, whatever came before in another push; calm rows keep their bits."""
+    rng, top = np.random.default_rng(taps), np.finfo(dtype).maxexp
+    length = sum(cuts)
+    plain = rng.standard_normal((2, length, channels)).astype(dtype)
+    k = rng.standard_normal((channels, taps)).astype(dtype) / taps
+    powers = rng.integers(-top // 2, top // 2, (2, 1, channels)) + 8
+    powers[:, :, 0] = 0
+    u = np.ldexp(plain, powers)
+    u[1, length // 3, 0] = dtype(2.0) ** dtype(top - 3)  # a large step in a calm row
+    wide = np.ldexp(k, np.arange(channels)[:, None] % 3 * (top // 6))
+
+    def pushed(u, k):
+        stream, ends = native.ConvStream(k, 2), np.cumsum([0, *cuts])
+        return np.concatenate([stream.push(u[:, a:b]) for a, b in pairwise(ends)], axis=1)
+
+    calm, got, whole = pushed(plain, k), pushed(u, wide), native.causal_conv(u, wide)
+    np.testing.assert_array_equal(got[0, :, 0], calm[0, :, 0])
+    for b, h in np.ndindex(2, channels):
+        of_u, of_k = (int(np.frexp(np.abs(x).max())[1]) for x in (u[b, :, h], wide[h]))
+        norms = np.linalg.norm(np.ldexp(u[b, :, h], -of_u)) * np.linalg.norm(
+            np.ldexp(wide[h], -of_k)
+        )
+        error = np.ldexp(got[b, :, h], -of_u - of_k) - np.ldexp(whole[b, :, h], -of_u - of_k)
+        assert np.abs(error).max() <= 8 * np.finfo(dtype).eps * norms, (b, h)
+
+
+def test_a_large_step_in_a_stream_is_forgotten():
+    """Long after it the stream goes on as one that never saw it."""
+    k = np.full((3, 10), 0.1, np.float32)
+    u = np.random.default_rng(0).standard_normal((1, 500, 3)).astype(np.float32)
+    one, two = native.ConvStream(k, 1), native.ConvStream(k, 1)
+    spike = np.ones((1, 30, 3), np.float32)
+    one.push(spike)
+    spike[0, 5, 1] = 3e38
+    y = two.push(spike)
+    assert np.isfinite(y).all() and y[0, 5, 1] == pytest.approx(3e37, rel=1e-6)
+    for at in range(0, 500, 25):
+        a, b = (s.push(u[:, at : at + 25]) for s in (one, two))
+        np.testing.assert_array_equal(a[:, :, ::2], b[:, :, ::2])
+    np.testing.assert_array_equal(a, b)
 
 
 def test_gradients_of_numbers_whose_products_underflow():
