@@ -127,6 +127,7 @@ void decoder::step(const int64_t* tokens, view<float, 2> logits) {
     auto& pointwise = kernels<pointwise_kernels<float>>();
     const int64_t B = batch_, E = m.width, H = m.channels, block = m.block;
     const int64_t tiles_h = whole_tiles(H), filled = filled_;
+    const int64_t last = m.states ? filled : -1;  // a sum over nothing is 0 (GSS-NFI-14)
     for (int64_t b = 0; b < B; ++b) m.embedding->column(tokens[b], x_.row(b));
     for (auto& place : plan_->places) place.layer = -1;
 
@@ -141,8 +142,8 @@ void decoder::step(const int64_t* tokens, view<float, 2> logits) {
             float* in = mem.inputs.row(b * block) + c;
             const float* now = u.row(b) + c;
             std::copy(now, now + std::min(gemv_width, H - c), in + filled * mem.inputs.stride());
-            gemv.recent(filled, mem.inputs.stride(), l.taps.data() + c, in,
-                        mem.readout.row(b * block + filled) + c, l.skip.data() + c, y_.row(b) + c);
+            gemv.recent(last, mem.inputs.stride(), l.taps.data() + c,
+                        in + (filled - last) * mem.inputs.stride(), mem.readout.row(b * block + filled) + c, l.skip.data() + c, y_.row(b) + c);
         }
     };
     plan_->work->run([&](int64_t phase, int64_t item, int slot) {

@@ -348,13 +348,14 @@ public:
     void step(view<const T, 2> u, view<T, 2> y) {
         const int64_t H = map_.channels();
         view<const T, 2> k = map_.kernel();
+        const int64_t taps = map_.states() ? filled_ + 1 : 0;  // a sum over nothing is 0 (GSS-NFI-14)
         for (int64_t b = 0; b < batch_; ++b) {
             if (b % 64 == 63) check_interrupt();
             T *in = inputs_.data() + b * block_ * H, *now = in + filled_ * H;
             for (int64_t h = 0; h < H; ++h) now[h] = *u.at(b, h);
             sum_.assign(readout_.data() + (b * block_ + filled_) * H,
                         readout_.data() + (b * block_ + filled_ + 1) * H);
-            for (int64_t j = 0; j <= filled_; ++j) {  // taps as (block, H): see ssm
+            for (int64_t j = 0; j < taps; ++j) {  // taps as (block, H): see ssm
                 const T *tap = k.data + j * k.stride[1], *then = in + (filled_ - j) * H;
                 for (int64_t h = 0; h < H; ++h) sum_[h] += tap[h] * then[h];
             }

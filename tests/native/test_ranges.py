@@ -12,6 +12,7 @@ from reference.judging import assert_within_budget
 
 from refgss import config as cfg
 from refgss import ops, reference
+from refgss.model import initialize
 
 native = pytest.importorskip("refgss.native")
 
@@ -90,6 +91,37 @@ def test_no_state_remembers_nothing(length, value):
     for backend in (native, reference):
         assert not backend.ssm_scan(u, lam, c, None, **kind)[0].any()
         assert not backend.ssm_step(u[:, 0], lam, c, None, **kind)[0].any()
+
+
+@pytest.mark.parametrize("value", [3e38, np.nan, np.inf])
+@pytest.mark.parametrize("block", [1, 4, 100])
+def test_a_stepper_without_state_remembers_nothing(value, block):
+    lam, c = np.zeros(0, np.complex64), np.zeros((3, 0), np.complex64)
+    prepared = native.Prepared(lam, c, 100, delta=np.float32(1), form=cfg.GSS)
+    stepper = native.Stepper(prepared, 2, block=block)
+    for _ in range(9):
+        assert not stepper.step(np.full((2, 3), value, np.float32)).any()
+    assert stepper.state.shape == (2, 3, 0)
+
+
+@pytest.mark.parametrize("value", [3e38, np.nan, np.inf])
+def test_a_decoder_without_state_remembers_nothing(value):
+    """A NaN in one embedding reaches the logits of that token, and of no later one."""
+    config = cfg.LMConfig(cfg.PAPER, 2)
+    sizes = {"width": 16, "gate": 16, "channels": 8, "states": 1}
+    params = initialize(config, sizes, vocabulary=9, seed=1)
+    params = {k: x[..., :0] if k[-2:] in (".a", ".b", ".c") else x for k, x in params.items()}
+    params["embedding.weight"] = params["embedding.weight"].copy()
+    params["embedding.weight"][3] = value
+    tokens = np.array([[1, 3, 2, 5, 6, 7, 3, 1]])
+    with np.errstate(all="ignore"):
+        want, _ = reference.lm_logits(params, tokens, config=config)
+    assert np.isnan(want).any(axis=2).tolist() == [[t == 3 for t in tokens[0]]]
+    one, two = (native.Decoder(params, config) for _ in range(2))
+    got = np.stack([one.step(tokens[:, t]) for t in range(8)], axis=1)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(two.prefill(tokens), want[:, -1], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(two.step(tokens[:, 0]), two.step(tokens[:, 0]))
 
 
 @pytest.mark.parametrize("channels", [1, 5, 40])
