@@ -40,7 +40,7 @@ def describe(case: Record) -> str:
     if "index" in case:
         where = f"{printable(case.get('output', ''))}[{', '.join(map(str, case['index']))}]"
         digits = DIGITS[case["precision"]]
-        got, proven = (number(case.get(name), digits) for name in ("got", "expected"))
+        got, proven = number(case.get("got"), digits), number(case.get("expected"), digits)
         text += f", {where} is {got}, proven {proven}{difference(case)}"
         text += f" ± {number(case.get('budget'), 2)}: error/budget {number(case.get('ratio'), 3)}"
     return f"{text}; {printable(case['detail'])}" if case.get("detail") else text

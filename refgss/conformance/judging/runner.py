@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Required, TypedDict, cast
 
 import numpy as np
 
@@ -18,7 +18,29 @@ from refgss.conformance.judging.compare import Answer, Finding, Outcome, judge
 from refgss.conformance.vectors.format import Vector
 from refgss.ops import is_complex
 
-Record = dict[str, Any]  # one case line of a report
+
+class Record(TypedDict, total=False):
+    """One case line of a report (report.schema.json); what is unknown is left out."""
+
+    type: Required[str]  # "case"
+    id: Required[str]
+    op: Required[str]
+    precision: Required[str]
+    clauses: Required[list[str]]  # that the case judges
+    outcome: Required[str]
+    seconds: Required[float]
+    layer_profile: str
+    fresh: bool
+    way: str  # in which it was asked
+    output: str  # the worst element: of which output, where, what was got and what is proven
+    index: list[int]
+    got: float | str
+    expected: float | str
+    budget: float | str
+    ratio: float | str
+    detail: str
+    inputs: str  # shapes and options, of failures
+    reason: str  # of a waiver
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,11 +97,11 @@ def run(
     progress: Callable[[], None] = lambda: None,
 ) -> list[Record]:
     """Ask every question once, in an order drawn from the seed; records in the given order."""
-    records: list[Record] = [{}] * len(questions)
-    for i in np.random.default_rng(seed).permutation(len(questions)):
-        records[i] = ask(candidate, questions[i])
+    found: dict[int, Record] = {}
+    for i in map(int, np.random.default_rng(seed).permutation(len(questions))):
+        found[i] = ask(candidate, questions[i])
         progress()
-    return records
+    return [found[i] for i in range(len(questions))]
 
 
 def claimed_in_vain(
@@ -132,21 +154,27 @@ def answer_to(candidate: Candidate, v: Vector, precision: str, way: str | None =
 def record(question: Question, finding: Finding, seconds: float) -> Record:
     """The line of the report; what is unknown is left out."""
     v = question.vector
-    line: Record = {"type": "case", "id": v.id, "op": v.op, "precision": question.precision}
-    line |= {"clauses": list(clauses_of(question, finding)), "outcome": str(finding.outcome)}
-    line |= {
+    line: dict[str, Any] = {
+        "type": "case",
+        "id": v.id,
+        "op": v.op,
+        "precision": question.precision,
+        "clauses": list(clauses_of(question, finding)),
+        "outcome": str(finding.outcome),
         "seconds": round(seconds, 6),
         "layer_profile": v.layer_profile,
         "fresh": question.fresh,
         "way": question.way,
+        "output": finding.output,
+        "detail": finding.detail or None,
+        "inputs": inputs_of(v) if finding.failed else None,
+        "index": None if finding.index is None else list(finding.index),
     }
-    line |= {"output": finding.output, "detail": finding.detail or None}
-    line |= {"inputs": inputs_of(v) if finding.failed else None}
-    line |= {"index": None if finding.index is None else list(finding.index)}
     for name in ("ratio", "got", "expected", "budget"):
         value = getattr(finding, name)
         line[name] = value if value is None or np.isfinite(value) else str(value)
-    return {k: x for k, x in line.items() if x is not None and x is not False}
+    known = {k: x for k, x in line.items() if x is not None and x is not False}
+    return cast(Record, known)
 
 
 def inputs_of(v: Vector) -> str:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import refgss
 from refgss.conformance import PROTOCOL
@@ -180,7 +180,8 @@ def one(path: Path, lines: Sequence[bytes], values: Sequence[dict[str, Any]]) ->
     kinds = [value["type"] for value in values]
     if kinds != ["header", *["case"] * (len(kinds) - 2), "footer"]:
         raise DamagedReportError(f"{path} is truncated, or its lines are out of order")
-    report = close(values[0], values[1:-1], values[-1].get("suspects", ()))
+    cases = cast(Sequence[Record], values[1:-1])  # the schema has judged them
+    report = close(values[0], cases, values[-1].get("suspects", ()))
     if values[-1]["sha256"] != hashlib.sha256(b"".join(lines[:-1])).hexdigest():
         raise DamagedReportError(f"{path} was edited: its lines do not have the footer's SHA-256")
     if values[-1] != report.footer:

@@ -25,10 +25,10 @@ import numpy as np
 
 from refgss.conformance.candidates.calling import ModuleCandidate
 from refgss.conformance.judging import diagnosis, likeness
-from refgss.conformance.judging.compare import Outcome
+from refgss.conformance.judging.compare import Finding, Outcome
 from refgss.conformance.judging.coverage import clauses_of_functions, first_ops
 from refgss.conformance.judging.diagnosis import WEIGHTS, Evidence, Weights
-from refgss.conformance.judging.runner import Question, Record, ask
+from refgss.conformance.judging.runner import Question, Record, ask, record
 from refgss.conformance.selftest import chapter, generated, mutants
 from refgss.conformance.selftest.operators import Generated, generate
 from refgss.conformance.vectors.format import Vector, moderate, read_vectors
@@ -97,7 +97,7 @@ def trial(
             if v.id in ids:
                 records.append(ask(candidate, Question(v, PRECISION)))
             else:
-                records.append({"id": v.id, "precision": PRECISION, "outcome": str(Outcome.PASS)})
+                records.append(record(Question(v, PRECISION), Finding(Outcome.PASS), 0.0))
         found = diagnosis.evidence(candidate, vectors, records, signatures, reach)
     return Trial(mutant.name, right_clauses(mutant.file, mutant.function), dict(found))
 
@@ -120,7 +120,7 @@ def named_trial(
                 records.append(ask(candidate, Question(v, p)))
             else:
                 outcome = Outcome.WRONG_VALUE if (v.id, p) in fails else Outcome.PASS
-                records.append({"id": v.id, "precision": p, "outcome": str(outcome)})
+                records.append(record(Question(v, p), Finding(outcome), 0.0))
     others = {m: s for m, s in signatures.items() if m != name}
     found = diagnosis.evidence(candidate, vectors, records, others, reach)
     return Trial(name, frozenset({mutants.declared()[name].clause}), dict(found))
