@@ -100,12 +100,11 @@ def with_gradient(
     label: str,
     clause: str,
     tensors: dict[str, np.ndarray],
-    form: dict[str, Any],
-    length: int,
+    o: dict[str, Any],
     note: str,
 ) -> Iterator[Case]:
     """A kernel by dss-softmax, and its gradient."""
-    id, o = f"dss-softmax-{label}", form | {"length": length}
+    id = f"dss-softmax-{label}"
     yield Case(f"ssm_kernel/{id}", "ssm_kernel", (clause,), tensors, o, (), note)
     shape = (len(tensors["c"]), o["length"])
     grad = with_cotangents(Draw(f"ssm_kernel_vjp/{id}"), tensors, {"dk": shape})
