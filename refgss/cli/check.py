@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import date
 from importlib.resources import files
 from pathlib import Path
 
@@ -19,18 +18,17 @@ from refgss.cli.exits import (
     USAGE,
     ExitError,
     StaleWaiverError,
-    TooFewCasesError,
     sentence_of,
 )
 from refgss.cli.failures import describe
 from refgss.conformance import PROFILES
 from refgss.conformance.candidates.claims import Candidate, CandidateError, Capabilities, claimed
 from refgss.conformance.candidates.targets import ALIASES, import_backend, open_candidate
+from refgss.conformance.check import Checked, Plan, TooFewCasesError
+from refgss.conformance.check import check as check_one
 from refgss.conformance.clauses import Clause, read_clauses
-from refgss.conformance.judging import advice, presented, runner, shrink, waivers
+from refgss.conformance.judging import runner, shrink, waivers
 from refgss.conformance.judging.compare import NEUTRAL, Outcome
-from refgss.conformance.judging.diagnosis import diagnose
-from refgss.conformance.judging.likeness import published as signatures
 from refgss.conformance.reports import page
 from refgss.conformance.reports import report as reports
 from refgss.conformance.reports.badge import badge as badge_of
@@ -60,8 +58,13 @@ Examples
   refgss check --candidate python:my_gss.py --profile f32 --op gelu
   refgss check --candidate lib:./libmine.so --report mine.jsonl --html mine.html
 """
-SUSPECTS = 3  # clauses that a diagnosis names
 NAMED = 5  # names that a candidate claims and that mean nothing
+
+
+NO_FRESH = (
+    "no fresh cases are drawn, so a table of answers would pass: "
+    "python-flint is missing, install refgss[certify]"
+)
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,9 @@ class Targets:
 )
 @click.option(
     "--clause", "only", multiple=True, type=CLAUSE, metavar="ID", help="Check only this clause."
+)
+@click.option(
+    "--case", "ids", multiple=True, metavar="ID", help="Check only this vector; may be repeated."
 )
 @click.option(
     "--report",
@@ -194,6 +200,7 @@ def check(
     requested: Sequence[str],
     ops: Sequence[str],
     only: Sequence[str],
+    ids: Sequence[str],
     report_file: Path | None,
     junit: Path | None,
     html: Path | None,
@@ -217,44 +224,39 @@ def check(
         raise click.UsageError("--badge, --waivers and --shrink are for one --candidate at a time")
     if counterexamples:
         refuse_to_shrink(counterexamples)
+    plan = Plan(
+        requested,
+        ops,
+        only,
+        ids,
+        selection or "default",
+        per_op,
+        again_per_op,
+        secrets.randbelow(2**32) if seed is None else seed,
+    )
+    if per_op and not fresh.available():
+        terminal.note(NO_FRESH)
     clauses = read_clauses(spec_folder())
     published = read_vectors(folder or spec_folder() / "vectors")
+    refuse_unknown(ids, published)
     accepted = read_waivers(waiver_file, published) if waiver_file else []
-    seed = secrets.randbelow(2**32) if seed is None else seed
-    selection = selection or "default"
     targets = Targets(report_file, junit, html, badge)
-    done, stale, unwritten = [], [], []
+    done: list[reports.Report] = []
+    stale: list[str] = []
+    unwritten: list[str] = []
     for spec in specs:
         with closing(opened(spec, timeout, memory)) as candidate:
-            about = candidate.about
-            profiles = profiles_of(requested, about)
-            questions = asked(published, profiles, ops, only, about, seed, per_op, selection)
-            with terminal.progress(about.name, len(questions)) as step:
-                records = runner.run(candidate, questions, seed, step)
-            if not only:  # those of one clause may well be cases that an honest candidate declines
-                records = runner.claimed_in_vain(about.offered, questions, records)
-            ways = about.ways
-            more = presented.again(questions, records, ways, again_per_op, seed)
-            with terminal.progress(f"{about.name}, again", len(more)) as step:
-                records += presented.ask_again(candidate, more, seed, step)
-            questions += more
-            records = advice.apply(records, clauses)
-            records, old = waivers.apply(accepted, records, date.today())
-            narrowed = {"ops": ops, "clauses": only}
-            header = reports.header(spec, about, profiles, published, seed, selection, narrowed)
-            done.append(reports.close(header, records, diagnosed(candidate, published, records)))
-            stale += old
-            unwritten = targets.write(done, clauses)  # before a reader can leave (| head)
-            small = (
-                save_counterexamples(candidate, questions, records, counterexamples, published.date)
-                if counterexamples
-                else []
+            note_claims(requested, candidate.about)
+            checked = check_one(
+                candidate, spec, published, clauses, plan, accepted, terminal.watched
             )
-            terminal.show(done[-1], clauses, small)
-            if counterexamples and not small:
-                terminal.note(found_nothing(records))
-            elif not small and any(record["outcome"] in shrink.WORTH_IT for record in records):
-                terminal.note("--shrink FOLDER finds a minimal input that fails, for each op")
+            done.append(checked.report)
+            stale += checked.stale
+            unwritten = targets.write(done, clauses)  # before a reader can leave (| head)
+            small = minimized(candidate, checked, counterexamples, published.date)
+            terminal.show(checked.report, clauses, small)
+            if advice := about_minimizing(checked.report.cases, counterexamples, small):
+                terminal.note(advice)
     if len(done) > 1:
         terminal.compare(done, clauses)
     for sentence in unwritten:
@@ -284,13 +286,12 @@ def usable_backends() -> list[str]:
     return usable
 
 
-def profiles_of(requested: Sequence[str], about: Capabilities) -> list[str]:
-    """What the candidate is held to, with a note about what it did not claim."""
+def note_claims(requested: Sequence[str], about: Capabilities) -> None:
+    """Notes about claims that mean nothing, and about what is checked without being claimed."""
     note_unknown("op", runner.unknown_ops(about), OPS)
     note_unknown("profile", sorted(set(about.profiles) - set(PROFILES)), PROFILES)
     for profile in sorted(set(requested) - set(about.profiles)):
         terminal.note(f"the candidate does not claim {profile}; it is checked because you asked")
-    return runner.profiles_to_check(requested, about.profiles)
 
 
 def note_unknown(kind: str, names: Sequence[str], known: Iterable[str]) -> None:
@@ -305,69 +306,22 @@ def note_unknown(kind: str, names: Sequence[str], known: Iterable[str]) -> None:
         )
 
 
-def asked(
-    published: VectorSet,
-    profiles: Sequence[str],
-    ops: Sequence[str],
-    only: Sequence[str],
-    about: Capabilities,
-    seed: int,
-    per_op: int,
-    selection: str,
-) -> list[runner.Question]:
-    """The selected vectors and fresh ones."""
-    questions = runner.select(published.vectors, profiles, ops, only, selection)
-    if not questions:
-        raise TooFewCasesError(
-            "no vector fits this choice of profiles, ops and clauses: choose less narrowly"
-        )
-    return questions + fresh_questions(
-        questions, about.offered, per_op, seed, large=selection != "quick"
-    )
+def refuse_unknown(ids: Sequence[str], published: VectorSet) -> None:
+    """Raises UsageError for an id that no vector has."""
+    known = {v.id for v in published.vectors}
+    for id in ids:
+        if id not in known:
+            raise click.UsageError(
+                f"there is no vector {id}: {nearest(id, known)}`refgss vectors list` lists them"
+            )
 
 
-def fresh_questions(
-    questions: Sequence[runner.Question], ops: Collection[str], per_op: int, seed: int, large: bool
-) -> list[runner.Question]:
-    """Fresh cases like those selected, for the ops that are claimed."""
-    if not per_op:
-        return []
-    if not fresh.available():
-        terminal.note(
-            "no fresh cases are drawn, so a table of answers would pass: "
-            "python-flint is missing, install refgss[certify]"
-        )
-        return []
-    templates = {q.vector.id: q.vector for q in questions if q.vector.op in ops}
-    precisions = sorted({q.precision for q in questions})
-    with terminal.waiting("drawing and certifying fresh cases"):
-        drawn = fresh.draw(templates.values(), per_op, seed, large)
-    return [runner.Question(v, precision, fresh=True) for v in drawn for precision in precisions]
-
-
-def diagnosed(
-    candidate: Candidate, published: VectorSet, records: Sequence[runner.Record]
-) -> list[dict[str, str]]:
-    """The clauses that the failures point to, if there are failures."""
-    if all(record["outcome"] in NEUTRAL for record in records):
-        return []
-    mathematical = [record for record in records if not presented.own(record)]
-    with terminal.waiting("looking for the clause that is violated"):
-        found = diagnose(candidate, published.vectors, mathematical, signatures())
-    named = [{"clause": s.clause, "reason": s.reason} for s in found[:SUSPECTS]]
-    return named + presented.suspects(records)
-
-
-def save_counterexamples(
-    candidate: Candidate,
-    questions: Sequence[runner.Question],
-    records: Sequence[runner.Record],
-    folder: Path,
-    date: str,
-) -> list[str]:
+def minimized(candidate: Candidate, checked: Checked, folder: Path | None, date: str) -> list[str]:
     """Shrink the worst failure of each op, write it as a vector, and say what it is."""
+    if folder is None:
+        return []
     with terminal.waiting("looking for small counterexamples"):
-        found = shrink.counterexamples(candidate, questions, records)
+        found = shrink.counterexamples(candidate, checked.questions, checked.report.cases)
     if not found:
         return []
     write_vectors(folder, [small for small, _ in found.values()], date)
@@ -375,9 +329,16 @@ def save_counterexamples(
     return [*told, f"saved in {folder}: check them with --vectors {folder} --fresh 0"]
 
 
-def found_nothing(records: Sequence[runner.Record]) -> str:
-    """Why there is no counterexample, and that no folder was written."""
-    failed = [r for r in records if r["outcome"] not in NEUTRAL]
+def about_minimizing(
+    cases: Sequence[runner.Record], folder: Path | None, small: Sequence[str]
+) -> str | None:
+    """Why there is no counterexample, or how to get one; None where neither needs saying."""
+    if small:
+        return None
+    if folder is None:
+        able = any(case["outcome"] in shrink.WORTH_IT for case in cases)
+        return "--shrink FOLDER finds a minimal input that fails, for each op" if able else None
+    failed = [case for case in cases if case["outcome"] not in NEUTRAL]
     why = "no failure is one of numbers on inputs that can be cut" if failed else "nothing fails"
     return f"--shrink found nothing to make small and wrote nothing: {why}"
 

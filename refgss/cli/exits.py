@@ -6,6 +6,7 @@ import errno
 import os
 
 from refgss.conformance.candidates.claims import CandidateError
+from refgss.conformance.check import TooFewCasesError
 from refgss.conformance.reports.report import BROKE, CONFORMS, FAILS, DamagedReportError
 from refgss.conformance.vectors.format import DamagedVectorsError
 from refgss.tensors import ModelError
@@ -20,10 +21,6 @@ class ExitError(Exception):
     def __init__(self, code: int):
         super().__init__()
         self.code = code
-
-
-class TooFewCasesError(Exception):
-    """Nothing was selected, or nothing was judged: that is no conformance."""
 
 
 class StaleWaiverError(Exception):

@@ -118,6 +118,17 @@ def spoken(name: str, total: int) -> Callable[..., None]:
 
 
 @contextmanager
+def watched(what: str, steps: int) -> Iterator[Callable[[], None]]:
+    """A bar for so many steps, a spinner where their number is not known."""
+    if steps:
+        with progress(what, steps) as step:
+            yield step
+        return
+    with waiting(what):
+        yield lambda: None
+
+
+@contextmanager
 def waiting(text: str) -> Iterator[None]:
     """A line with a spinner on a terminal, nothing in a pipe."""
     errors = console(stderr=True)

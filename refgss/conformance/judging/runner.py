@@ -76,15 +76,17 @@ def select(
     only_ops: Sequence[str] = (),
     only_clauses: Sequence[str] = (),
     selection: str = "default",
+    only_ids: Sequence[str] = (),
 ) -> list[Question]:
     """Every vector that profiles and restrictions admit, at every precision of the profiles."""
     return [
         Question(v, precision)
         for v in vectors
-        if not SELECTIONS[selection] & set(v.flags)
+        if (not SELECTIONS[selection] & set(v.flags) or v.id in only_ids)
         and (v.layer_profile is None or v.layer_profile in profiles)
         and (not only_ops or v.op in only_ops)
         and (not only_clauses or set(only_clauses) & set(v.clauses))
+        and (not only_ids or v.id in only_ids)
         for precision in PRECISIONS
         if precision in profiles
     ]

@@ -60,7 +60,8 @@ def of_selection(report: Report, published: VectorSet) -> Iterator[str]:
     head = report.header
     only, selection = head.get("only", {}), head.get("selection", "default")
     narrowed = only.get("ops", ()), only.get("clauses", ())
-    due = select(published.vectors, head["profiles"], *narrowed, selection)
+    ids = only.get("ids", ())
+    due = select(published.vectors, head["profiles"], *narrowed, selection, ids)
     want = {(q.vector.id, q.precision) for q in due}
     found = {(c["id"], c["precision"]) for c in report.cases if not was_drawn(c)}
     yield from (

@@ -66,7 +66,7 @@ def header(
 ) -> dict[str, Any]:
     """Everything that is needed to run the same check again.  Clauses: GSS-CNF-16.
 
-    only: the "ops" and "clauses" to which the check was narrowed, where it was.
+    only: the "ops", "clauses" and "ids" to which the check was narrowed, where it was.
     """
     narrowed = {kind: list(names) for kind, names in (only or {}).items() if names}
     claims: dict[str, Any] = {"name": about.name, "version": about.version}
