@@ -25,6 +25,7 @@ from refgss.schemas import parse
 CODES = {"float32": "F32", "uint16": "BF16", "int8": "I8", "int32": "I32", "int64": "I64"}
 CODES |= {"float64": "F64", "float16": "F16"}
 DTYPES = {code: np.dtype(f"<{np.dtype(name).str[1:]}") for name, code in CODES.items()}
+Content = bytes | bytearray | mmap.mmap
 DAMAGED = (SafetensorError, ValueError, KeyError, TypeError, RecursionError)
 
 
@@ -123,7 +124,7 @@ def read_tensors(path: Path) -> TensorFile:
     return TensorFile(tensors, metadata, content, stamp)
 
 
-def header_of(content: bytes | mmap.mmap) -> tuple[dict[str, Any], dict[str, str], int]:
+def header_of(content: Content) -> tuple[dict[str, Any], dict[str, str], int]:
     """Entries by the names of tensors, metadata, and where the data begins.
 
     The library, which has judged the layout, takes the last of two equal keys, and null for no
@@ -138,11 +139,12 @@ def header_of(content: bytes | mmap.mmap) -> tuple[dict[str, Any], dict[str, str
 
 
 def mapped(
-    content: bytes | mmap.mmap, start: int, dtype: str, shape: list[int], data_offsets: list[int]
+    content: Content, start: int, dtype: str, shape: list[int], data_offsets: list[int]
 ) -> np.ndarray:
     """One tensor as a view of the file."""
     if dtype not in DTYPES:
         raise ValueError(f"it has a tensor of type {dtype}, where {', '.join(DTYPES)} are known")
     count = (data_offsets[1] - data_offsets[0]) // DTYPES[dtype].itemsize
     flat = np.frombuffer(content, DTYPES[dtype], count, start + data_offsets[0])
-    return np.require(flat.reshape(shape), requirements="A")  # a copy where it is not aligned
+    x = flat.reshape(shape)
+    return x if x.flags.aligned else x.copy()

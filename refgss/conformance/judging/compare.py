@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -68,6 +68,7 @@ class Finding:
     got: float | None = None
     expected: float | None = None
     budget: float | None = None
+    wrong: tuple[str, ...] = ()  # every output that fails
 
     @property
     def failed(self) -> bool:
@@ -86,7 +87,8 @@ def judge(vector: Vector, answer: Answer, precision: str) -> Finding:
     if trouble := other_names(vector, got.keys()):
         return Finding(Outcome.WRONG_SHAPE, trouble)
     judged = [judge_output(n, e, got[n], vector, precision) for n, e in vector.expected.items()]
-    return max(judged, key=lambda f: (SEVERITY.index(f.outcome), f.ratio or 0))
+    worst = max(judged, key=lambda f: (SEVERITY.index(f.outcome), f.ratio or 0))
+    return replace(worst, wrong=tuple(f.output for f in judged if f.failed and f.output))
 
 
 # where outputs differ in outcome the last of these speaks for the case

@@ -168,6 +168,7 @@ def record(question: Question, finding: Finding, seconds: float) -> Record:
         "fresh": question.fresh,
         "way": question.way,
         "output": finding.output,
+        "wrong": list(finding.wrong) or None,
         "detail": finding.detail or None,
         "inputs": inputs_of(v) if finding.failed else None,
         "index": None if finding.index is None else list(finding.index),
