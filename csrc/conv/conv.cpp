@@ -92,6 +92,7 @@ void convolve_rows(const method<T>& how, const spectra<T>* ready, const view<con
                   *sum = spectrum + how.spectrum_size, *x = area.row(i);
                 T made[64], largest[64];
                 if (!ready) how.prepare(first + i, k, spectrum, work, made, nullptr);
+                if (stopping()) return;
                 const T* kernel = ready ? (*ready)[first + i] : spectrum;
                 const T* taps_largest = ready ? ready->largest(first + i) : made;
                 if (sums)

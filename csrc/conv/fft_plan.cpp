@@ -4,11 +4,13 @@
 #include <mutex>
 #include <tuple>
 #include <type_traits>
+#include <utility>
 
 #include <pthread.h>
 
 #include "conv/conv.hpp"
 #include "conv/nonuniform.hpp"
+#include "core/threads.hpp"
 
 namespace refgss {
 namespace {
@@ -51,8 +53,9 @@ template <class T> std::vector<fft_pass<T>> passes_of(int64_t length) {
         fft_pass<T> pass{r, length / r, {}};
         if (pass.columns > 1) pass.twiddles.resize(2 * pass.columns * (r - 1));
         T* at = pass.twiddles.data();
-        for (int64_t j = 0; pass.columns > 1 && j < pass.columns; ++j)
+        serial_for(pass.columns > 1 ? pass.columns : 0, [&](int64_t j) {
             for (int k = 1; k < r; ++k, at += 2) root_of_unity(-j * k, length, at[0], at[1]);
+        });
         length = pass.columns;
         passes.push_back(std::move(pass));
     }
@@ -68,11 +71,12 @@ template <class T> fft_plan<T> make_plan(layout lanes_are, int lanes, int64_t n)
     plan.points = lanes_are == layout::segments ? plan.columns : n;
     plan.entry.resize(2 * n);
     const int width = lanes_are == layout::segments ? lanes : 1;
-    for (int64_t j = 0; j < plan.columns; ++j)
+    serial_for(plan.columns, [&](int64_t j) {
         for (int k = 0; k < radix; ++k) {
             T* at = &plan.entry[2 * ((j / width) * radix + k) * width + j % width];
             root_of_unity(-j * (4 * k - 1), 4 * n, at[0], at[width]);
         }
+    });
     plan.twist.resize(2 * radix);
     for (int r = 0; r < radix; ++r)
         root_of_unity(r, 4 * radix, plan.twist[2 * r], plan.twist[2 * r + 1]);
@@ -141,10 +145,14 @@ int64_t good_length(layout lanes_are, int lanes, int64_t length) {
 template <class T>
 std::shared_ptr<const fft_plan<T>> plan_for(layout lanes_are, int lanes, int64_t length) {
     static std::map<std::tuple<layout, int, int64_t>, std::shared_ptr<const fft_plan<T>>> plans;
-    std::lock_guard<std::mutex> lock(plans_mutex());
-    auto& plan = plans[{lanes_are, lanes, length}];
-    if (!plan) plan = std::make_shared<const fft_plan<T>>(make_plan<T>(lanes_are, lanes, length));
-    return plan;
+    const auto known = [&](std::shared_ptr<const fft_plan<T>> made) {
+        std::lock_guard<std::mutex> lock(plans_mutex());
+        auto& plan = plans[{lanes_are, lanes, length}];
+        return plan ? plan : plan = std::move(made);
+    };
+    if (auto plan = known(nullptr)) return plan;
+    // it may be long, and be interrupted: not while the mutex is held, for the check takes another one
+    return known(std::make_shared<const fft_plan<T>>(make_plan<T>(lanes_are, lanes, length)));
 }
 template <class T> const nonuniform_plan<T>& plan_nonuniform() {
     static const nonuniform_plan<T>* plan = nullptr;

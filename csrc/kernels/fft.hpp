@@ -3,6 +3,7 @@
 
 #include "conv/conv.hpp"
 #include "core/simd.hpp"
+#include "core/threads.hpp"
 
 namespace refgss::REFGSS_ISA {
 
@@ -196,6 +197,8 @@ template <class T> void pass(int radix, bool forward, cvec<T>* x, int64_t column
     }
 }
 
+constexpr int64_t long_transform = 1 << 16;  // points, of which some may be left for an interruption
+
 /// `blocks` neighbouring transforms.  Depth first, so that a sub-transform goes forward, meets its
 /// leaves and comes back while it is in cache.
 template <bool Forward, bool Back, class T, class Leaves>
@@ -212,6 +215,7 @@ void transform(const fft_pass<T>* level, cvec<T>* x, int64_t blocks, const Leave
         return;
     }
     for (; blocks > 0; --blocks, x += radix * columns) {
+        if (radix * columns >= long_transform && stopping()) return;
         if (Forward) pass(radix, true, x, columns, level->twiddles.data());
         transform<Forward, Back>(level + 1, x, radix, leaves);
         if (Back) pass(radix, false, x, columns, level->twiddles.data());
