@@ -258,3 +258,36 @@ assert seen == [lib.REFGSS_ERROR_BUSY], seen
 lib.refgss_conv_stream_free(handle[0])
 """
     )
+
+
+def test_one_long_transform_is_interrupted_within_a_fraction_of_it():
+    """By the interrupt check, which is asked all along: in seconds of CPU, whatever else runs."""
+    child(
+        """
+import time
+from refgss.native import abi
+ffi, lib = abi.open_library()
+n = 3 << 20
+u, k = np.ones((1, n, 1), np.float32), np.ones((1, n), np.float32)
+y, views = np.empty_like(u), []
+for x in (u, k, y):
+    views.append(abi.view(ffi, x))
+times = []
+
+@ffi.callback("int32_t(void)")
+def ask():
+    times.append(time.process_time())
+    return 0
+
+def longest_share():
+    times[:] = [time.process_time()]
+    assert lib.refgss_causal_conv(*views) == lib.REFGSS_OK
+    gaps = np.diff([*times, time.process_time()])
+    return gaps.max() / gaps.sum()
+
+lib.refgss_set_interrupt_check(ask)
+shares = [longest_share() for _ in range(4)]
+lib.refgss_set_interrupt_check(ffi.NULL)
+assert min(shares) < 0.4, shares
+"""
+    )
