@@ -40,9 +40,12 @@ extern "C" {
 
 /* ---- Version ------------------------------------------------------------------------------- */
 
-#define REFGSS_ABI_VERSION 1
+/* 2, since a layer of a language model has a kind and a decoder's memory is a list of arrays; the fields
+ * of Lambda, once a and b, are lam_a and lam_b. */
+#define REFGSS_ABI_VERSION 2
 
-/* The version this library implements; compare with REFGSS_ABI_VERSION before anything else. */
+/* The version this library implements; compare with REFGSS_ABI_VERSION before anything else: a caller
+ * of another version must not call on. */
 REFGSS_API int32_t refgss_abi_version(void);
 
 /* Optional: what reports call the library, and its own version ("" if it has none).  A library need
@@ -257,12 +260,12 @@ REFGSS_API int32_t refgss_dense_vjp(const refgss_array *x, const refgss_array *w
 
 /* ---- Layers (GSS-LAY) ------------------------------------------------------------------------ */
 
-/* E model width, F gate width, H channels, N states. */
+/* E model width, F gate width, H channels, N states.  Lambda is refgss_gss_lambda of lam_a and lam_b. */
 typedef struct refgss_gss_layer_params {
     const refgss_array *norm_weight, *norm_bias;         /* (E) */
     const refgss_array *w_v, *w_u;                       /* (E,F), (E,H) */
     const refgss_array *ssm_norm_weight, *ssm_norm_bias; /* (H), or NULL: no norm in the SSM */
-    const refgss_array *a, *b, *c, *d;                   /* (N), (N), (H,N,2), (H) */
+    const refgss_array *lam_a, *lam_b, *c, *d;           /* (N), (N), (H,N,2), (H) */
     const refgss_array *w_uc, *w_o;                      /* (H,F), (F,E) */
     const refgss_array *b_o;                             /* (E), or NULL */
     double eps;
@@ -271,7 +274,7 @@ typedef struct refgss_gss_layer_params {
 
 typedef struct refgss_dss_layer_params {
     const refgss_array *norm_weight, *norm_bias; /* (E) */
-    const refgss_array *a, *b, *c, *d;           /* (N), (N), (E,N,2), (E) */
+    const refgss_array *lam_a, *lam_b, *c, *d;   /* (N), (N), (E,N,2), (E) */
     const refgss_array *log_delta;               /* (E) or (E,2) */
     const refgss_array *w_o, *b_o;               /* (E,E), (E) or NULL */
     refgss_form form;
@@ -280,7 +283,7 @@ typedef struct refgss_dss_layer_params {
 } refgss_dss_layer_params;
 
 /* x (B,L,E), state (B,H,N,2) or NULL -> y (B,L,E), state_out or NULL.  `ssm` is the layer's map,
- * prepared; or NULL, and a, b and c are used.
+ * prepared; or NULL, and lam_a, lam_b and c are used.
  * Workspace: 2 H scalars a row of x, and 1152 rows of 2 E + 2 F. */
 REFGSS_API int32_t refgss_gss_layer(const refgss_gss_layer_params *params, const refgss_ssm *ssm,
                                     const refgss_array *x, const refgss_array *state,
@@ -330,11 +333,26 @@ REFGSS_API int32_t refgss_dss_layer_vjp(const refgss_dss_layer_params *params,
  * The parameters are copied, once: the arrays may be freed.
  * Tokens and targets are int64 from 0 to V-1, (B,L), contiguous. */
 
-/* A layer is the one of gss and dss that is not NULL. */
+/* Scales of the matrices of a layer; NULL for those that are not int8. */
+typedef struct refgss_gss_layer_scales {
+    const refgss_array *w_v, *w_u, *w_uc, *w_o;
+} refgss_gss_layer_scales;
+typedef struct refgss_dss_layer_scales {
+    const refgss_array *w_o;
+} refgss_dss_layer_scales;
+
+/* What a kind adds to this header: its number, its parameters and its scales, and which arrays a
+ * decoder remembers of it. */
+enum refgss_layer_kind {
+    REFGSS_LAYER_GSS = 1, /* refgss_gss_layer_params, refgss_gss_layer_scales */
+    REFGSS_LAYER_DSS = 2  /* refgss_dss_layer_params, refgss_dss_layer_scales */
+};
+
+/* Layers of several kinds and sizes may follow one another; they share E. */
 typedef struct refgss_lm_layer {
-    const refgss_gss_layer_params *gss;
-    const refgss_dss_layer_params *dss;
-    const refgss_array *w_v_scale, *w_u_scale, *w_uc_scale, *w_o_scale;
+    int32_t kind;       /* enum refgss_layer_kind */
+    const void *params; /* of the kind */
+    const void *scales; /* of the kind, or NULL: no matrix is int8 */
 } refgss_lm_layer;
 
 typedef struct refgss_lm_params {
@@ -368,19 +386,32 @@ REFGSS_API int32_t refgss_decoder_prefill(refgss_decoder *decoder, const int64_t
 REFGSS_API int32_t refgss_decoder_loss(refgss_decoder *decoder, const int64_t *tokens,
                                        const int64_t *targets, int64_t length,
                                        const refgss_array *loss);
-/* The state after all tokens, (depth B,H,N,2). */
-REFGSS_API int32_t refgss_decoder_state(const refgss_decoder *decoder, const refgss_array *state);
 /* How many inputs are pending, below `block`; and the tokens of each sequence so far.  These two may
  * be asked at any time: during another call they are those before it. */
 REFGSS_API int64_t refgss_decoder_pending(const refgss_decoder *decoder);
 REFGSS_API int64_t refgss_decoder_position(const refgss_decoder *decoder);
-/* The state before the pending inputs, (depth B,H,N,2), and these, (depth B,n,H). */
-REFGSS_API int32_t refgss_decoder_snapshot(const refgss_decoder *decoder, const refgss_array *state,
-                                           const refgss_array *pending);
-/* Goes where a snapshot was made, on a decoder of the same parameters and block: what follows is
- * the same, bit by bit.  pending may be NULL: state is then that after all tokens. */
-REFGSS_API int32_t refgss_decoder_restore(refgss_decoder *decoder, const refgss_array *state,
-                                          const refgss_array *pending, int64_t position);
+
+/* What a decoder remembers is a list of float32 arrays, those of the first layer first:
+ *
+ *   kind       state                   snapshot
+ *   gss, dss   x (B,H,N,2)             x (B,H,N,2), pending (B,n,H)
+ *
+ * A state is that after all tokens.  A snapshot of a state-space model is its state at the last advance,
+ * and the n inputs since then; n is the same for all layers. */
+enum refgss_saved { REFGSS_STATE = 1, REFGSS_SNAPSHOT = 2 };
+
+/* How many arrays they are now, and the dtype, rank, shape and contiguous strides of the first `room`
+ * of them; their data is NULL.  With room = 0, arrays may be NULL. */
+REFGSS_API int32_t refgss_decoder_layout(const refgss_decoder *decoder, int32_t what,
+                                         refgss_array *arrays, int64_t room, int64_t *count);
+/* Writes the arrays. */
+REFGSS_API int32_t refgss_decoder_save(const refgss_decoder *decoder, int32_t what,
+                                       const refgss_array *arrays, int64_t count);
+/* Goes where they were saved, on a decoder of the same parameters, batch and block: after a snapshot,
+ * what follows is the same bit by bit. */
+REFGSS_API int32_t refgss_decoder_restore(refgss_decoder *decoder, int32_t what,
+                                          const refgss_array *arrays, int64_t count,
+                                          int64_t position);
 
 #ifdef __cplusplus
 }

@@ -130,7 +130,7 @@ refgss_gss_layer_params gss_params(const call& c, Next next, NextIf next_if) {
     refgss_gss_layer_params p{};
     for (auto* field : {&p.norm_weight, &p.norm_bias, &p.w_v, &p.w_u}) *field = next();
     for (auto* field : {&p.ssm_norm_weight, &p.ssm_norm_bias}) *field = next_if(c.has("ssm_norm"));
-    for (auto* field : {&p.a, &p.b, &p.c, &p.d, &p.w_uc, &p.w_o}) *field = next();
+    for (auto* field : {&p.lam_a, &p.lam_b, &p.c, &p.d, &p.w_uc, &p.w_o}) *field = next();
     p.b_o = next_if(c.has("bias"));
     p.eps = c.option("eps"), p.imag_is_exp = c.has("imag_is_exp");
     return p;
@@ -142,7 +142,7 @@ refgss_gss_layer_params gss_params_in(call& c) {
 template <class Next, class NextIf>
 refgss_dss_layer_params dss_params(const call& c, Next next, NextIf next_if) {
     refgss_dss_layer_params p{};
-    for (auto* field : {&p.norm_weight, &p.norm_bias, &p.a, &p.b, &p.c, &p.d, &p.log_delta, &p.w_o})
+    for (auto* field : {&p.norm_weight, &p.norm_bias, &p.lam_a, &p.lam_b, &p.c, &p.d, &p.log_delta, &p.w_o})
         *field = next();
     p.b_o = next_if(c.has("bias"));
     p.form = c.form(), p.eps = c.option("eps"), p.imag_is_exp = c.has("imag_is_exp");

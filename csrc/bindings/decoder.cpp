@@ -1,8 +1,10 @@
 // decoder.cpp: the decoder on NumPy arrays.
 #include <deque>
+#include <map>
+#include <memory>
 #include <optional>
 
-#include "bindings/numpy.hpp"
+#include "bindings/params.hpp"
 
 namespace {
 
@@ -49,43 +51,61 @@ private:
 
 using token_array = py::array_t<int64_t, py::array::c_style>;
 
+/// A layer at the ABI, and what it points to.
+struct owning_layer {
+    refgss_lm_layer layer;
+    std::shared_ptr<const void> params, scales;
+
+    template <class Params, class Scales>
+    owning_layer(refgss_layer_kind kind, const Params& p, const Scales& s)
+        : params(std::make_shared<Params>(p)), scales(std::make_shared<Scales>(s)) {
+        layer = {kind, params.get(), scales.get()};
+    }
+};
+
+/// The arrays of one layer by its own names.
+struct layer_arrays {
+    model_arrays& all;
+    std::string prefix;
+    const refgss_array* operator[](const char* name) const { return all[prefix + name]; }
+};
+
+// `options` of a layer as refgss.native.decoder.OPTIONS has them: (kind, ...)
+
+owning_layer gss_layer(const layer_arrays& p, const py::tuple& options) {
+    return {REFGSS_LAYER_GSS, gss_params(p, options[1].cast<bool>(), options[2].cast<double>()),
+            refgss_gss_layer_scales{p["w_v.scale"], p["w_u.scale"], p["w_uc.scale"], p["w_o.scale"]}};
+}
+
+owning_layer dss_layer(const layer_arrays& p, const py::tuple& options) {
+    return {REFGSS_LAYER_DSS,
+            dss_params(p, options[1].cast<bool>(), options[2].cast<double>(),
+                       form_of(options[3].cast<py::tuple>())),
+            refgss_dss_layer_scales{p["w_o.scale"]}};
+}
+
+owning_layer make_layer(const layer_arrays& p, const py::tuple& options) {
+    static const std::map<std::string, owning_layer (*)(const layer_arrays&, const py::tuple&)> makers{
+        {"gss", gss_layer}, {"dss", dss_layer}};
+    return makers.at(options[0].cast<std::string>())(p, options);
+}
+
 class decoder {
 public:
-    /// layer: () for GSS, or the form of DSS (method, pairs, eps, length).
-    decoder(const py::dict& params, int64_t depth, const py::tuple& form, bool imag_is_exp, double eps,
-            int64_t batch, int64_t block) {
+    decoder(const py::dict& params, const py::list& layers, double eps, int64_t batch, int64_t block) {
         model_arrays p(params);
-        std::deque<refgss_gss_layer_params> gss;
-        std::deque<refgss_dss_layer_params> dss;
-        std::vector<refgss_lm_layer> layers;
-        for (int64_t i = 0; i < depth; ++i) {
-            auto at = [&](const char* name) { return p["layers." + std::to_string(i) + "." + name]; };
-            refgss_lm_layer layer{nullptr, nullptr, at("w_v.scale"), at("w_u.scale"),
-                                  at("w_uc.scale"), at("w_o.scale")};
-            if (form.empty()) {
-                gss.push_back({at("norm.weight"), at("norm.bias"), at("w_v"), at("w_u"),
-                               at("ssm.norm.weight"), at("ssm.norm.bias"), at("ssm.a"), at("ssm.b"),
-                               at("ssm.c"), at("ssm.d"), at("w_uc"), at("w_o"), at("b_o"), eps,
-                               imag_is_exp});
-                layer.gss = &gss.back();
-            } else {
-                refgss_form f{form[0].cast<int32_t>(), form[1].cast<bool>(), form[2].cast<double>(),
-                              form[3].cast<int64_t>()};
-                dss.push_back({at("norm.weight"), at("norm.bias"), at("ssm.a"), at("ssm.b"),
-                               at("ssm.c"), at("ssm.d"), at("ssm.log_delta"), at("w_o"), at("b_o"),
-                               f, eps, imag_is_exp});
-                layer.dss = &dss.back();
-            }
-            layers.push_back(layer);
+        std::vector<owning_layer> made;
+        std::vector<refgss_lm_layer> at_abi;
+        for (const py::handle& options : layers) {
+            const layer_arrays own{p, "layers." + std::to_string(made.size()) + "."};
+            made.push_back(make_layer(own, options.cast<py::tuple>()));
+            at_abi.push_back(made.back().layer);
         }
-        refgss_lm_params all{p["embedding.weight"], p["embedding.weight.scale"], layers.data(), depth,
-                             p["norm.weight"], p["norm.bias"], eps, p["head.weight"],
-                             p["head.weight.scale"]};
+        refgss_lm_params all{p["embedding.weight"], p["embedding.weight.scale"], at_abi.data(),
+                             static_cast<int64_t>(at_abi.size()), p["norm.weight"], p["norm.bias"], eps,
+                             p["head.weight"], p["head.weight.scale"]};
         call([&] { return refgss_decoder_new(&all, batch, block, &handle_); });
-        batch_ = batch, depth_ = depth;
-        vocabulary_ = all.embedding->shape[0];
-        const refgss_array* c = p["layers.0.ssm.c"];
-        channels_ = c->shape[0], states_ = c->shape[1];
+        batch_ = batch, vocabulary_ = all.embedding->shape[0];
     }
     decoder(const decoder& other) { *this = other; }
     ~decoder() { refgss_decoder_free(handle_); }
@@ -125,24 +145,26 @@ public:
         });
         return y;
     }
-    py::array state() const {
-        py::array x = fresh(REFGSS_F32, {depth_ * batch_, channels_, states_}, true);
-        refgss_array ax = view(x, "state");
-        call([&] { return refgss_decoder_state(handle_, &ax); });
-        return x;
+    /// The arrays of a state or a snapshot, those of the first layer first.
+    py::list save(int32_t what) const {
+        int64_t count;
+        call([&] { return refgss_decoder_layout(handle_, what, nullptr, 0, &count); });
+        std::vector<refgss_array> arrays(count);
+        call([&] { return refgss_decoder_layout(handle_, what, arrays.data(), count, &count); });
+        py::list saved;
+        for (refgss_array& a : arrays) {
+            saved.append(fresh(a.dtype, shape_of(a)));
+            a = view(saved[saved.size() - 1], "saved");
+        }
+        call([&] { return refgss_decoder_save(handle_, what, arrays.data(), count); });
+        return saved;
     }
-    py::tuple snapshot() const {
-        py::array x = fresh(REFGSS_F32, {depth_ * batch_, channels_, states_}, true);
-        py::array u = fresh(REFGSS_F32, {depth_ * batch_, pending(), channels_});
-        refgss_array ax = view(x, "state"), au = view(u, "pending");
-        call([&] { return refgss_decoder_snapshot(handle_, &ax, &au); });
-        return py::make_tuple(x, u);
-    }
-    void restore(const py::object& state, const py::object& pending, int64_t position) {
-        refgss_array ax = view(state, "state"), au{};
-        if (!pending.is_none()) au = view(pending, "pending");
-        const refgss_array* given = pending.is_none() ? nullptr : &au;
-        call([&] { return refgss_decoder_restore(handle_, &ax, given, position); });
+    void restore(int32_t what, const py::list& saved, int64_t position) {
+        std::vector<refgss_array> arrays;
+        for (const py::handle& a : saved)
+            arrays.push_back(view(py::reinterpret_borrow<py::object>(a), "saved"));
+        const auto count = static_cast<int64_t>(arrays.size());
+        call([&] { return refgss_decoder_restore(handle_, what, arrays.data(), count, position); });
     }
     /// The position, and the logits that the last step or prefill returned there, or None: of one moment,
     /// whatever happens to the result of that call on its way through Python.
@@ -160,21 +182,22 @@ private:
 
     refgss_decoder* handle_ = nullptr;
     std::optional<py::object> last_;
-    py::ssize_t batch_, depth_, vocabulary_, channels_, states_;
+    py::ssize_t batch_, vocabulary_;
 };
 
 }  // namespace
 
 void bind_decoder(py::module_& module) {
+    module.attr("STATE") = static_cast<int>(REFGSS_STATE);
+    module.attr("SNAPSHOT") = static_cast<int>(REFGSS_SNAPSHOT);
     py::class_<decoder>(module, "Decoder")
-        .def(py::init<const py::dict&, int64_t, const py::tuple&, bool, double, int64_t, int64_t>())
+        .def(py::init<const py::dict&, const py::list&, double, int64_t, int64_t>())
         .def("fork", &decoder::fork)
         .def("fresh", &decoder::fresh_of)
         .def("step", &decoder::step)
         .def("prefill", &decoder::prefill)
         .def("loss", &decoder::loss)
-        .def("state", &decoder::state)
-        .def("snapshot", &decoder::snapshot)
+        .def("save", &decoder::save)
         .def("restore", &decoder::restore)
         .def("pending", &decoder::pending)
         .def("position", &decoder::position)

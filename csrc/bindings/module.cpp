@@ -85,6 +85,10 @@ void bind_decoder(py::module_& module);  // decoder.cpp
 #define PyInit__core init_in_the_main_interpreter
 PYBIND11_MODULE(_core, module) {
     module.doc() = "The C ABI of refgss on NumPy arrays; refgss.native is the public face.";
+    if (refgss_abi_version() != REFGSS_ABI_VERSION)
+        throw py::import_error("librefgss implements version " + std::to_string(refgss_abi_version()) +
+                               " of refgss.h, and refgss.native calls version " +
+                               std::to_string(REFGSS_ABI_VERSION));
     if (refgss_simd() == nullptr || refgss_get_num_threads() == 0)
         throw py::import_error(refgss_last_error());
     main_thread = py::module_::import("threading")

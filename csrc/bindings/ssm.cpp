@@ -1,7 +1,7 @@
 // ssm.cpp: the state-space maps, pointwise maps and layers on NumPy arrays.
 #include <map>
 
-#include "bindings/numpy.hpp"
+#include "bindings/params.hpp"
 
 namespace {
 
@@ -37,10 +37,6 @@ private:
 using object = const py::object&;
 using lengths = std::vector<py::ssize_t>;
 
-/// (method, pairs, eps, length)
-refgss_form form_of(const py::tuple& t) {
-    return {t[0].cast<int32_t>(), t[1].cast<bool>(), t[2].cast<double>(), t[3].cast<int64_t>()};
-}
 lengths shape(const in& a) { return shape_of(*static_cast<const refgss_array*>(a)); }
 
 py::array gss_lambda(object a_, object b_, bool imag_is_exp) {
@@ -294,19 +290,6 @@ public:
 private:
     std::map<std::string, out> arrays_;
 };
-
-template <class Arrays>
-refgss_gss_layer_params gss_params(const Arrays& p, bool imag_is_exp, double eps) {
-    return {p["norm.weight"], p["norm.bias"], p["w_v"], p["w_u"], p["ssm.norm.weight"],
-            p["ssm.norm.bias"], p["ssm.a"], p["ssm.b"], p["ssm.c"], p["ssm.d"], p["w_uc"], p["w_o"],
-            p["b_o"], eps, imag_is_exp};
-}
-template <class Arrays>
-refgss_dss_layer_params dss_params(const Arrays& p, bool imag_is_exp, double eps,
-                                   const refgss_form& form) {
-    return {p["norm.weight"], p["norm.bias"], p["ssm.a"], p["ssm.b"], p["ssm.c"], p["ssm.d"],
-            p["ssm.log_delta"], p["w_o"], p["b_o"], form, eps, imag_is_exp};
-}
 
 template <class Layer>
 py::tuple run_layer_vjp(const Layer& layer, const layer_arrays& p, const gradient_arrays& d,

@@ -5,7 +5,9 @@
 // order afterwards.  The processor's mode is left alone: subnormal numbers count (GSS-ACC-7).
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 namespace refgss {
 
@@ -37,6 +39,22 @@ void parallel_for(int64_t items, int slots, const Body& body, bool brief = false
                      },
                      &body},
              brief);
+}
+
+constexpr int64_t rows_of_item = 16;  // of an item: a row alone is less work than claiming it
+constexpr int64_t items_of_rows(int64_t rows) { return (rows + rows_of_item - 1) / rows_of_item; }
+
+/// body(row) or body(row, slot) for rows, in parallel; there are slots_for(items_of_rows(rows)) slots.
+template <class Body> void for_rows(int64_t rows, const Body& body, bool brief = false) {
+    const int64_t items = items_of_rows(rows);
+    const auto some = [&](int64_t item, int slot) {
+        const int64_t end = std::min(rows, (item + 1) * rows_of_item);
+        for (int64_t i = item * rows_of_item; i < end; ++i) {
+            if constexpr (std::is_invocable_v<const Body&, int64_t, int>) body(i, slot);
+            else body(i);
+        }
+    };
+    parallel_for(items, slots_for(items), some, brief);
 }
 
 /// For work outside of loops: throws `error` where the interrupt check says stop.

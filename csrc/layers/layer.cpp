@@ -51,11 +51,11 @@ namespace refgss {
 std::vector<named_array> arrays_of(const refgss_gss_layer_params& p) {
     return {{p.norm_weight, "norm_weight"}, {p.norm_bias, "norm_bias"}, {p.w_v, "w_v"},
             {p.w_u, "w_u"}, {p.ssm_norm_weight, "ssm_norm_weight"},
-            {p.ssm_norm_bias, "ssm_norm_bias"}, {p.a, "a"}, {p.b, "b"}, {p.c, "c"}, {p.d, "d"},
+            {p.ssm_norm_bias, "ssm_norm_bias"}, {p.lam_a, "lam_a"}, {p.lam_b, "lam_b"}, {p.c, "c"}, {p.d, "d"},
             {p.w_uc, "w_uc"}, {p.w_o, "w_o"}, {p.b_o, "b_o"}};
 }
 std::vector<named_array> arrays_of(const refgss_dss_layer_params& p) {
-    return {{p.norm_weight, "norm_weight"}, {p.norm_bias, "norm_bias"}, {p.a, "a"}, {p.b, "b"},
+    return {{p.norm_weight, "norm_weight"}, {p.norm_bias, "norm_bias"}, {p.lam_a, "lam_a"}, {p.lam_b, "lam_b"},
             {p.c, "c"}, {p.d, "d"}, {p.log_delta, "log_delta"}, {p.w_o, "w_o"}, {p.b_o, "b_o"}};
 }
 void check_layer(const refgss_array* x, double eps, const std::vector<named_array>& outputs,
@@ -102,7 +102,7 @@ void gss_forward(const refgss_gss_layer_params& p, const refgss_ssm* prepared,
     // y = SSM(u) + D u
     T one;
     refgss_array delta = unit_step<T>(&one);
-    map_of<T> map(prepared, p.a, p.b, p.c, p.imag_is_exp, &delta, gss_form, L);
+    map_of<T> map(prepared, p.lam_a, p.lam_b, p.c, p.imag_is_exp, &delta, gss_form, L);
     map.apply(sequences(u_data.data(), B, L, H), state, sequences(s, B, L, H), state_out);
     for_each(M, H, [&](int64_t i, int64_t h) {
         s[i * H + h] += g.skip.values[h] * u_data.data()[i * H + h];
@@ -161,7 +161,7 @@ void dss_layer(const refgss_dss_layer_params& p, const refgss_ssm* prepared, con
     scratch<T> u_data(sized(M, E)), s_data(sized(M, E)), o_data(sized(M, E));
     auto u2 = packed(u_data.data(), M, E), s2 = packed(s_data.data(), M, E);
     layer_norm<T>(rows.rows(0, M), norm.data(), bias.data(), p.eps, u2);
-    map_of<T> map(prepared, p.a, p.b, p.c, p.imag_is_exp, delta.array(), p.form, L);
+    map_of<T> map(prepared, p.lam_a, p.lam_b, p.c, p.imag_is_exp, delta.array(), p.form, L);
     map.apply(sequences(u2.data, B, L, E), state, sequences(s2.data, B, L, E), state_out);
     for_each(M, E, [&](int64_t i, int64_t e) {
         s2.data[i * E + e] += skip.values[e] * u2.data[i * E + e];

@@ -87,7 +87,7 @@ template <class T> struct gss_arrays {
     gss_arrays(const refgss_gss_layer_params& p, const view<const T, 3>& x)
         : B(x.shape[0]), L(x.shape[1]), E(x.shape[2]), F(checked<const T, 2>(p.w_v, "w_v").shape[1]),
           H(checked<const T, 2>(p.w_u, "w_u").shape[1]),
-          N(checked<const T, 1>(p.a, "ssm.a").shape[0]), M(B * L),
+          N(checked<const T, 1>(p.lam_a, "ssm.a").shape[0]), M(B * L),
           w_v(shaped<const T, 2>(p.w_v, "w_v", E, F)), w_u(shaped<const T, 2>(p.w_u, "w_u", E, H)),
           w_uc(shaped<const T, 2>(p.w_uc, "w_uc", H, F)),
           w_o(shaped<const T, 2>(p.w_o, "w_o", F, E)), norm(p.norm_weight, "norm.weight", E),

@@ -125,9 +125,9 @@ void gss_vjp(const refgss_gss_layer_params& p, const refgss_array* x, const refg
     }
     T one, unused;
     refgss_array delta = unit_step<T>(&one), ddelta = unit_step<T>(&unused);
-    map_vjp<T>(p.a, p.b, p.c, p.imag_is_exp, &delta, gss_form,
+    map_vjp<T>(p.lam_a, p.lam_b, p.c, p.imag_is_exp, &delta, gss_form,
                as_const(sequences(u.data, B, L, H)), state, as_const(sequences(dy.data, B, L, H)),
-               dstate, sequences(du.data, B, L, H), d.a, d.b, d.c, &ddelta, dstate0);
+               dstate, sequences(du.data, B, L, H), d.lam_a, d.lam_b, d.c, &ddelta, dstate0);
     skip_vjp<T>(g.skip, as_const(u), as_const(dy), du, d.d);
 
     // u = GELU(h W_u), normed once more if asked; h = norm(x)
@@ -175,7 +175,7 @@ void dss_vjp(const refgss_dss_layer_params& p, const refgss_array* x, const refg
     auto act = packed(act_data.data(), M, E), dy = packed(dy_data.data(), M, E);
     layer_norm<T>(rows.rows(0, M), norm.data(), bias.data(), p.eps, u);
     {
-        const lambda_of<T> lam(p.a, p.b, p.imag_is_exp);
+        const lambda_of<T> lam(p.lam_a, p.lam_b, p.imag_is_exp);
         refgss_array au = to_array(sequences(u.data, B, L, E));
         refgss_array ay = to_array(sequences(y.data, B, L, E));
         require(refgss_ssm_scan(&au, lam.array(), p.c, state, delta.array(), &p.form, &ay, nullptr));
@@ -194,9 +194,9 @@ void dss_vjp(const refgss_dss_layer_params& p, const refgss_array* x, const refg
         kernel.gelu_vjp(E, y.data + i * E, dy.data + i * E, dy.data + i * E);
     });
     auto du = act;  // no longer needed
-    map_vjp<T>(p.a, p.b, p.c, p.imag_is_exp, delta.array(), p.form,
+    map_vjp<T>(p.lam_a, p.lam_b, p.c, p.imag_is_exp, delta.array(), p.form,
                as_const(sequences(u.data, B, L, E)), state, as_const(sequences(dy.data, B, L, E)),
-               dstate, sequences(du.data, B, L, E), d.a, d.b, d.c, d.log_delta, dstate0);
+               dstate, sequences(du.data, B, L, E), d.lam_a, d.lam_b, d.c, d.log_delta, dstate0);
     auto* steps = static_cast<T*>(d.log_delta->data);  // d log Δ = Δ dΔ
     const int64_t columns = d.log_delta->rank == 2 ? 2 : 1;
     for (int64_t i = 0; i < E; ++i)

@@ -58,7 +58,7 @@ thread_local! { static SENTENCE: RefCell<CString> = RefCell::new(CString::defaul
 
 #[no_mangle]
 pub extern "C" fn refgss_abi_version() -> i32 {
-    1
+    2
 }
 
 #[no_mangle]

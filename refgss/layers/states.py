@@ -60,6 +60,14 @@ def zero_states(
     return bundled(states)
 
 
+def batch_of(state: State) -> int:
+    """How many streams a model's state is of."""
+    if not isinstance(state, tuple):
+        return state.shape[1]
+    first = state[0]
+    return next(iter(first.values()) if isinstance(first, Mapping) else iter((first,))).shape[0]
+
+
 def streams(state: State, rows: Sequence[int]) -> State:
     """The state of some streams of a batch."""
     if isinstance(state, tuple):

@@ -20,7 +20,7 @@ import numpy as np
 from refgss import reference
 from refgss.config import LMConfig
 from refgss.layers import kind_of
-from refgss.layers.states import State, mapped, side_by_side, streams, zero_states
+from refgss.layers.states import State, batch_of, mapped, side_by_side, streams, zero_states
 from refgss.model.checkpoint import Checkpoint
 from refgss.model.snapshot import Snapshot, advanced, has_pending
 from refgss.tensors import ModelError
@@ -130,7 +130,7 @@ class DecoderEngine:
         return DecoderEngine(self.decoder.fork(), self.before)
 
     def at(self, state: State, pending: np.ndarray | None, tokens: int) -> Engine:
-        decoder = self.decoder.fresh(state.shape[1])
+        decoder = self.decoder.fresh(batch_of(state))
         decoder.restore(state, pending, position=tokens)
         return DecoderEngine(decoder, self.before)
 
@@ -388,8 +388,7 @@ def engine(backend: Any, checkpoint: Checkpoint, snapshot: Snapshot) -> Engine:
         return OpsEngine(backend, params, config, Place(snapshot.tokens, snapshot.logits, x))
     decoder = backend.Decoder(checkpoint.params, config, batch=len(snapshot.recent))
     state, pending = snapshot.state, snapshot.pending
-    assert pending is not None  # a decoder's layers have state-space models
-    if pending.shape[2] >= decoder.block:  # of a decoder that advances less often
+    if pending is not None and pending.shape[2] >= decoder.block:  # it advanced less often
         state, pending = advanced(snapshot, params, config), pending[:, :, :0]
     decoder.restore(state, pending, position=snapshot.tokens)
     return DecoderEngine(decoder, snapshot.logits)

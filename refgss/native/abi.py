@@ -32,10 +32,20 @@ def declarations(header: Path = HERE / "refgss.h") -> str:
 def open_library(
     path: Path = HERE / LIBRARY, header: Path = HERE / "refgss.h"
 ) -> tuple[cffi.FFI, Any]:
-    """The library and its types.  Raises OSError where it is not built."""
+    """The library and its types.
+
+    Raises OSError where it is not built, or implements another version than the header declares.
+    """
     ffi = cffi.FFI()
     ffi.cdef(declarations(header))
-    return ffi, ffi.dlopen(str(path))
+    library = ffi.dlopen(str(path))
+    (wanted,) = re.findall(r"#define REFGSS_ABI_VERSION (\d+)", header.read_text())
+    if (version := library.refgss_abi_version()) != int(wanted):
+        raise OSError(
+            f"{path} implements version {version} of refgss.h, and {header} declares version "
+            f"{wanted}: compile the library with this header"
+        )
+    return ffi, library
 
 
 def view(ffi: cffi.FFI, array: np.ndarray) -> Any:

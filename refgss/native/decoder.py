@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from refgss import checks
+from refgss import checks, ops
 from refgss.config import DSSConfig, GSSConfig, LMConfig
-from refgss.layers import of_layer
+from refgss.layers import kind_of, of_layer
+from refgss.layers.states import State, bundled
+from refgss.layers.tensor import Tensor
 from refgss.native import _core
+from refgss.native.state_space import form_tuple
 from refgss.native.state_space import form_tuple
 
 BLOCK = 64  # tokens between two advances of the state
 SHARE = 32  # int8 weights that share a scale
+
+# the options of a layer, by the type of its config, as csrc/bindings/decoder.cpp takes them
+OPTIONS: dict[type, Callable[[Any], tuple[Any, ...]]] = {
+    GSSConfig: lambda c: ("gss", c.imag == "exp", c.eps),
+    DSSConfig: lambda c: ("dss", c.imag == "exp", c.eps, form_tuple(c.form)),
+}
+
+RECURRENT = (GSSConfig, DSSConfig)  # kinds whose state waits for the next advance
 
 # matrices that may have few bits, and the axis along which their scales are shared
 SUMMED = {"w_v": 0, "w_u": 0, "w_uc": 0, "w_o": 0, "head.weight": 0, "embedding.weight": 1}
@@ -52,19 +63,17 @@ class Decoder:
         check_parameters(params, config)
         if batch < 0 or block < 1:
             raise ValueError(f"Decoder: batch must be >= 0 and block >= 1, not {batch} and {block}")
-        layer: Any = config.layers[0]
-        form = form_tuple(layer.form) if isinstance(layer, DSSConfig) else ()
         self.config, self.batch, self.block = config, batch, block
-        self._shape = (config.depth, batch, *params["layers.0.ssm.c"].shape)
-        imag_is_exp = layer.imag == "exp"
-        self._core = _core.Decoder(
-            dict(params), config.depth, form, imag_is_exp, layer.eps, batch, block
-        )
+        self._sizes = [
+            kind_of(layer).sizes(of_layer(params, i)) for i, layer in enumerate(config.layers)
+        ]
+        layers = [OPTIONS[type(layer)](layer) for layer in config.layers]
+        self._core = _core.Decoder(dict(params), layers, config.eps, batch, block)
 
     @staticmethod
     def supports(config: LMConfig) -> bool:
-        """Whether it can decode such models: those of GSS layers, or DSS, with the same options."""
-        return isinstance(config.layer, GSSConfig | DSSConfig)
+        """Whether it can decode such models: those whose layers are of kinds that it knows."""
+        return all(type(layer) in OPTIONS for layer in config.layers)
 
     def step(self, tokens: np.ndarray) -> np.ndarray:
         """The next token of each sequence, (B,) int -> logits (B,V)."""
@@ -102,50 +111,74 @@ class Decoder:
         return self._core.place()
 
     @property
-    def state(self) -> np.ndarray:
-        """After all tokens, (depth,B,H,N) complex64 (GSS-STA-3).
+    def state(self) -> State:
+        """After all tokens (GSS-STA-3): (depth,B,H,N) complex64 where all layers have such a state.
 
         Another backend can go on from it, and so can this one, up to rounding; for a continuation
         with the same bits see `snapshot`.
         """
-        return self._core.state().reshape(self._shape)
+        saved = iter(self._core.save(_core.STATE))
+        states: list[State] = []
+        for parts in self._parts():
+            own = {}
+            for name, tensor in parts.items():
+                x = next(saved)
+                own[name] = ops.joined_complex(x) if tensor.numbers == "complex" else x
+            states.append(own if len(own) > 1 else next(iter(own.values())))
+        return bundled(states)
 
-    def snapshot(self) -> tuple[np.ndarray, np.ndarray]:
+    def snapshot(self) -> tuple[State, np.ndarray | None]:
         """state (depth,B,H,N) complex64, pending (depth,B,n,H) float32, 0 <= n < block.
 
         `state` is that at the last advance, and `pending` are the inputs u of each layer's SSM in
-        the n tokens since.  A prefill ends with an advance: n = 0.
+        the n tokens since.  A prefill ends with an advance: n = 0.  Where the layers have no states
+        of one shape, or one has no SSM: `state` after all tokens, and None.
         """
-        state, pending = self._core.snapshot()
-        depth, batch, channels, _ = self._shape
-        return state.reshape(self._shape), pending.reshape(depth, batch, -1, channels)
+        if not all(type(layer) in RECURRENT for layer in self.config.layers):
+            return self.state, None
+        saved = self._core.save(_core.SNAPSHOT)  # x and pending of each layer
+        state = bundled([ops.joined_complex(x) for x in saved[::2]])
+        if isinstance(state, tuple):
+            return self.state, None
+        return state, np.stack(saved[1::2])
 
     def restore(
-        self, state: np.ndarray, pending: np.ndarray | None = None, *, position: int = 0
+        self, state: State, pending: np.ndarray | None = None, *, position: int = 0
     ) -> None:
         """Goes where the snapshot was made: what follows is the same bit by bit, given the same
         parameters, block and instruction set.  Without `pending`, `state` is that after all tokens.
         """
-        depth, batch, channels, states = self._shape
-        checks.check_shape("Decoder", "state", state, self._shape, "c")
-        if pending is None:
-            pending = np.empty((depth, batch, 0, channels), np.float32)
+        checks.check_depth("Decoder", "state", state, self.config.depth)
+        arrays: list[np.ndarray] = []
+        for i, (own, parts) in enumerate(zip(state, self._parts(), strict=True)):
+            checks.check_parts("Decoder", f"layer {i}: state", own, parts)
+            for x in own.values() if isinstance(own, Mapping) else (own,):
+                if x.dtype not in (np.complex64, np.float32):
+                    raise TypeError("Decoder: state must be complex64 or float32")
+                arrays.append(ops.to_real(x))
+            if pending is not None:
+                arrays.append(self._pending(pending, own, i))
+        self._core.restore(_core.STATE if pending is None else _core.SNAPSHOT, arrays, position)
+
+    def _pending(self, pending: np.ndarray, state: np.ndarray, i: int) -> np.ndarray:
+        """The pending inputs (B,n,H) of a layer with an SSM, whose state is (B,H,N)."""
         checks.check_rank("Decoder", "pending", pending, "depth,B,n,H", "f")
-        shape = (depth, batch, pending.shape[2], channels)
+        n = pending.shape[2]
+        shape = (self.config.depth, self.batch, n, state.shape[1])
         checks.check_shape("Decoder", "pending", pending, shape, "f")
-        if pending.shape[2] >= self.block:
+        if n >= self.block:
             raise ValueError(
-                f"Decoder: {pending.shape[2]} steps are pending where block is {self.block}: "
+                f"Decoder: {n} steps are pending where block is {self.block}: "
                 "use the block with which they were saved"
             )
-        if state.dtype != np.complex64 or pending.dtype != np.float32:
-            raise TypeError("Decoder: state must be complex64, and pending float32")
-        rows = depth * batch
-        self._core.restore(
-            state.reshape(rows, channels, states),
-            pending.reshape(rows, pending.shape[2], channels),
-            position,
-        )
+        if pending.dtype != np.float32:
+            raise TypeError("Decoder: pending must be float32")
+        return pending[i]
+
+    def _parts(self) -> list[Mapping[str, Tensor]]:
+        """The parts of each layer's state by name."""
+        layers = zip(self.config.layers, self._sizes, strict=True)
+        return [kind_of(layer).state(layer, sizes, self.batch) for layer, sizes in layers]
 
     def fork(self) -> Decoder:
         """Another decoder at the same place of the same sequences; the weights are shared."""
@@ -161,9 +194,7 @@ class Decoder:
         """
         other = object.__new__(Decoder)
         other.__dict__.update(self.__dict__)
-        other.batch, (depth, _, *sizes) = batch, self._shape
-        other._shape = (depth, batch, *sizes)
-        other._core = self._core.fresh(batch)
+        other.batch, other._core = batch, self._core.fresh(batch)
         return other
 
     def _tokens(self, name: str, tokens: np.ndarray) -> np.ndarray:
@@ -214,7 +245,7 @@ def check_parameters(params: Mapping[str, np.ndarray], config: LMConfig) -> None
     checks.check_language_model("Decoder", seen, np.zeros((0, 0), np.int64), None, config)
     E = seen["embedding.weight"].shape[1]
     if not Decoder.supports(config):
-        raise ValueError("Decoder: all layers must be GSS layers, or DSS, with the same options")
+        raise ValueError("Decoder: all layers must be of the kinds that it knows: GSS or DSS")
     for i, layer in enumerate(config.layers):
         x = np.empty((0, 0, E), np.float32)
         checks.check_layer(f"Decoder, layer {i}", of_layer(seen, i), x, None, layer)

@@ -15,7 +15,7 @@ def reason(error: ImportError, here: Path = HERE) -> str:
     checkout = (root / "setup.py").exists()
     again = f"run `pip install --editable .` in {root}" if checkout else "install refgss again"
     if any(here.glob("_core.*")):
-        return f"refgss.native was built for another Python or another system: {again} ({error})"
+        return f"refgss.native was built for another Python, system or librefgss: {again} ({error})"
     if hidden := built_elsewhere(root):
         return (
             f"the source in {root}, where refgss.native is not built, hides the installed refgss "

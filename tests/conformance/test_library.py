@@ -74,7 +74,10 @@ def test_a_bad_library_gets_its_outcome(tmp_path, body, outcome, detail):
 @pytest.mark.parametrize(
     ("code", "sentence"),
     [
-        ("int32_t refgss_abi_version(void) { return 7; }", "version 7"),
+        (
+            "int32_t refgss_abi_version(void) { return 1; }",
+            "implements version 1 of refgss.h, and this refgss calls version 2: compile",
+        ),
         ("", "refgss_abi_version"),
     ],
 )

@@ -52,9 +52,9 @@ gss_layer_keeping   gss x:BLE ?state:BHN2 >y:BLE >?state_out:BHN2 kept
 gss_layer_vjp       gss x:BLE ?state:BHN2 nothing dy:BLE ?dstate:BHN2 >gss >dx:BLE >?dstate0:BHN2
 dss_layer_vjp       dss x:BLH ?state:BHN2 dy:BLH ?dstate:BHN2 >dss >dx:BLH >?dstate0:BHN2
 """
-GSS = "norm_weight:E norm_bias:E w_v:EF w_u:EH ?ssm_norm_weight:H ?ssm_norm_bias:H a:N b:N c:HN2 "
+GSS = "norm_weight:E norm_bias:E w_v:EF w_u:EH ?ssm_norm_weight:H ?ssm_norm_bias:H lam_a:N lam_b:N c:HN2 "
 GSS += "d:H w_uc:HF w_o:FE ?b_o:E"
-DSS = "norm_weight:H norm_bias:H a:N b:N c:HN2 d:H log_delta:H w_o:HH ?b_o:H"
+DSS = "norm_weight:H norm_bias:H lam_a:N lam_b:N c:HN2 d:H log_delta:H w_o:HH ?b_o:H"
 ROWS_ARE_CONTIGUOUS = {  # of these outputs
     ("layer_norm", "y"), ("layer_norm_vjp", "dx"), ("gelu", "y"), ("gelu_vjp", "dx"),
     ("gss_layer_vjp", "w"), ("gss_layer_keeping", "kept"),
@@ -412,11 +412,11 @@ class Fuzz:
         for axis in "HNFE":
             self.sizes[axis] = max(self.sizes[axis], 1)
         B, L = self.sizes["B"], self.sizes["L"]
-        self.sizes |= {"V": 7, "D": B}
+        self.sizes["V"] = 7
         wrong, self.wrong = self.wrong, False
         layer, params = self.ffi.new("refgss_lm_layer *"), self.ffi.new("refgss_lm_params *")
         gss = self.struct("gss", GSS, False)()
-        layer.gss = gss
+        layer.kind, layer.params = self.lib.REFGSS_LAYER_GSS, gss
         params.embedding, params.layers, params.depth = self.right("e", "VE"), layer, 1
         params.eps = 1e-5
         self.keep += [layer, params]
@@ -431,8 +431,8 @@ class Fuzz:
             if self.wrong and B and self.draw.random() < 0.2:
                 tokens[0] = self.draw.choice((-1, 7, 2**62))
                 self.broken.append("token")
-            name = self.draw.choice(("step", "prefill", "loss", "state", "fork", "restore"))
-            if name in ("state", "restore", "fork") or (name != "step" and L == 0):
+            name = self.draw.choice(("step", "prefill", "loss", "save", "fork", "restore"))
+            if name in ("save", "restore", "fork") or (name != "step" and L == 0):
                 self.broken = [b for b in self.broken if b != "token"]
             status = getattr(self, f"decoder_{name}")(one, tokens, L)
             free, self.free = self.free, []
@@ -460,9 +460,17 @@ class Fuzz:
             self.broken.append("targets are NULL")
         return self.lib.refgss_decoder_loss(decoder, tokens, targets, L, y)
 
-    def decoder_state(self, decoder: Any, tokens: Any, L: int) -> int:
-        x = self.view(self.array("state", "DHN2", True))
-        return self.lib.refgss_decoder_state(decoder, x)
+    def decoder_save(self, decoder: Any, tokens: Any, L: int) -> int:
+        return self.lib.refgss_decoder_save(decoder, *self.one_state(True))
+
+    def one_state(self, output: bool) -> tuple[Any, ...]:
+        """What, the arrays of one layer's state, and how many; some of that may be wrong."""
+        x = self.view(self.array("state", "BHN2", output))
+        what, count = self.lib.REFGSS_STATE, 1
+        if self.wrong and self.draw.random() < 0.2:
+            what, count = self.draw.choice(((0, 1), (3, 1), (1, 0), (1, 2), (2, 1), (1, -1)))
+            self.broken.append("another list of arrays")
+        return what, x, count
 
     def decoder_fork(self, decoder: Any, tokens: Any, L: int) -> int:
         out = self.ffi.new("refgss_decoder **")
@@ -472,8 +480,7 @@ class Fuzz:
         return status
 
     def decoder_restore(self, decoder: Any, tokens: Any, L: int) -> int:
-        x = self.view(self.array("state", "DHN2", False))
-        return self.lib.refgss_decoder_restore(decoder, x, self.ffi.NULL, 3)
+        return self.lib.refgss_decoder_restore(decoder, *self.one_state(False), 3)
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ from refgss.conformance.candidates.presentation import (
 from refgss.conformance.judging.compare import Answer, Failure, Outcome, Outputs
 from refgss.standard import header_file
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 DTYPES = {"float32": 1, "float64": 2}  # enum refgss_dtype
 MOST_AXES = 4
 
@@ -92,7 +92,10 @@ class Library:
             )
             raise CandidateError(f"{path} cannot be used as a library of refgss.h: {why}") from e
         if version != ABI_VERSION:
-            raise CandidateError(f"{path} implements version {version} of refgss.h, not 1")
+            raise CandidateError(
+                f"{path} implements version {version} of refgss.h, and this refgss calls version "
+                f"{ABI_VERSION}: compile the library with {header_file()}"
+            )
         self.path, self.parameters = path, parameters(declared)
         self.ops = self.offered()
         self.bind(contiguous)
