@@ -242,7 +242,7 @@ def test_what_needs_the_native_backend_says_so_in_one_sentence(unbuilt):
 def test_a_backend_of_another_python_is_told_from_none(project):
     write(project / "refgss/native/_core.cpython-30-none.so", "")
     assert importing_native(project).startswith(
-        "ImportError: refgss.native was built for another Python or another system: run `pip"
+        "ImportError: refgss.native was built for another Python, system or librefgss: run `pip"
     )
 
 

@@ -14,7 +14,6 @@ from refgss.layers.states import State, bundled
 from refgss.layers.tensor import Tensor
 from refgss.native import _core
 from refgss.native.state_space import form_tuple
-from refgss.native.state_space import form_tuple
 
 BLOCK = 64  # tokens between two advances of the state
 SHARE = 32  # int8 weights that share a scale

@@ -52,8 +52,8 @@ gss_layer_keeping   gss x:BLE ?state:BHN2 >y:BLE >?state_out:BHN2 kept
 gss_layer_vjp       gss x:BLE ?state:BHN2 nothing dy:BLE ?dstate:BHN2 >gss >dx:BLE >?dstate0:BHN2
 dss_layer_vjp       dss x:BLH ?state:BHN2 dy:BLH ?dstate:BHN2 >dss >dx:BLH >?dstate0:BHN2
 """
-GSS = "norm_weight:E norm_bias:E w_v:EF w_u:EH ?ssm_norm_weight:H ?ssm_norm_bias:H lam_a:N lam_b:N c:HN2 "
-GSS += "d:H w_uc:HF w_o:FE ?b_o:E"
+GSS = "norm_weight:E norm_bias:E w_v:EF w_u:EH ?ssm_norm_weight:H ?ssm_norm_bias:H lam_a:N "
+GSS += "lam_b:N c:HN2 d:H w_uc:HF w_o:FE ?b_o:E"
 DSS = "norm_weight:H norm_bias:H lam_a:N lam_b:N c:HN2 d:H log_delta:H w_o:HH ?b_o:H"
 ROWS_ARE_CONTIGUOUS = {  # of these outputs
     ("layer_norm", "y"), ("layer_norm_vjp", "dx"), ("gelu", "y"), ("gelu_vjp", "dx"),
@@ -132,7 +132,7 @@ class Fuzz:
         if name in ("lam", "delta", "log_delta"):
             x = rng.uniform(0.01, 1, count)
             return -x if name == "lam" else x
-        if name in ("a", "b") and not self.entry.startswith("gss_lambda"):
+        if name in ("lam_a", "lam_b"):
             return rng.uniform(-1, 1, count)  # of a layer: Λ must be finite
         scale = 10.0 ** rng.integers(-30, 30) if rng.random() < 0.1 else 1.0
         x = rng.standard_normal(count) * scale

@@ -41,6 +41,16 @@ def arguments(tensors):
     return {k: x for k, x in narrow.items() if not k.startswith("params.")} | {"params": params}
 
 
+def mixed(widths=(45, 40)):
+    """GSS and DSS layers in one model, the first with so many channels; DSS has E = 40."""
+    config = cfg.LMConfig((cfg.PAPER, cfg.DSSConfig(form=cfg.DSS_EXP)), depth=4)
+    params = model(cfg.LMConfig(cfg.PAPER, depth=4), h=widths[0])
+    other = model(cfg.LMConfig(config.layers[1], depth=4), e=widths[1])
+    dss = {k: x for k, x in other.items() if k.startswith(("layers.1.", "layers.3."))}
+    gss = {k: x for k, x in params.items() if not k.startswith(("layers.1.", "layers.3."))}
+    return gss | dss, config
+
+
 def tokens(length, batch=2, v=37, seed=0):
     return np.random.default_rng(seed).integers(0, v, (batch, length))
 
@@ -93,6 +103,30 @@ def test_long_streams_in_any_pieces(config, weights):
     loss = Decoder(stored, config, batch=2).loss(t[:, :-1], t[:, 1:])
     wanted = reference.lm_loss(wide, t[:, :-1], t[:, 1:], config=config)
     assert loss.shape == (2, 199) and abs(loss.mean() - wanted) <= 2e-6 * abs(wanted)
+
+
+@pytest.mark.parametrize("channels", [40, 45, 130])
+@pytest.mark.parametrize("weights", ["f32", "int8"])
+def test_layers_of_several_kinds(channels, weights):
+    """GSS and DSS in turn, with as many channels or others: logits, states, and the way back."""
+    params, config = mixed((channels, 40))
+    stored = quantize(params, weights)
+    wide = {k: x.astype(np.result_type(x.dtype, float)) for k, x in dequantize(stored).items()}
+    t = tokens(150)
+    want, state = reference.lm_logits(wide, t, config=config)
+    decoder = Decoder(stored, config, batch=2)
+    got = reading(decoder, t, [70] + [1] * 70)
+    assert np.abs(got - want).max() <= 2e-6 * np.abs(want).max()
+    assert isinstance(decoder.state, tuple) == (channels != 40)
+    for mine, other in zip(decoder.state, state, strict=True):
+        assert np.abs(mine - other).max() <= 2e-6 * np.abs(other).max()
+    again = Decoder(stored, config, batch=2)
+    again.restore(*decoder.snapshot(), position=150)
+    assert again.position == 150
+    a, b = decoder.step(t[:, 0]), again.step(t[:, 0])
+    assert np.abs(a - b).max() <= 2e-6 * np.abs(a).max()
+    if channels == 40:  # then there is a snapshot of all layers
+        same((a, b))
 
 
 @pytest.mark.parametrize("weights", FORMATS)
@@ -269,6 +303,19 @@ def test_a_softmax_stream_ends():
         d.step(np.array([0]))
     with pytest.raises(ValueError, match="GSS-STA-8"):
         Decoder(params, MODELS[4]).prefill(tokens(301, 1))
+
+
+def test_a_kind_that_the_library_does_not_know():
+    ffi, lib = abi.open_library()
+    table = np.ones((3, 4), np.float32)
+    e = abi.view(ffi, table)
+    layer = ffi.new("refgss_lm_layer *", (99, ffi.NULL, ffi.NULL))
+    params = ffi.new("refgss_lm_params *", {"embedding": e, "layers": layer, "depth": 1, "eps": 1})
+    made = ffi.new("refgss_decoder **")
+    for kind, sentence in ((99, b"layers.0.kind is 99"), (1, b"layers.0.params is NULL")):
+        layer.kind = kind
+        assert lib.refgss_decoder_new(params, 1, 4, made) == lib.REFGSS_ERROR_VALUE
+        assert ffi.string(lib.refgss_last_error()).startswith(sentence) and made[0] == ffi.NULL
 
 
 def test_null_handles_are_refused():

@@ -1,6 +1,7 @@
 """The backend as a guest in its process: threads, forks, signals, the processor's mode, plain C."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -207,6 +208,35 @@ def test_null_is_refused(library):
     assert lib.refgss_spectrum_conv(ffi.NULL, ffi.NULL, ffi.NULL) == lib.REFGSS_ERROR_VALUE
     lib.refgss_spectrum_free(ffi.NULL)
     lib.refgss_conv_stream_free(ffi.NULL)
+
+
+def stub(tmp_path, version):
+    """A library with every function of the header, none of which does anything, of this version."""
+    compiler = shutil.which((sysconfig.get_config_var("CC") or "cc").split()[0])
+    if compiler is None:
+        pytest.skip("no C compiler here")
+    names = re.findall(r"\b(refgss_\w+)\(", abi.declarations(HEADER))
+    code = "".join(
+        f"long {n}(void) {{ return {version * n.endswith('version')}; }}\n" for n in names
+    )
+    source, made = tmp_path / "stub.c", tmp_path / abi.LIBRARY
+    source.write_text(code)
+    subprocess.run([compiler, "-w", "-shared", "-fPIC", source, "-o", made], check=True)
+    return made
+
+
+def test_a_library_of_another_version_is_refused(tmp_path):
+    """By the extension module, by cffi: one sentence with both versions."""
+    made = stub(tmp_path, 1)
+    (core,) = HEADER.parent.glob("_core.*")
+    shutil.copy(core, tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", "import _core"], cwd=tmp_path, capture_output=True, text=True
+    )
+    said = done.stderr.splitlines()[-1]
+    assert "version 1 of refgss.h, and refgss.native calls version 2" in said, done.stderr
+    with pytest.raises(OSError, match=r"version 1 of refgss.h, and .* version 2: compile"):
+        abi.open_library(made)
 
 
 PROGRAM = r"""
