@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,13 +17,13 @@ import click
 
 import refgss
 from refgss.cli import terminal
-from refgss.config import to_json
+from refgss.config import LayerConfig, LMConfig, to_json
 from refgss.conformance.candidates.claims import CandidateError, claimed
 from refgss.conformance.candidates.targets import ALIASES, import_backend
 from refgss.conformance.vectors.format import DamagedVectorsError, read_vectors
 from refgss.layers import kind_of, of_layer
-from refgss.layers.states import named, zero_states
-from refgss.model import Checkpoint, load_checkpoint
+from refgss.model import Checkpoint, load_checkpoint, profiles
+from refgss.model.profiles import PROFILES, Profile, parameter_count, state_bytes
 from refgss.standard import SPEC_VERSION, spec_folder
 
 # variables that choose a BLAS kernel or a number of threads, and so change every timing
@@ -43,10 +43,18 @@ SLOWING = (
 
 @click.command(short_help="Describe this installation, or a model.")
 @click.argument("model", type=click.Path(path_type=Path), required=False)
-def info(model: Path | None) -> None:
+@click.option(
+    "--profile", type=click.Choice(list(PROFILES)), help="Describe a model of this name instead."
+)
+def info(model: Path | None, profile: str | None) -> None:
     """Describe this machine and its usable backends, or the model file MODEL."""
+    if model and profile:
+        raise click.UsageError("give a model or --profile, not both")
     if model:
         describe(load_checkpoint(model))
+        return
+    if profile:
+        describe_profile(profile, PROFILES[profile])
         return
     terminal.say(f"refgss {refgss.__version__}, spec {SPEC_VERSION}, {vectors_line()}")
     system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors"
@@ -66,16 +74,13 @@ def describe(model: Checkpoint) -> None:
     V, E = model.params["embedding.weight"].shape
     weights = {name: x for name, x in model.params.items() if not name.endswith(".scale")}
     counted = sum(x.size * (2 if x.dtype.kind == "c" else 1) for x in weights.values())
-    state = zero_states(model.params, model.config, batch=1)
-    bytes_of_state = sum(x.nbytes for x in named(state).values())
-    config = {k: v for k, v in to_json(model.config).items() if k not in ("layer", "depth")}
     words = model.tokenizer if len(model.tokenizer) < 40 else "a file of the package tokenizers"
     lines = [
-        *(("layers", text) for text in layers_of(model)),
-        ("model", facts({"depth": model.config.depth, **config})),
+        *(("layers", text) for text in layers_of(sized(model))),
+        ("model", facts(options_of(model.config))),
         ("sizes", f"vocabulary {V}, width {E}"),
         ("parameters", f"{counted:,}, weights {model.weights}"),
-        ("state", f"{bytes_of_state:,} bytes a stream, at any length"),
+        ("state", state_line(sized(model))),
         ("tokenizer", words),
         ("SHA-256", model.digest),
         *((k, json.dumps(v, ensure_ascii=False)) for k, v in model.about.items()),
@@ -84,15 +89,47 @@ def describe(model: Checkpoint) -> None:
         terminal.say(f"{name:14}{text}")
 
 
-def layers_of(model: Checkpoint) -> list[str]:
+def describe_profile(name: str, profile: Profile) -> None:
+    """A model that has no numbers yet: what it would take."""
+    E, V = profile.sizes["width"], profile.vocabulary
+    layers = profiles.layers_of(profile)
+    lines = [
+        ("profile", name),
+        *(("layers", text) for text in layers_of(layers)),
+        ("model", facts(options_of(profile.config))),
+        ("sizes", f"vocabulary {V}, width {E}"),
+        ("parameters", f"{parameter_count(profile):,}"),
+        ("state", state_line(layers)),
+    ]
+    for title, text in lines:
+        terminal.say(f"{title:14}{text}")
+
+
+def sized(model: Checkpoint) -> list[tuple[LayerConfig, Any]]:
+    """The options and the Sizes of each layer."""
+    return [
+        (layer, kind_of(layer).sizes(of_layer(model.params, i)))
+        for i, layer in enumerate(model.config.layers)
+    ]
+
+
+def options_of(config: LMConfig) -> dict[str, Any]:
+    """Of a model, but for those of its layers."""
+    fields = {k: v for k, v in to_json(config).items() if k not in ("layer", "depth")}
+    return {"depth": config.depth, **fields}
+
+
+def state_line(layers: Sequence[tuple[LayerConfig, Any]]) -> str:
+    return f"{state_bytes(layers):,} bytes a stream, at any length"
+
+
+def layers_of(layers: Sequence[tuple[LayerConfig, Any]]) -> list[str]:
     """A line for each kind of layer with its options and sizes, in the order of the first."""
-    counts = Counter(model.config.layers)
-    found = []
-    for layer, count in counts.items():
-        kind, first = kind_of(layer), model.config.layers.index(layer)
-        text = facts(asdict(kind.sizes(of_layer(model.params, first))) | to_json(layer))
-        found.append(f"{count} × {kind.NAME.upper()}, {text}")
-    return found
+    counts, found = Counter(layer for layer, _ in layers), dict(reversed(layers))
+    return [
+        f"{count} × {kind_of(layer).NAME.upper()}, {facts(asdict(found[layer]) | to_json(layer))}"
+        for layer, count in counts.items()
+    ]
 
 
 def facts(fields: Mapping[str, Any]) -> str:

@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, get_args
 
 import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from refgss.cli import terminal
-from refgss.config import LayerConfig, LMConfig
+from refgss.config import (
+    LayerConfig,
+    LMConfig,
+    Mlp,
+    Norm,
+    Position,
+    Scale,
+    TransformerConfig,
+    Visible,
+)
 from refgss.layers import KINDS, kind_of
-from refgss.model import load_checkpoint
+from refgss.model import load_checkpoint, load_tokenizer
+from refgss.model.profiles import Profile, layers_of, parameter_count, state_bytes
 from refgss.training.data import DataConfig
 from refgss.training.recipe import Recipe, Run, Sizes, sizes_of
 
 USUAL = Run()
+USUAL_ATTENTION = SimpleNamespace(**{f.name: f.default for f in fields(TransformerConfig)})
 COUNT = click.IntRange(1)
 
 MODEL = {
@@ -28,6 +40,8 @@ MODEL = {
     "gate": "Gate width F of GSS layers.",
     "channels": "State-space channels H of GSS layers.",
     "states": "States N per channel.",
+    "inner": "Width of attention, all heads together.  Default: the width.",
+    "hidden": "Width of the MLP of attention layers.  Default: 4 E, or 8/3 E if gated.",
     "memory": "Longest time constant of GSS layers, in tokens; 0 draws the modes from N(0,1).",
 }
 TRAINING = {
@@ -49,11 +63,32 @@ TRAINING = {
     "data_parallel": "Number of devices to split each batch over.",
     "sequence_parallel": "Number of devices to split each window over.",
 }
+ATTENTION = {
+    "heads": "Query heads of attention layers.",
+    "kv_heads": "Key and value heads; they divide the query heads.  Default: as many.",
+    "chunk": "Tokens of a chunk, or of the window, of attention.",
+    "visible": "Which keys a query sees.",
+    "scale": "Scale of the logits: 1/√D, or 1.",
+    "position": "How attention knows positions.",
+    "positions": "Rows of learned positions.",
+    "rope_base": "Base of the angles of rope.",
+    "mlp": "MLP of attention layers.",
+    "norm": "Norm of attention layers.",
+}
 CHOICES = {
+    "visible": click.Choice(get_args(Visible)),
+    "scale": click.Choice(get_args(Scale)),
+    "position": click.Choice(get_args(Position)),
+    "mlp": click.Choice(get_args(Mlp)),
+    "norm": click.Choice(get_args(Norm)),
     "optimizer": click.Choice(["adamw", "adafactor", "muon"]),
     "weights": click.Choice(["full", "bf16"]),
 }
 FLOATS = ("memory", "minutes")  # whose default may be None
+
+
+def flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def options(defaults: Any, helps: dict[str, str]) -> Callable[[Callable], Callable]:
@@ -62,9 +97,12 @@ def options(defaults: Any, helps: dict[str, str]) -> Callable[[Callable], Callab
     def add(command: Callable) -> Callable:
         for name, text in reversed(helps.items()):
             value = getattr(defaults, name)
-            kind = CHOICES.get(name) or (float if name in FLOATS else type(value))
-            flag = f"--{name.replace('_', '-')}"
-            option = click.option(flag, type=kind, default=value, show_default=True, help=text)
+            usual = int if value is None else type(value)
+            kind = CHOICES.get(name) or (float if name in FLOATS else usual)
+            shown = value is not None
+            option = click.option(
+                flag(name), type=kind, default=value, show_default=shown, help=text
+            )
             command = option(command)
         return command
 
@@ -104,7 +142,7 @@ def options(defaults: Any, helps: dict[str, str]) -> Callable[[Callable], Callab
     default="gss",
     show_default=True,
     metavar="KINDS",
-    help='Kind of the layers, or a repeating pattern such as "gss gss dss".',
+    help='Kind of the layers, or a repeating pattern such as "gss gss gss attention".',
 )
 @click.option(
     "--depth", type=COUNT, default=USUAL.model.depth, show_default=True, help="Number of layers."
@@ -114,6 +152,8 @@ def options(defaults: Any, helps: dict[str, str]) -> Callable[[Callable], Callab
 @click.option("--no-final-norm", is_flag=True, help="No LayerNorm after the last layer.")
 @click.option("--from", "start", type=click.Path(path_type=Path), help="Start from this model.")
 @options(USUAL.sizes, MODEL)
+@options(USUAL_ATTENTION, ATTENTION)
+@click.option("--bias", is_flag=True, help="Biases in the dense maps of attention layers.")
 @options(USUAL.recipe, TRAINING)
 @click.option(
     "--tokenizer", type=click.Path(path_type=Path), help="A tokenizer.json. Default: bytes."
@@ -125,6 +165,7 @@ def options(defaults: Any, helps: dict[str, str]) -> Callable[[Callable], Callab
 @click.option(
     "--save-every", type=COUNT, default=250, show_default=True, help="Steps per saved state."
 )
+@click.option("--dry-run", is_flag=True, help="Print what the model would take, and train nothing.")
 @click.option("--stop", type=COUNT, help="Stop after this step; the same command continues later.")
 def train(
     paths: tuple[str, ...],
@@ -143,29 +184,31 @@ def train(
     log_every: int,
     evaluate_every: int,
     save_every: int,
+    dry_run: bool,
     stop: int | None,
-    **sizes_and_recipe: Any,
+    **named: Any,
 ) -> None:
     """Train a language model on text files, or on the Python standard library.
 
     Writes model.safetensors, metrics.jsonl and loss.png to the folder --out.  Repeating the
     command continues a run that was stopped, even by kill -9, with the same result.
     """
-    recipe = Recipe(**{name: sizes_and_recipe[name] for name in TRAINING})
+    recipe = Recipe(**{name: named[name] for name in TRAINING})
     data = DataConfig((*paths, *more), suffixes, held_out, held_out_tail)
     checkpoint = None if start is None else load_checkpoint(start)
     if checkpoint is None:
-        wanted: dict[str, Any] = {name: sizes_and_recipe[name] or None for name in MODEL}
-        pattern = pattern_of(layers, ssm_norm=ssm_norm)
-        known = {f.name for layer in pattern for f in fields(kind_of(layer).Sizes)}
-        known |= {"memory"} if "gate" in known else set()  # of GSS layers
-        given: dict[str, Any] = {name: wanted[name] if name in known else None for name in MODEL}
+        attention = {name: named[name] for name in (*ATTENTION, "bias")}
+        pattern = pattern_of(layers, ssm_norm=ssm_norm, **attention)
+        given = sizes_given(pattern, named)
         model = LMConfig(pattern, depth, final_norm=not no_final_norm, tied=tied)
         run = Run(model, Sizes(**given), data, recipe, description_of(tokenizer))
     else:
         refuse_options_of_models(f"the model of --from {start}")
         sizes = sizes_of(checkpoint.params, checkpoint.config)
         run = Run(checkpoint.config, sizes, data, recipe, checkpoint.tokenizer, checkpoint.digest)
+    if dry_run:
+        terminal.say(what_it_takes(run))
+        return
     try:
         from refgss.training import loop
     except ImportError as e:
@@ -177,7 +220,37 @@ def train(
     terminal.say(closing_line(out / "metrics.jsonl", recipe.length))
 
 
-def pattern_of(layers: str, **options: bool) -> tuple[LayerConfig, ...]:
+def sizes_given(pattern: Sequence[LayerConfig], named: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes that some layer of the pattern has, None for all others.
+
+    Raises UsageError where one was asked for that no layer has.
+    """
+    known = {f.name for layer in pattern for f in fields(kind_of(layer).Sizes)}
+    known |= {"memory"} if "gate" in known else set()  # of GSS layers
+    known |= {f.name for layer in pattern for f in fields(layer)}
+    for name in (*MODEL, *ATTENTION, "bias"):
+        if name not in known and was_given(name):
+            raise click.UsageError(f"no layer of this pattern has the option {flag(name)}")
+    return {name: (named[name] or None) if name in known else None for name in MODEL}
+
+
+def what_it_takes(run: Run) -> str:
+    """Parameters, and the state of a stream, of a model that is not made."""
+    sizes = {k: x for k, x in asdict(run.sizes).items() if x is not None and k != "memory"}
+    try:
+        model = Profile(run.model, sizes, load_tokenizer(run.tokenizer).size)
+        size = parameter_count(model), state_bytes(layers_of(model))
+    except ValueError as e:
+        raise click.UsageError(f"there is no such model: {e}") from e
+    return f"{size[0]:,} parameters; {size[1]:,} bytes of state a stream, at any length"
+
+
+def was_given(name: str) -> bool:
+    source = click.get_current_context().get_parameter_source(name)
+    return source is not click.core.ParameterSource.DEFAULT
+
+
+def pattern_of(layers: str, **options: Any) -> tuple[LayerConfig, ...]:
     """The options of each layer of a pattern; a flag is for the kinds that have such an option."""
     pattern = []
     for name in layers.split():
@@ -185,8 +258,12 @@ def pattern_of(layers: str, **options: bool) -> tuple[LayerConfig, ...]:
         if kind is None:
             known = ", ".join(kind.NAME for kind in KINDS.values())
             raise click.UsageError(f"there is no layer {name!r}: --layers is made of {known}")
-        usual = kind.Config()
-        pattern.append(replace(usual, **{k: x for k, x in options.items() if hasattr(usual, k)}))
+        has = {f.name for f in fields(kind.Config)}
+        own = {k: x for k, x in options.items() if k in has}
+        try:
+            pattern.append(kind.Config(**own))
+        except ValueError as e:
+            raise click.UsageError(f"there is no such layer {name}: {e}") from e
     if not pattern:
         raise click.UsageError("--layers names no layer: gss, for example")
     return tuple(pattern)
@@ -194,11 +271,10 @@ def pattern_of(layers: str, **options: bool) -> tuple[LayerConfig, ...]:
 
 def refuse_options_of_models(owner: str) -> None:
     """Raises UsageError where an option was given that describes a new model."""
-    context = click.get_current_context()
-    for name in (*MODEL, "layers", "depth", "ssm_norm", "tied", "no_final_norm", "tokenizer"):
-        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
-            flag = f"--{name.replace('_', '-')}"
-            raise click.UsageError(f"{flag} is determined by {owner}: leave it out")
+    described = (*MODEL, *ATTENTION, "bias", "layers", "depth", "ssm_norm", "tied")
+    for name in (*described, "no_final_norm", "tokenizer"):
+        if was_given(name):
+            raise click.UsageError(f"{flag(name)} is determined by {owner}: leave it out")
 
 
 def closing_line(metrics: Path, length: int) -> str:

@@ -14,6 +14,7 @@ A kind is a module.  It offers
     state(config, sizes, batch) every part of its state by name, as a Tensor
     config_of(fields)           the options from the JSON object of their fields
     check_values(params, config)  raises ValueError for numbers that are no layer of this kind
+    check_state(state, config, tokens)  raises ValueError for a state that is none after so many
     length_limit(config)        after how many tokens a stream ends, or None
 
 A state of one part is that array itself, a state of several is a mapping of their names.  What a

@@ -71,6 +71,10 @@ def check_values(params: Mapping[str, np.ndarray], config: DSSConfig) -> None:
         raise ValueError("ssm.log_delta must give steps that are positive and finite")
 
 
+def check_state(state: Any, config: DSSConfig, tokens: int) -> None:
+    """Any numbers are a state."""
+
+
 def length_limit(config: DSSConfig) -> int | None:
     """The declared length of dss-softmax.  Clauses: GSS-STA-8."""
     return config.form.length

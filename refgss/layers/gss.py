@@ -76,6 +76,10 @@ def check_modes(a: np.ndarray, b: np.ndarray, imag: str) -> None:
         raise ValueError("ssm.a and ssm.b must give finite Λ with Re Λ < 0")
 
 
+def check_state(state: Any, config: GSSConfig, tokens: int) -> None:
+    """Any numbers are a state."""
+
+
 def length_limit(config: GSSConfig) -> int | None:
     """A stream never ends."""
     return None

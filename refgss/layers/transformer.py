@@ -85,6 +85,13 @@ def check_values(params: Mapping[str, np.ndarray], config: TransformerConfig) ->
     """Any numbers are a layer of this kind."""
 
 
+def check_state(state: Mapping[str, Any], config: TransformerConfig, tokens: int) -> None:
+    """Raises ValueError unless t is where so many tokens lead.  Clauses: GSS-ATT-7."""
+    t = tokens % config.chunk if config.visible == "chunk" else tokens
+    if np.any(state["t"] != t):
+        raise ValueError(f"its t is not {t}, as it is after {tokens} tokens")
+
+
 def length_limit(config: TransformerConfig) -> int | None:
     """The rows of a learned table, where positions are not counted from the start of a chunk."""
     return None if config.visible == "chunk" else config.positions

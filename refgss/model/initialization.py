@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from refgss.config import DSSConfig, GSSConfig, Imag, LayerConfig, LMConfig
-from refgss.layers import kind_of
+from refgss.config import DSSConfig, GSSConfig, Imag, LayerConfig, LMConfig, TransformerConfig
+from refgss.layers import kind_of, transformer
 from refgss.reference.initialization import dss_parameters, gss_parameters
 
 Params = dict[str, np.ndarray]
@@ -27,7 +27,8 @@ def initialize(
     """The parameters of chapter 8 (float32, complex64), drawn.  Clauses: GSS-INI-5..6, GSS-INI-8.
 
     sizes by the names of the Sizes of each kind of layer, as far as it has them: width E; gate F,
-    channels H and states N of a GSS layer.
+    channels H and states N of a GSS layer; inner (the heads together) and hidden (of the MLP) of a
+    transformer layer, which have usual values.
     memory spreads the modes of GSS layers over time constants from 1 to so many tokens (GSS-INI-9).
     Equal arguments give equal numbers.  Raises ValueError where a size is missing, below 1, or of
     no layer of the model.
@@ -93,6 +94,29 @@ def dss_initial(
     return layer | output(E, E, depth, config.out_bias, rng)
 
 
+def transformer_initial(
+    config: TransformerConfig,
+    sizes: Sizes,
+    depth: int,
+    memory: float | None,
+    rng: np.random.Generator,
+) -> Params:
+    """As GSS-INI-8 has it of dense weights; of both maps that end a branch, half the variance.
+
+    A T5 table starts from zeros, and learned positions from N(0, 0.02²).  Clauses: GSS-HYB-12.
+    """
+    layer = {}
+    for name, tensor in transformer.parameters(config, sizes).items():
+        if name == "position.weight":
+            layer[name] = matrix(rng, *tensor.shape, 0.02**2)
+        elif name.startswith("w_"):
+            terms = 2 * depth if name in ("w_o", "w_2") else 1
+            layer[name] = matrix(rng, *tensor.shape, 1 / (tensor.shape[0] * terms))
+        else:
+            layer[name] = np.full(tensor.shape, float(name in ("norm1.weight", "norm2.weight")))
+    return layer
+
+
 def output(rows: int, E: int, depth: int, bias: bool, rng: np.random.Generator) -> Params:
     """The map that ends a layer, the smaller the more of them are added up."""
     w_o = {"w_o": matrix(rng, rows, E, 1 / (rows * depth))}
@@ -100,7 +124,11 @@ def output(rows: int, E: int, depth: int, bias: bool, rng: np.random.Generator) 
 
 
 # by the type of a layer's options: (config, sizes, depth, memory, rng) -> its parameters
-INITIAL: dict[type, Callable[..., Params]] = {GSSConfig: gss_initial, DSSConfig: dss_initial}
+INITIAL: dict[type, Callable[..., Params]] = {
+    GSSConfig: gss_initial,
+    DSSConfig: dss_initial,
+    TransformerConfig: transformer_initial,
+}
 
 
 def spread(

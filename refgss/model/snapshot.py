@@ -11,7 +11,7 @@ import numpy as np
 
 from refgss import ops
 from refgss.config import GSS, DSSConfig, GSSConfig, LMConfig
-from refgss.layers import of_layer
+from refgss.layers import kind_of, of_layer
 from refgss.layers.states import State, named, unnamed, zero_states
 from refgss.model.checkpoint import Checkpoint, compact
 from refgss.reference import gss_lambda, ssm_scan
@@ -123,6 +123,11 @@ def checked(
         for name, x in named(form).items()
     }
     state, pending = unnamed(arrays, form), tensors.get("pending")
+    for i, layer in enumerate(config.layers):
+        try:
+            kind_of(layer).check_state(state[i], layer, about["tokens"])
+        except ValueError as e:
+            raise ValueError(f"layer {i}: {e}") from e
     return Snapshot(state, pending, recent, tensors["logits"], about["tokens"], held)
 
 

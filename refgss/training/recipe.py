@@ -25,6 +25,8 @@ class TrainingError(ModelError):
 class Sizes:
     """Width E; gate F and channels H (GSS layers alone have them); states N.
 
+    inner   of a transformer layer, the heads together: E if None.
+    hidden  of its MLP: 4E, or 8E/3 where it is gated, if None.
     memory  the slowest mode of a GSS layer forgets within about so many tokens (GSS-INI-9); None:
             drawn from N(0,1) (GSS-INI-5).
     """
@@ -32,8 +34,10 @@ class Sizes:
     width: int = 128
     gate: int | None = 384
     channels: int | None = 64
-    states: int = 64
+    states: int | None = 64
     memory: float | None = 1000.0
+    inner: int | None = None
+    hidden: int | None = None
 
 
 def sizes_of(params: Mapping[str, np.ndarray], config: LMConfig) -> Sizes:

@@ -52,6 +52,10 @@ def check_values(params, config):
     pass
 
 
+def check_state(state, config, tokens):
+    pass
+
+
 def length_limit(config):
     return None
 
