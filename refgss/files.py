@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,6 +75,25 @@ def beside(path: Path) -> Iterator[BinaryIO]:
         sync_folder(path.parent)
     finally:
         new.unlink(missing_ok=True)
+
+
+@contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """A folder inside the new or empty `folder`, whose content ends up there whole or not at all.
+
+    Raises OSError; then `folder` is as it was.
+    """
+    created = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as name:
+            yield Path(name)
+            for child in Path(name).iterdir():
+                child.rename(folder / child.name)
+    except BaseException:
+        if created:
+            folder.rmdir()
+        raise
 
 
 def sync_folder(folder: Path) -> None:

@@ -35,7 +35,7 @@ from refgss.conformance.reports.badge import badge as badge_of
 from refgss.conformance.reports.junit import junit as junit_of
 from refgss.conformance.vectors import fresh
 from refgss.conformance.vectors.format import VectorSet, read_vectors, write_vectors
-from refgss.files import atomic_write
+from refgss.files import atomic_write, filling
 from refgss.ops import OPS
 from refgss.standard import spec_folder
 
@@ -253,9 +253,15 @@ def check(
             done.append(checked.report)
             stale += checked.stale
             unwritten = targets.write(done, clauses)  # before a reader can leave (| head)
-            small = minimized(candidate, checked, counterexamples, published.date)
+            small: list[str] = []
+            try:
+                small = minimized(candidate, checked, counterexamples, published.date)
+                advice = about_minimizing(checked.report.cases, counterexamples, small)
+            except OSError as e:  # the result is shown all the same
+                unwritten.append(sentence_of(e))
+                advice = None
             terminal.show(checked.report, clauses, small)
-            if advice := about_minimizing(checked.report.cases, counterexamples, small):
+            if advice:
                 terminal.note(advice)
     if len(done) > 1:
         terminal.compare(done, clauses)
@@ -324,7 +330,8 @@ def minimized(candidate: Candidate, checked: Checked, folder: Path | None, date:
         found = shrink.counterexamples(candidate, checked.questions, checked.report.cases)
     if not found:
         return []
-    write_vectors(folder, [small for small, _ in found.values()], date)
+    with filling(folder) as new:
+        write_vectors(new, [small for small, _ in found.values()], date)
     told = [f"{describe(r)}\n    {shrink.shown(small)}" for small, r in found.values()]
     return [*told, f"saved in {folder}: check them with --vectors {folder} --fresh 0"]
 

@@ -25,7 +25,7 @@ from refgss.conformance.vectors.format import (
     write_vectors,
 )
 from refgss.conformance.vectors.format import lint as problems
-from refgss.files import atomic_write
+from refgss.files import atomic_write, filling
 from refgss.ops import OPS
 from refgss.standard import spec_folder
 
@@ -156,17 +156,8 @@ def export(target: Path) -> None:
     if target.exists() and any(target.iterdir()):
         raise click.UsageError(f"{target} is not empty: choose a new folder")
     read_vectors(published())  # never export what is damaged
-    created = not target.exists()
-    target.mkdir(parents=True, exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(dir=target, prefix=".") as name:
-            copy_standard(Path(name))
-            for child in Path(name).iterdir():
-                child.rename(target / child.name)
-    except BaseException:
-        if created:
-            target.rmdir()
-        raise
+    with filling(target) as folder:
+        copy_standard(folder)
     terminal.say(f"exported the spec and its vectors to {target}")
 
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from rich.markup import escape
 from rich.table import Table
@@ -17,24 +16,12 @@ from rich.text import Text
 
 from refgss.cli import run, terminal
 from refgss.conformance.reports.report import read
-from refgss.conformance.vectors.format import Expected, Vector, write_vectors
+from refgss.conformance.vectors.format import write_vectors
 
 WRONG = Path(__file__).parents[1] / "conformance" / "wrong.py"
 REFGSS = [sys.executable, "-B", "-m", "refgss"]
 NAME = "bad[/red]name[/]\x1b[31m\u202e\n[bold]"
 SHOWN = "bad[/red]name[/]\ufffd[31m\ufffd [bold]"
-
-
-@pytest.fixture(scope="module")
-def few(tmp_path_factory):
-    """One vector, so that a check takes no time."""
-    one = np.ones(1)
-    expected = Expected(0 * one, 0 * one, 0 * one, {"f32": one / 8, "f64": one / 8})
-    tensors = {"x": np.zeros(1, np.float32)}
-    v = Vector("gelu/zero", "gelu", ("GSS-NRM-3",), {}, tensors, {"y": expected})
-    folder = tmp_path_factory.mktemp("few")
-    write_vectors(folder, [v], "2026-11-23")
-    return folder
 
 
 def check(few, candidate="reference", *more):
