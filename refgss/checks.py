@@ -307,14 +307,19 @@ def check_transformer(
 ) -> None:
     """A layer, and tokens with a row of the table.  Clauses: GSS-NFI-1, GSS-ATT-26, GSS-HYB-10."""
     check_layer(op, params, x, state, config)
+    check_positions(op, x.shape[1], state, config)
+
+
+def check_positions(op: str, length: int, state: Any, config: TransformerConfig) -> None:
+    """The phases of a state, and a row for each position.  Clauses: GSS-ATT-26, GSS-HYB-10."""
     if state is not None:
         check_phases(op, state["t"], config.form)
     if config.position != "learned" or config.visible == "chunk":
         return
     t = np.zeros(1, int) if state is None else known(state["t"])
-    if t is not None and t.size and t.max() + x.shape[1] > config.rows:
+    if t is not None and t.size and t.max() + length > config.rows:
         raise ValueError(
-            f"{op}: there are {config.rows} learned positions, and token {t.max() + x.shape[1]} "
+            f"{op}: there are {config.rows} learned positions, and token {t.max() + length} "
             "is beyond them"
         )
 
@@ -422,6 +427,10 @@ def check_language_model(
             raise ValueError(f"{op}: the parameter {name} has no meaning under {config}")
     if state is not None:
         check_depth(op, "state", state, config.depth)
+    for i, layer in enumerate(config.layers):  # before any layer is computed
+        own = None if state is None else state[i]
+        if isinstance(layer, TransformerConfig) and (own is None or "t" in own):
+            check_positions(op, tokens.shape[1], own, layer)
 
 
 def check_depth(op: str, name: str, state: Any, depth: int) -> None:

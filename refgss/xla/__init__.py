@@ -15,6 +15,15 @@ except ImportError as e:
 
 from refgss import __version__, ops
 from refgss.xla import ffi
+from refgss.xla.attention import attention, attention_step
+from refgss.xla.attention_gradients import (
+    attention_step_vjp,
+    attention_vjp,
+    rms_norm_vjp,
+    rope_vjp,
+    t5_bias_vjp,
+    transformer_layer_vjp,
+)
 from refgss.xla.convolution import causal_conv
 from refgss.xla.discretization import discretize, gss_lambda, s4d_lambda
 from refgss.xla.gradients import (
@@ -37,9 +46,11 @@ from refgss.xla.kernel import ssm_kernel
 from refgss.xla.language_model import lm_logits, lm_loss
 from refgss.xla.layers import dss_layer, gss_layer
 from refgss.xla.plan import Plan, plan_for
-from refgss.xla.pointwise import dense, gelu, layer_norm
+from refgss.xla.pointwise import dense, gelu, layer_norm, rms_norm
+from refgss.xla.positions import rope, t5_bias
 from refgss.xla.recurrence import ssm_scan, ssm_step
 from refgss.xla.sharding import sequence_parallel
+from refgss.xla.transformer import transformer_layer
 
 OPS = tuple(name for name in ops.OPS if name in globals())
 __all__ = ["OPS", "Plan", "capabilities", "plan_for", "sequence_parallel", "with_plan", *OPS]

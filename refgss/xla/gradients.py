@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from refgss import checks
 from refgss.config import DSSConfig, GSSConfig, Imag, KernelForm, LMConfig
-from refgss.layers.states import State, zero_states
+from refgss.layers.states import State, without_integers, zero_states
 from refgss.xla import (
     convolution,
     discretization,
@@ -76,12 +76,23 @@ def step_op(u: Array, lam: Array, c: Array, state: Array, delta: Array, **option
     return recurrence.ssm_step(u, lam, c, state, delta=delta, **options)
 
 
-def logits_op(params: Params, state: Array, tokens: Array, **options: Any) -> tuple:
-    return language_model.lm_logits(params, tokens, state, **options)
+def logits_op(params: Params, moving: State, state: State, tokens: Array, **options: Any) -> tuple:
+    state = with_parts(state, moving)
+    logits, state = language_model.lm_logits(params, tokens, state, **options)
+    return logits, without_integers(state)
 
 
-def loss_op(params: Params, state: Array, tokens: Array, targets: Array, **options: Any) -> Array:
-    return language_model.lm_loss(params, tokens, targets, state, **options)
+def loss_op(
+    params: Params, moving: State, state: State, tokens: Array, targets: Array, **options: Any
+) -> Array:
+    return language_model.lm_loss(params, tokens, targets, with_parts(state, moving), **options)
+
+
+def with_parts(state: State, moving: State) -> State:
+    """A state with these numbers for its own, and its own integers."""
+    if isinstance(state, tuple):
+        return tuple(map(with_parts, state, moving))
+    return {**state, **moving} if isinstance(state, Mapping) else moving
 
 
 def gss_lambda_vjp(a: Array, b: Array, dlam: Array, *, imag: Imag) -> tuple[Array, Array]:
@@ -296,14 +307,17 @@ def lm_logits_vjp(
     config: LMConfig,
     plan: Plan | None = None,
 ) -> tuple[dict[str, Array], State]:
-    """dlogits (B,L,V), dstate (depth,B,H,N) -> dparams, dstate_0.  Clauses: GSS-GRD-11."""
+    """dlogits (B,L,V), dstate of the form of a state -> dparams, dstate_0.
+
+    Integers of a state have no gradient.  Clauses: GSS-GRD-11, GSS-HYB-8.
+    """
     checks.check_language_model("lm_logits_vjp", params, tokens, state, config)
-    state = given_or_zero(state, params, tokens, config)
+    (state,) = arrays("lm_logits_vjp", given_or_zero(state, params, tokens, config))
     return pull_back(
         "lm_logits_vjp",
         logits_op,
-        (parameters("lm_logits_vjp", params), *arrays("lm_logits_vjp", state)),
-        tuple(arrays("lm_logits_vjp", tokens)),
+        (parameters("lm_logits_vjp", params), without_integers(state)),
+        (state, *arrays("lm_logits_vjp", tokens)),
         cotangents={"dlogits": dlogits, "dstate": dstate},
         config=config,
         plan=plan,
@@ -323,12 +337,12 @@ def lm_loss_vjp(
     """dloss scalar -> dparams, dstate_0.  Clauses: GSS-GRD-12."""
     checks.check_targets("lm_loss_vjp", params, tokens, targets)
     dloss = checks.as_scalar("lm_loss_vjp", "dloss", dloss, params["embedding.weight"])
-    state = given_or_zero(state, params, tokens, config)
+    (state,) = arrays("lm_loss_vjp", given_or_zero(state, params, tokens, config))
     return pull_back(
         "lm_loss_vjp",
         loss_op,
-        (parameters("lm_loss_vjp", params), *arrays("lm_loss_vjp", state)),
-        tuple(arrays("lm_loss_vjp", tokens, targets)),
+        (parameters("lm_loss_vjp", params), without_integers(state)),
+        (state, *arrays("lm_loss_vjp", tokens, targets)),
         cotangents={"dloss": dloss},
         config=config,
         plan=plan,

@@ -11,17 +11,18 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from refgss import checks
-from refgss.config import GSS, DSSConfig, GSSConfig
+from refgss.config import GSS, DSSConfig, GSSConfig, TransformerConfig
+from refgss.layers.states import State
 from refgss.xla import ffi
 from refgss.xla.discretization import gss_lambda
 from refgss.xla.inputs import arrays, parameters
 from refgss.xla.pairs import Array
 from refgss.xla.plan import Plan, resolve
-from refgss.xla.pointwise import dense, gelu, layer_norm, rounded_weights
+from refgss.xla.pointwise import by_positions, dense, gelu, layer_norm, rounded_weights
 from refgss.xla.recurrence import ssm_scan
+from refgss.xla.transformer import transformer_layer
 
 Params = Mapping[str, Array]
 
@@ -73,22 +74,6 @@ def gss_compiled(
     return by_positions(gated, plan.gate, x, s), state
 
 
-def by_positions(f: Callable[..., Array], size: int | None, x: Array, s: Array) -> Array:
-    """f(x (B,L,·), s (B,L,·)) -> (B,L,·), `size` positions at a time and again in the gradient."""
-    B, L = x.shape[:2]
-    if size is None or size >= B * L:
-        return f(x, s)
-    pieces = -(-B * L // size)
-
-    def split(x: Array) -> Array:
-        """(B,L,·) -> (pieces,size,·), zeros at the end."""
-        rows = jnp.pad(x.reshape(B * L, -1), ((0, pieces * size - B * L), (0, 0)))
-        return rows.reshape(pieces, size, -1)
-
-    y = lax.map(lambda xs: jax.checkpoint(f, prevent_cse=False)(*xs), (split(x), split(s)))
-    return y.reshape(pieces * size, -1)[: B * L].reshape(B, L, -1)
-
-
 def dss_layer(
     params: Params,
     x: Array,
@@ -120,7 +105,8 @@ def dss_compiled(
     return dense(y, p["w_o"], p.get("b_o"), plan=plan) + x, state
 
 
-LAYERS: dict[type, Callable[..., tuple[Array, Array]]] = {
+LAYERS: dict[type, Callable[..., tuple[Array, State]]] = {
     GSSConfig: gss_layer,
     DSSConfig: dss_layer,
+    TransformerConfig: transformer_layer,
 }

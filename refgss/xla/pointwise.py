@@ -1,9 +1,9 @@
-"""Chapter 6: layer norm, GELU and the dense map."""
+"""Chapter 6: layer norm, GELU and the dense map; the RMS norm of chapter 18."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,13 @@ def layer_norm(
         return ffi.layer_norm(x, weight, bias, eps)
     d = x - x.mean(-1, keepdims=True)
     return d * lax.rsqrt((d * d).mean(-1, keepdims=True) + eps) * weight + bias
+
+
+def rms_norm(x: Array, weight: Array, *, eps: float) -> Array:
+    """x/√(mean x² + ε)·weight over the last axis: x (...,E), weight (E,).  Clauses: GSS-ATT-12."""
+    eps = checks.check_rms_norm("rms_norm", x, weight, eps)
+    x, weight = arrays("rms_norm", x, weight)
+    return x * lax.rsqrt((x * x).mean(-1, keepdims=True) + eps) * weight
 
 
 @jax.custom_jvp
@@ -88,3 +95,19 @@ def dense(x: Array, weight: Array, bias: Array | None = None, *, plan: Plan | No
         return ffi.dense(x, weight, bias)
     y = einsum("...i,io->...o", x, weight, precision=plan.precision)
     return y if bias is None else y + bias
+
+
+def by_positions(f: Callable[..., Array], size: int | None, *xs: Array) -> Array:
+    """f of arrays (B,L,·) -> (B,L,·), `size` positions at a time and again in the gradient."""
+    B, L = xs[0].shape[:2]
+    if size is None or size >= B * L:
+        return f(*xs)
+    pieces = -(-B * L // size)
+
+    def split(x: Array) -> Array:
+        """(B,L,·) -> (pieces,size,·), zeros at the end."""
+        rows = jnp.pad(x.reshape(B * L, -1), ((0, pieces * size - B * L), (0, 0)))
+        return rows.reshape(pieces, size, -1)
+
+    y = lax.map(lambda xs: jax.checkpoint(f, prevent_cse=False)(*xs), tuple(map(split, xs)))
+    return y.reshape(pieces * size, -1)[: B * L].reshape(B, L, -1)

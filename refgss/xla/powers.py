@@ -65,23 +65,55 @@ def log_cayley(z: Pair) -> Pair:
     return Pair(0.5 * double, jnp.arctan2(2 * y, (1 - x) * (1 + x) - y * y))
 
 
-def exponentials(x: Array, y: Array) -> tuple[Array, Array]:
-    """e^{x + iy} of binary64 arguments, in binary64: CPUs and GPUs."""
-    size = jnp.exp(x)
-    return size * jnp.cos(y), size * jnp.sin(y)
+def cos_sin(y: Array) -> tuple[Array, Array]:
+    """Of binary64 angles, in binary64: CPUs and GPUs."""
+    return jnp.cos(y), jnp.sin(y)
 
 
-def exponentials_in_binary32(x: Array, y: Array) -> tuple[Array, Array]:
-    """The same from binary32 functions of reduced arguments, with a correction to first order.
+def cos_sin_in_binary32(y: Array) -> tuple[Array, Array]:
+    """The same from binary32 functions of reduced angles, with a correction to first order.
 
     TPUs emulate binary64: products are cheap enough, sines take a minute to compile.
     """
     turns = y * (0.5 / math.pi)
     y = (turns - jnp.round(turns)) * (2 * math.pi)
-    high = x.astype(jnp.float32), y.astype(jnp.float32)
-    low = [(v - h).astype(jnp.float32) for v, h in zip((x, y), high, strict=True)]
-    size, cos, sin = jnp.exp(high[0]) * (1 + low[0]), jnp.cos(high[1]), jnp.sin(high[1])
-    return size * (cos - low[1] * sin), size * (sin + low[1] * cos)
+    high = y.astype(jnp.float32)
+    low = (y - high).astype(jnp.float32)
+    cos, sin = jnp.cos(high), jnp.sin(high)
+    return cos - low * sin, sin + low * cos
+
+
+def rotation(r: Array, frequency: np.ndarray, dtype: Any) -> tuple[Array, Array]:
+    """cos and sin of r·frequency, the angles in binary64: integers r (...), (n,) -> (...,n)."""
+    with jax.enable_x64(True):
+        angle = r.astype(jnp.float64)[..., None] * jnp.asarray(frequency, jnp.float64)
+        if dtype == jnp.float64:
+            return cos_sin(angle)
+        return by_platform(cos_sin, cos_sin_in_binary32, angle)
+
+
+def exponentials(x: Array, y: Array) -> tuple[Array, Array]:
+    """e^{x + iy} of binary64 arguments, in binary64: CPUs and GPUs."""
+    size, (cos, sin) = jnp.exp(x), cos_sin(y)
+    return size * cos, size * sin
+
+
+def exponentials_in_binary32(x: Array, y: Array) -> tuple[Array, Array]:
+    """The same from binary32 functions, for TPUs."""
+    high = x.astype(jnp.float32)
+    low = (x - high).astype(jnp.float32)
+    size, (cos, sin) = jnp.exp(high) * (1 + low), cos_sin_in_binary32(y)
+    return size * cos, size * sin
+
+
+def by_platform(default: Any, tpu: Any, *arguments: Array) -> tuple[Array, Array]:
+    """One of two functions of binary64 arrays, rounded to binary32."""
+
+    def rounded(f: Any) -> Any:
+        return lambda *x: tuple(v.astype(jnp.float32) for v in f(*x))
+
+    re, im = lax.platform_dependent(*arguments, tpu=rounded(tpu), default=rounded(default))
+    return re, im
 
 
 def table(z: Exponent, l: np.ndarray, method: Method) -> Pair:
@@ -96,14 +128,7 @@ def table(z: Exponent, l: np.ndarray, method: Method) -> Pair:
         y = exact.im[..., None] * times
         if dtype == jnp.float64:
             return Pair(*exponentials(x, y))
-
-        def rounded(f: Any) -> Any:
-            return lambda x, y: tuple(v.astype(jnp.float32) for v in f(x, y))
-
-        re, im = lax.platform_dependent(
-            x, y, tpu=rounded(exponentials_in_binary32), default=rounded(exponentials)
-        )
-        return Pair(re, im)
+        return Pair(*by_platform(exponentials, exponentials_in_binary32, x, y))
 
 
 def powers(z: Exponent, l: np.ndarray, method: Method) -> Pair:

@@ -1,20 +1,24 @@
-"""One sequence over many devices: only states travel.
+"""One sequence over many devices: only states travel, and keys and values that are seen across.
 
 Each device runs its piece of the length from a zero state.  One all-gather of what the pieces leave
 behind, (B,H,N) each, tells every device the state that its piece really begins with; a matrix
-product adds what that state contributes.
+product adds what that state contributes.  Attention receives from the devices before it the keys
+and values that its piece sees, and nothing where chunks lie within pieces.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import jax
 from jax import shard_map
 from jax.sharding import Mesh, PartitionSpec
 
 from refgss.config import LayerConfig, LMConfig
+from refgss.layers.states import State
 from refgss.xla.language_model import lm_logits
 from refgss.xla.layers import LAYERS
 from refgss.xla.pairs import Array
@@ -28,7 +32,7 @@ def sequence_parallel(
     batch_axis: str | None = None,
     length_axis: str,
     plan: Plan | None = None,
-) -> Callable[..., tuple[Array, Array]]:
+) -> Callable[..., tuple[Array, State]]:
     """The layer or language model of `config`, its length split over one axis of the mesh.
 
     Returns f(params, x, state=None) -> (y, state), the function of the unsharded op: x is (B,L,E),
@@ -41,17 +45,20 @@ def sequence_parallel(
             raise ValueError(f"the mesh has axes {tuple(mesh.shape)}, and no {name!r}")
     mesh = Mesh(mesh.devices, mesh.axis_names)  # shardings inferred, not part of the types
     op: Any = {**LAYERS, LMConfig: lm_logits}[type(config)]
-    local = replace(resolve(plan), length_axis=length_axis)
+    whole = resolve(plan)
+    local = replace(whole, length_axis=length_axis)
     along = PartitionSpec(batch_axis, length_axis)
-    states = PartitionSpec(*([None] if op is lm_logits else []), batch_axis)
 
-    def run(params: dict[str, Array], x: Array, state: Array | None = None) -> tuple[Array, Array]:
+    def run(params: dict[str, Array], x: Array, state: State | None = None) -> tuple[Array, State]:
         for name, size, axis in zip("BL", x.shape[:2], (batch_axis, length_axis), strict=True):
             if axis is not None and size % mesh.shape[axis]:
                 raise ValueError(
                     f"{op.__name__}: {name} = {size} is not divisible by the {mesh.shape[axis]} "
                     f"devices along {axis!r}: pad it or choose another mesh"
                 )
+        _, after = jax.eval_shape(partial(op, config=config, plan=whole), params, x, state)
+        stacked = op is lm_logits and not isinstance(after, tuple)
+        states = PartitionSpec(*[None] * stacked, batch_axis)
         body = shard_map(
             lambda p, x, s: op(p, x, s, config=config, plan=local),
             mesh=mesh,
