@@ -20,7 +20,6 @@ from refgss.cli.exits import (
     StaleWaiverError,
     sentence_of,
 )
-from refgss.cli.failures import describe
 from refgss.conformance import PROFILES
 from refgss.conformance.candidates.claims import Candidate, CandidateError, Capabilities, claimed
 from refgss.conformance.candidates.targets import ALIASES, import_backend, open_candidate
@@ -32,6 +31,7 @@ from refgss.conformance.judging.compare import NEUTRAL, Outcome
 from refgss.conformance.reports import page
 from refgss.conformance.reports import report as reports
 from refgss.conformance.reports.badge import badge as badge_of
+from refgss.conformance.reports.failures import describe
 from refgss.conformance.reports.junit import junit as junit_of
 from refgss.conformance.vectors import fresh
 from refgss.conformance.vectors.format import VectorSet, read_vectors, write_vectors

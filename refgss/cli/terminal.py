@@ -18,10 +18,10 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from refgss.cli.failures import NO_NUMBERS, describe, without_numbers
 from refgss.conformance.clauses import Clause
 from refgss.conformance.judging.compare import NEUTRAL, Outcome
 from refgss.conformance.judging.runner import Record
+from refgss.conformance.reports.failures import NO_NUMBERS, describe, without_numbers
 from refgss.conformance.reports.report import (
     CONFORMS,
     Report,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from refgss.cli import terminal
-from refgss.cli.arguments import CLAUSE, FOLDER, OP
+from refgss.cli.arguments import CLAUSE, FOLDER, OP, nearest
 from refgss.cli.exits import VECTORS, ExitError
 from refgss.conformance.clauses import read_clauses
 from refgss.conformance.vectors.format import (
@@ -25,6 +25,7 @@ from refgss.conformance.vectors.format import (
     write_vectors,
 )
 from refgss.conformance.vectors.format import lint as problems
+from refgss.conformance.vectors.words import told
 from refgss.files import atomic_write, filling
 from refgss.ops import OPS
 from refgss.standard import spec_folder
@@ -74,6 +75,20 @@ def list_(op: str | None, clause: str | None, folder: Path | None) -> None:
             marks = [*v.flags, *(["must be refused"] if v.error else [])]
             about = "; ".join(filter(None, [", ".join(marks), v.note]))
             terminal.say(f"{v.id}  {' '.join(v.clauses)}  {about}".rstrip())
+
+
+@vectors.command()
+@click.argument("id")
+@folder_option
+def show(id: str, folder: Path | None) -> None:
+    """Show a vector: its inputs and options, and each proven value with its budget."""
+    found = {v.id: v for v in read_vectors(folder or published()).vectors}
+    if id not in found:
+        raise click.UsageError(
+            f"there is no vector {id}: {nearest(id, found)}`refgss vectors list` lists them"
+        )
+    for line in told(found[id]):
+        terminal.say(line)
 
 
 @vectors.command(short_help="Check ids, clauses, hashes, radii and coverage.")

@@ -2,9 +2,10 @@
 
 import pytest
 
-from refgss.cli import failures, terminal
+from refgss.cli import terminal
 from refgss.conformance.judging.compare import Finding, Outcome
 from refgss.conformance.judging.runner import Question, inputs_of, record
+from refgss.conformance.reports import failures
 from refgss.conformance.reports.badge import badge
 from refgss.conformance.reports.report import Report
 from refgss.conformance.vectors.format import read_vectors

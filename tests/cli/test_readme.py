@@ -24,6 +24,8 @@ def commands():
 def test_its_commands_do_what_it_says(tmp_path):
     pytest.importorskip("flint")
     tools = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    (suite,) = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
+    (tmp_path / "test_mine.py").write_text(suite, "utf-8")
     said, broken = "", False
     for command in commands():
         done = subprocess.run(
@@ -47,7 +49,7 @@ def test_its_commands_do_what_it_says(tmp_path):
 
 def test_mypy_accepts_its_python(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     files = [tmp_path / f"block_{i}.py" for i in range(len(blocks))]
     for file, block in zip(files, blocks, strict=True):
         file.write_text(block, "utf-8")
