@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from refgss.config import AttentionForm, KernelForm, LMConfig, to_json
+from refgss.config import AttentionForm, DSSConfig, GSSConfig, KernelForm, LMConfig, to_json
 from refgss.layers import kind_of_op, model_from_json, model_to_json
 
 
@@ -38,6 +38,7 @@ class Op:
 SCALARS = frozenset("length n init imag eps form config base pairing window".split())
 SPREAD = frozenset({"params", "state", "dstate"})  # arguments whose parts may travel as tensors
 OPTIONAL = frozenset({"state", "bias"})  # tensors that may be None
+WHOLES = {"ssm_step": "ssm_scan", "attention_step": "attention"}  # of one token: of many
 
 
 def _op(arguments: str, keywords: str, outputs: str, axes: Mapping[str, str]) -> Op:
@@ -165,7 +166,7 @@ def decode_option(op: str, name: str, value: Any) -> Any:
 
 def encode_option(value: Any) -> Any:
     """The inverse of `decode_option`; a layer tells its kind where the op does not."""
-    if isinstance(value, LMConfig) and isinstance(value.layer, tuple):
+    if isinstance(value, LMConfig) and not isinstance(value.layer, GSSConfig | DSSConfig):
         return model_to_json(value)
     return to_json(value) if is_dataclass(value) else value
 
@@ -272,6 +273,11 @@ def is_complex(name: str) -> bool:
     A layer's state is complex where it is one array; states with parts (`state.k`) are not.
     """
     return OF_LAYER.sub(r"\1", name) in COMPLEX or name.endswith("ssm.c")
+
+
+def is_integer(name: str) -> bool:
+    """Whether the output of this name counts tokens: the part t of a state (GSS-ATT-7)."""
+    return name.startswith("state.") and name.endswith(".t")
 
 
 def from_real(name: str, x: np.ndarray) -> np.ndarray:

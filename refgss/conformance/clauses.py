@@ -28,11 +28,8 @@ class Clause:
 
     @property
     def judged_by_vectors(self) -> bool:
-        """Clauses on files, claims and sampling (FMT, CNF, SMP) are not: no op is called there.
-
-        Nor are ATT and HYB until the vectors of their chapters are published.
-        """
-        return self.id.split("-")[1] not in ("FMT", "CNF", "SMP", "ATT", "HYB")
+        """Clauses on files, claims and sampling (FMT, CNF, SMP) are not: no op is called there."""
+        return self.id.split("-")[1] not in ("FMT", "CNF", "SMP")
 
 
 def read_clauses(folder: Path) -> dict[str, Clause]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from refgss import checks
 from refgss.config import AttentionForm
-from refgss.reference.elementary import Array, over_root, rotation
+from refgss.reference.elementary import Array, either, online_allowance, over_root, rotation
 
 State = Mapping[str, Array]
 
@@ -169,21 +169,36 @@ def over_seen(w: Array, x: Array, seen: np.ndarray) -> Array:
     return np.stack(sums).reshape(B, L, *sums[0].shape)
 
 
-def weights(q: Array, keys: Array, bias: Array | None, at: Tokens, window: AttentionForm) -> Array:
-    """The softmax over the keys that are seen, (B,L,S+L,Hq), 0 elsewhere.
+def logits(q: Array, keys: Array, bias: Array | None, at: Tokens, window: AttentionForm) -> Array:
+    """scale·q_t·k_s + bias[t - s], (B,L,S+L,Hq); those that are not seen mean nothing.
 
-    Clauses: GSS-ATT-3, GSS-ATT-11, GSS-ATT-15, GSS-ATT-17.
+    Clauses: GSS-ATT-3, GSS-ATT-15.
     """
     a = np.einsum("bthd,bshd->btsh", q, of_heads(keys, q.shape[2]))
     if window.scale == "inverse-root":
         a = over_root(a, q.shape[3])
-    if bias is not None:
-        a = a + bias.T[at.distance]
-    seen = at.seen[..., None]
+    return a if bias is None else a + bias.T[at.distance]
+
+
+def exponentials(a: Array, seen: np.ndarray) -> tuple[Array, Array, Array]:
+    """e^{a-m} (B,L,S+L,Hq), 0 where nothing is seen, its sum (1 where no key is seen) and m.
+
+    m is the largest logit of those that are seen.  Clauses: GSS-ATT-11, GSS-ATT-17.
+    """
+    seen = seen[..., None]
     some = seen.any(2, keepdims=True)  # under "strict" the first token sees none
-    largest = np.where(some, np.where(seen, a, -np.inf).max(2, keepdims=True), 0)
-    e = np.where(seen, np.exp(np.where(seen, a, largest) - largest), 0)
-    return e / np.where(some, e.sum(2, keepdims=True), 1)
+    m = np.where(some, np.where(seen, a, -np.inf).max(2, keepdims=True), 0)
+    e = np.where(seen, np.exp(np.where(seen, a, m) - m), 0)
+    return e, np.where(some, e.sum(2, keepdims=True), 1), m
+
+
+def attend(
+    q: Array, keys: Array, values: Array, bias: Array | None, at: Tokens, window: AttentionForm
+) -> Array:
+    """y (B,L,Hq,D) of the keys and values (B,S+L,G,D).  Clauses: GSS-ATT-3, GSS-ATT-18."""
+    e, total, _ = exponentials(logits(q, keys, bias, at, window), at.seen)
+    w, x = e / total, of_heads(values, q.shape[2])
+    return online_allowance(over_seen(w, x, at.seen), w, x, at.seen)
 
 
 def attention(
@@ -206,8 +221,7 @@ def attention(
     state = checks.check_attention("attention", q, k, v, bias, state, window)
     at = tokens(state["t"], q.shape[1], window)
     keys, values = (np.concatenate([state[n], x], 1) for n, x in (("k", k), ("v", v)))
-    w = weights(q, keys, bias, at, window)
-    y = over_seen(w, of_heads(values, q.shape[2]), at.seen)
+    y = attend(q, keys, values, bias, at, window)
     return y, next_state(at, state["t"], keys, values, window)
 
 
@@ -230,19 +244,9 @@ def attention_vjp(
     """
     state = checks.check_attention("attention_vjp", q, k, v, bias, state, window)
     checks.check_attention_cotangents("attention_vjp", q, state, dy, dstate)
-    A, G, S = q.shape[2], k.shape[2], window.slots
-    at = tokens(state["t"], q.shape[1], window)
+    at, S = tokens(state["t"], q.shape[1], window), window.slots
     keys, values = (np.concatenate([state[n], x], 1) for n, x in (("k", k), ("v", v)))
-    w, seen = weights(q, keys, bias, at, window), at.seen[..., None]
-    dw = np.where(seen, np.einsum("bthd,bshd->btsh", dy, of_heads(values, A)), 0)
-    da = w * (dw - (w * dw).sum(2, keepdims=True))
-    by_key = at.seen.transpose(0, 2, 1)
-    dvalues = of_groups(over_seen(by_keys(w), dy, by_key), G)
-    dbias = None if bias is None else by_distance(da, at, bias)
-    if window.scale == "inverse-root":
-        da = over_root(da, q.shape[3])
-    dq = over_seen(da, of_heads(keys, A), at.seen)
-    dkeys = of_groups(over_seen(by_keys(da), q, by_key), G)
+    dq, dkeys, dvalues, dbias = attend_vjp(q, keys, values, bias, at, window, dy)
     # a key that stays in the state is found in slot s mod S
     stays = visible(at.end, at.s, window)[:, :, None, None]
     rows = np.arange(len(q))[:, None]
@@ -251,6 +255,36 @@ def attention_vjp(
         for n, dx in (("k", dkeys), ("v", dvalues))
     )
     return dq, dkeys[:, S:], dvalues[:, S:], dbias, {"k": dkeys[:, :S], "v": dvalues[:, :S]}
+
+
+def attend_vjp(
+    q: Array,
+    keys: Array,
+    values: Array,
+    bias: Array | None,
+    at: Tokens,
+    window: AttentionForm,
+    dy: Array,
+) -> tuple[Array, Array, Array, Array | None]:
+    """dy (B,L,Hq,D) -> dq, dkeys and dvalues (B,S+L,G,D), dbias or None.
+
+    Clauses: GSS-ATT-9, GSS-ATT-16, GSS-ATT-19.
+    """
+    A, G, seen = q.shape[2], keys.shape[2], at.seen[..., None]
+    a = logits(q, keys, bias, at, window)
+    e, total, m = exponentials(a, at.seen)
+    w = either(e / total, np.where(seen, np.exp(np.where(seen, a, m) - (m + np.log(total))), 0))
+    dw = np.where(seen, np.einsum("bthd,bshd->btsh", dy, of_heads(values, A)), 0)
+    y = attend(q, keys, values, bias, at, window)
+    along = either((w * dw).sum(2), (dy * y).sum(3))
+    da = w * (dw - along[:, :, None])
+    by_key = at.seen.transpose(0, 2, 1)
+    dvalues = of_groups(over_seen(by_keys(w), dy, by_key), G)
+    dbias = None if bias is None else by_distance(da, at, bias)
+    if window.scale == "inverse-root":
+        da = over_root(da, q.shape[3])
+    dq = over_seen(da, of_heads(keys, A), at.seen)
+    return dq, of_groups(over_seen(by_keys(da), q, by_key), G), dvalues, dbias
 
 
 def by_keys(w: Array) -> Array:

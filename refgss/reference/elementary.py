@@ -155,6 +155,24 @@ def alibi(x, heads, length):
 
 
 @readable
+def online_allowance(y, w, x, seen):
+    """y = Σ w x over what is seen, unchanged: the budget admits sums that are formed online.
+
+    Clauses: GSS-ATT-18.
+    """
+    return y
+
+
+@readable
+def either(x, other):
+    """x: the budget admits the errors of `other` too, which is the same number made otherwise.
+
+    Clauses: GSS-ATT-19.
+    """
+    return x
+
+
+@readable
 def to_complex(re, im):
     """re + i·im."""
     return re + 1j * im

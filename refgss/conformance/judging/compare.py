@@ -9,7 +9,7 @@ from enum import StrEnum
 import numpy as np
 
 from refgss.conformance.vectors.format import Expected, Vector
-from refgss.ops import FLOATS, OPS, never_returned
+from refgss.ops import FLOATS, OPS, is_integer, never_returned
 
 
 class Outcome(StrEnum):
@@ -107,9 +107,9 @@ def other_names(vector: Vector, got: Set[str]) -> str | None:
     if missing := sorted(wanted - got):
         return f"the output {missing[0]} is missing"
     known = set(OPS[vector.op].outputs) - never_returned(vector.tensors)
-    surplus = {name for name in got - wanted if name not in known}
-    if "dparams" in known and not any(name.startswith("dparams.") for name in wanted):
-        surplus = {name for name in surplus if not name.startswith("dparams.")}
+    in_parts = {name.split(".")[0] for name in wanted if "." in name}  # all parts are wanted
+    free = known - in_parts
+    surplus = {name for name in got - wanted if name.split(".")[0] not in free}
     return f"the output {min(surplus)} is not due here" if surplus else None
 
 
@@ -121,9 +121,13 @@ def judge_output(
         return Finding(
             Outcome.WRONG_SHAPE, f"{name} has shape {got.shape}, not {want.full_shape}", name
         )
+    if is_integer(name):
+        if got.dtype.kind not in "iu":
+            return Finding(Outcome.WRONG_DTYPE, f"{name} is {got.dtype}, not an integer type", name)
     wanted = np.dtype(FLOATS[precision])
     # an op without tensors is not told a precision, so binary64 is welcome
-    if got.dtype != wanted and (vector.tensors or got.dtype != np.float64):
+    free = is_integer(name) or (not vector.tensors and got.dtype == np.float64)
+    if got.dtype != wanted and not free:
         return Finding(Outcome.WRONG_DTYPE, f"{name} is {got.dtype}, not {wanted}", name)
     values = (got if want.at is None else got.ravel()[want.at]).astype(np.float64)
     ratio = error_ratio(values, want, precision)

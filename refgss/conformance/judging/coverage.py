@@ -23,7 +23,17 @@ PARTS = {  # what an op is made of; a gradient is made of its op besides
     "ssm_step": ("discretize",),
     "gss_layer": ("layer_norm", "gelu", "dense", "gss_lambda", "ssm_scan"),
     "dss_layer": ("layer_norm", "gelu", "dense", "gss_lambda", "ssm_scan"),
-    "lm_logits": ("gss_layer", "dss_layer"),
+    "attention_step": ("attention",),
+    "transformer_layer": (
+        "layer_norm",
+        "rms_norm",
+        "gelu",
+        "dense",
+        "rope",
+        "t5_bias",
+        "attention",
+    ),
+    "lm_logits": ("gss_layer", "dss_layer", "transformer_layer"),
     "lm_loss": ("lm_logits",),
 }
 

@@ -253,6 +253,9 @@ ACCURACY = {  # the clause on the accuracy of an op, where there is one of its o
     "ssm_step": "GSS-ACC-4",
     "causal_conv": "GSS-ACC-5",
     "dense": "GSS-ACC-6",
+    "attention": "GSS-ATT-18",
+    "attention_step": "GSS-ATT-18",
+    "rope": "GSS-ATT-14",
     "layer_norm": "GSS-ACC-6",
 }
 COMPLEX = re.compile(r"has shape \((.*)\), not \((.*)\)")

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from refgss import ops, reference
-from refgss.config import GSS, GSSConfig
+from refgss.config import GSS, GSSConfig, TransformerConfig
 from refgss.conformance.judging.compare import error_ratio
 from refgss.conformance.vectors.format import Vector
+from refgss.reference import transformer
 
 Given = Mapping[str, Any]  # parameters, x, state, and stages, all as Enclosures
 
@@ -69,6 +70,48 @@ def always(*clauses: str) -> Callable[[Any], tuple[str, ...]]:
     return lambda config: clauses
 
 
+def block_input(g: Given, config: TransformerConfig) -> Any:
+    """h of a transformer layer: the norm, and a learned position."""
+    h = transformer.norm("norm1", g, g["x"], config)
+    return h + g["position.weight"][positions(g, config)] if config.position == "learned" else h
+
+
+def positions(g: Given, config: TransformerConfig) -> np.ndarray:
+    return transformer.positions(*g["x"].shape[:2], window_state(g), config)
+
+
+def window_state(g: Given) -> dict[str, Any] | None:
+    return {part: g[f"state.{part}"] for part in "kvt"} if "state.t" in g else None
+
+
+def projected(name: str) -> Callable[[Given, Any], Any]:
+    """q, k or v of a transformer layer."""
+
+    def of(g: Given, config: TransformerConfig) -> Any:
+        heads = config.heads if name == "q" else config.groups
+        z = reference.dense(g["h"], g[f"w_{name}"], g.get(f"b_{name}"))
+        z = z.reshape(*z.shape[:2], heads, z.shape[2] // heads)
+        if name == "v" or not config.position.startswith("rope"):
+            return z
+        pairing = transformer.pairing(config)
+        return reference.rope(z, positions(g, config), base=config.rope_base, pairing=pairing)
+
+    return of
+
+
+def attended(g: Given, config: TransformerConfig) -> Any:
+    bias = transformer.distance_bias(g, g["x"], config)
+    state = window_state(g)
+    y, _ = reference.attention(g["q"], g["k"], g["v"], bias, state, window=config.form)
+    return y.reshape(*y.shape[:2], y.shape[2] * y.shape[3])
+
+
+def inside_mlp(g: Given, config: TransformerConfig) -> Any:
+    m = transformer.activation(reference.dense(g["h2"], g["w_1"], g.get("b_1")), config)
+    gated = config.mlp == "glu"
+    return m * reference.dense(g["h2"], g["w_3"], g.get("b_3")) if gated else m
+
+
 STAGES: Mapping[str, tuple[Stage, ...]] = {
     "gss_layer": (
         Stage("h", of_layer("GSS-LAY-1", "GSS-NRM-1"), lambda g, c: norm(g, g["x"], "norm", c)),
@@ -86,6 +129,30 @@ STAGES: Mapping[str, tuple[Stage, ...]] = {
             "output",
             always("GSS-LAY-5", "GSS-LAY-1"),
             lambda g, c: reference.dense(g["uc"] * g["v"], g["w_o"], g.get("b_o")) + g["x"],
+        ),
+    ),
+    "transformer_layer": (
+        Stage("h", always("GSS-HYB-4", "GSS-HYB-2", "GSS-ATT-4"), block_input),
+        *(
+            Stage(name, always("GSS-HYB-11", "GSS-ATT-4", "GSS-HYB-5"), projected(name))
+            for name in "qkv"
+        ),
+        Stage("a", always("GSS-ATT-2", "GSS-ATT-3", "GSS-ATT-4"), attended),
+        Stage(
+            "x1",
+            always("GSS-HYB-2", "GSS-HYB-5"),
+            lambda g, c: reference.dense(g["a"], g["w_o"], g.get("b_o")) + g["x"],
+        ),
+        Stage(
+            "h2",
+            always("GSS-HYB-2", "GSS-HYB-4"),
+            lambda g, c: transformer.norm("norm2", g, g["x1"], c),
+        ),
+        Stage("m", always("GSS-HYB-3", "GSS-HYB-5"), inside_mlp),
+        Stage(
+            "output",
+            always("GSS-HYB-2", "GSS-HYB-5"),
+            lambda g, c: reference.dense(g["m"], g["w_2"], g.get("b_2")) + g["x1"],
         ),
     ),
     "dss_layer": (

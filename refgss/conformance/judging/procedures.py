@@ -1,7 +1,8 @@
 """A case cut in pieces: the candidate's own state is handed on (GSS-REC-3, GSS-STA-4).
 
-The option `splits` of a case lists where its sequence is cut.  For `ssm_step` every piece is one
-token.  The outputs, put together again, are judged as those of the uncut sequence.
+The option `splits` of a case lists where its sequence is cut.  For `ssm_step` and `attention_step`
+every piece is one token.  The outputs, put together again, are judged as those of the uncut
+sequence.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from refgss.conformance.judging.compare import Answer, Failure, Outcome, Outputs
+from refgss.ops import WHOLES
 
 Tensors = Mapping[str, np.ndarray]
 Options = Mapping[str, Any]
 Run = Callable[[str, Tensors, Options], Answer]
 
-SEQUENCES = ("u", "x", "tokens")  # the tensor that is cut along its axis 1
+SEQUENCES = ("u", "x", "tokens", "q", "k", "v")  # tensors that are cut along their axis 1
 JOINED = ("y", "logits")  # the output that is put together again
 
 
@@ -29,18 +31,25 @@ def execute(run: Run, op: str, tensors: Tensors, options: Options) -> Answer:
     if "splits" not in options:
         return run(op, tensors, options)
     plain = {k: v for k, v in options.items() if k != "splits"}
-    name = next(s for s in SEQUENCES if s in tensors)
+    names = [name for name in SEQUENCES if name in tensors]
+    parts = zip(*(np.split(tensors[n], options["splits"], axis=1) for n in names), strict=True)
     given, answers = dict(tensors), []
-    for piece in np.split(tensors[name], options["splits"], axis=1):
-        cut = piece[:, 0] if op == "ssm_step" else piece
-        answer = run(op, given | {name: cut}, plain)
+    for pieces in parts:
+        cut = [piece[:, 0] if op in WHOLES else piece for piece in pieces]
+        answer = run(op, given | dict(zip(names, cut, strict=True)), plain)
         if isinstance(answer, Failure):
             return answer
-        if "state" not in answer.arrays:
+        state = {k: x for k, x in answer.arrays.items() if is_state(k)}
+        if not state:
             return Failure(Outcome.WRONG_SHAPE, "the output state is missing")
         answers.append(answer.arrays)
-        given |= {"state": answer.arrays["state"]}
-    return joined(answers, np.stack if op == "ssm_step" else np.concatenate)
+        given = {k: x for k, x in given.items() if not is_state(k)} | state
+    return joined(answers, np.stack if op in WHOLES else np.concatenate)
+
+
+def is_state(name: str) -> bool:
+    """Whether a tensor is the state, or a part of it."""
+    return name.split(".")[0] == "state"
 
 
 def joined(answers: Sequence[Tensors], join: Callable[..., np.ndarray]) -> Answer:

@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 
 from refgss.conformance.vectors.cases import Case
+from refgss.conformance.vectors.cases.attention import nan_reach
+from refgss.conformance.vectors.cases.transformer import layer_reach
 from refgss.conformance.vectors.certify import certify, certify_at, certify_samples
 from refgss.conformance.vectors.format import Expected, Vector
+from refgss.ops import WHOLES
 
 
 def to_certify(
@@ -36,7 +39,7 @@ def vector(case: Case) -> Vector:
     """The vector of a case: its expected values proven, its budgets derived."""
     tensors, expected = case.tensors, {}
     if case.nan:
-        name, index = POISONED[case.op], case.nan
+        name, index = case.nan_in or POISONED[case.op], case.nan
         tensors = dict(tensors)
         tensors[name] = replaced(tensors[name], index, 0)  # what the rest must not depend on
     if not case.error:
@@ -66,15 +69,15 @@ def answers(case: Case, tensors: Mapping[str, np.ndarray]) -> dict[str, Expected
         return certify_samples(case.op, tensors, case.options, case.id)
     if case.positions:
         return certify_at(case.op, tensors, case.options, list(case.positions))
-    # steps are certified as the scan that they make up
-    op = "ssm_scan" if case.op == "ssm_step" and "splits" in case.options else case.op
+    # steps are certified as the whole that they make up
+    op = WHOLES.get(case.op, case.op) if "splits" in case.options else case.op
     return certify(op, tensors, case.options)
 
 
 # --- NaN: the tensor of each op that receives one, and what it reaches --------------------------
 
 POISONED = dict.fromkeys(("causal_conv", "ssm_scan", "ssm_step"), "u") | dict.fromkeys(
-    ("layer_norm", "dense", "gelu", "gss_layer", "dss_layer"), "x"
+    ("layer_norm", "rms_norm", "dense", "gelu", "gss_layer", "dss_layer"), "x"
 )
 
 
@@ -95,12 +98,24 @@ def _layer(output: str, case: Case, e: Expected) -> tuple[Any, Any]:
     return None, np.s_[case.nan[0]]  # GSS-NFI-12
 
 
+def _attention(output: str, case: Case, e: Expected) -> tuple[Any, Any]:
+    return nan_reach(output, case), None  # GSS-ATT-10, GSS-ATT-25
+
+
+def _transformer(output: str, case: Case, e: Expected) -> tuple[Any, Any]:
+    return None, layer_reach(output, case)  # GSS-HYB-9
+
+
 # op -> (output, case, expected) -> what must be NaN, what is free besides
 REACH: dict[str, Callable[[str, Case, Expected], tuple[Any, Any]]] = {
     "causal_conv": _convolution,
     "ssm_scan": _recurrence,
     "ssm_step": _recurrence,
+    "attention": _attention,
+    "attention_step": _attention,
+    "transformer_layer": _transformer,
     "layer_norm": lambda _, case, e: (case.nan[:-1], None),  # GSS-NFI-11
+    "rms_norm": lambda _, case, e: (case.nan[:-1], None),
     "dense": lambda _, case, e: (case.nan[:-1], None),
     "gelu": lambda _, case, e: (case.nan, None),
     "gss_layer": _layer,

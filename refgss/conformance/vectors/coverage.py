@@ -24,7 +24,7 @@ def not_refused(vectors: Iterable[Vector]) -> Iterator[str]:
     refused: dict[str, set[str]] = defaultdict(set)
     for v in vectors:
         if v.error:
-            refused[v.op] |= {name.split(".")[0] for name in v.tensors}
+            refused[v.op] |= {part for name in v.tensors for part in (name, name.split(".")[0])}
     for op, row in OPS.items():
         free = all(axes == "..." for axes in row.axes.values())  # nothing that could be wrong
         for name in sorted(row.axes.keys() - refused[op]) if not free else ():

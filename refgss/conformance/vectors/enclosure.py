@@ -335,6 +335,88 @@ class Enclosure(NDArrayOperatorsMixin):
         )
         return y.made_by((1, 1), x**2 * np.abs(y.numbers))  # the exponent x²/2 is rounded too
 
+    def normal_cdf_tanh(self) -> Enclosure:
+        return self.smooth(
+            _cdf_tanh,
+            elementary.normal_pdf_tanh(self.numbers),
+            lambda e: e * e / 8,  # the second derivative is below 1/4
+            1.0,
+        )
+
+    def normal_pdf_tanh(self) -> Enclosure:
+        """At the scale of what multiplies 1 - tanh²."""
+        x, root = self.numbers, math.sqrt(2 / math.pi)
+        inner, tanh = 1 + 3 * elementary.CUBIC * x * x, 2 * elementary.normal_cdf_tanh(x) - 1
+        slope = 6 * elementary.CUBIC * x - 2 * root * tanh * inner * inner
+        return self.smooth(
+            _pdf_tanh,
+            root / 2 * (1 - tanh * tanh) * slope,
+            lambda e: e * e / 4,  # the third derivative is below 1/2
+            root / 2 * inner,
+        )
+
+    # --- attention: chapter 18 -----------------------------------------------------------------
+    def over_root(self, n: int) -> Enclosure:
+        """x/√n: a root, its reciprocal and a product; the factor may stand in the terms of x."""
+        value, root = _map(lambda v: v / arb(n).sqrt(), self.value), math.sqrt(n)
+        y = Enclosure(value, self.noise / root, self.rest / root, self.unit)
+        y = y.made_by((math.sqrt(3), 3))
+        y.terms = self.terms
+        return y
+
+    def rotation(self, r: np.ndarray, base: float) -> tuple[Enclosure, Enclosure]:
+        """cos and sin of r·base^(-2j/D), the angle a power times a number, in binary64."""
+        D, exact_unit = self.shape[-1], np.minimum(self.unit, 2.0**-53)
+        powers = np.array([arb(base) ** (arb(-j) / D) for j in range(0, D, 2)], object)
+        angles = np.multiply.outer(_map(lambda n: arb(int(n)), np.asarray(r)), powers)
+        x = Enclosure(np.asarray(angles, object), unit=exact_unit)
+        x = x.made_by((math.hypot(ELEMENTARY[0], 1), ELEMENTARY[1] + 1))
+        cos, sin = np.cos(x.numbers), np.sin(x.numbers)
+
+        def bend(e: np.ndarray) -> np.ndarray:
+            return e * e / 2
+
+        return (
+            x.smooth(lambda v: v.cos(), -sin, bend, 1.0, self.unit),
+            x.smooth(lambda v: v.sin(), cos, bend, 1.0, self.unit),
+        )
+
+    def alibi(self, heads: int, length: int) -> Enclosure:
+        """-2^(-8(h+1)/heads)·n: a power in binary64, and a product that is rounded."""
+        slopes = np.array([-(arb(2) ** (arb(-8 * (h + 1)) / heads)) for h in range(heads)], object)
+        n = _map(lambda v: arb(int(v)), np.arange(length))
+        value = np.asarray(np.multiply.outer(slopes, n), object)
+        wide = Enclosure(value, unit=np.minimum(self.unit, 2.0**-53)).made_by(ELEMENTARY)
+        return wide.once(self.unit)
+
+    def online_allowance(self, w: Any, x: Any, seen: np.ndarray) -> Enclosure:
+        """y (B,L,H,D) = Σ_s w[b,t,s,h] x[b,s,h] over what is seen, whose sums may be formed online.
+
+        In the order of rising weights each key but the first multiplies what is there by e^{m-m'}:
+        an elementary function, the same in Σ w x and in Σ w, and a product in each.  The quotient
+        may be a product with a reciprocal.
+        """
+        w, x, y = (as_enclosure(z).numbers for z in (w, x, self))
+        spread, bound = np.zeros((2, *self.shape))
+        for b, t in np.ndindex(*seen.shape[:2]):
+            s = np.flatnonzero(seen[b, t])
+            order = np.argsort(w[b, t, s], 0)  # (n,H)
+            weight = np.take_along_axis(w[b, t, s], order, 0)[..., None]  # (n,H,1)
+            values = np.take_along_axis(x[b, s], order[..., None], 0)  # (n,H,D)
+            apart = before(weight * np.abs(values - y[b, t]))
+            sums = before(weight * np.abs(values)), before(weight) * np.abs(y[b, t])
+            squares = (ELEMENTARY[0] * apart) ** 2 + sums[0] ** 2 + sums[1] ** 2
+            spread[b, t] = np.sqrt(squares.sum(0) + 2 * y[b, t] ** 2)
+            bound[b, t] = (ELEMENTARY[1] * apart + sums[0] + sums[1]).sum(0) + 2 * np.abs(y[b, t])
+        return self.rounded(spread, np.minimum(bound, CONFIDENCE * spread))
+
+    def either(self, other: Enclosure) -> Enclosure:
+        """This number, or another text of it that was read after it: the budget holds both."""
+        noise = other.noise.copy()
+        noise[..., : self.noise.shape[-1]] = 0  # what both share reaches both alike
+        rest = np.maximum(self.rest, other.rest)
+        return Enclosure(self.value, _noise_sum(self.noise, noise), rest, self.unit)
+
     # --- reductions ----------------------------------------------------------------------------
     def sum(self, axis: Any = None, keepdims: bool = False) -> Enclosure:
         axes = tuple(range(self.ndim)) if axis is None else tuple(np.atleast_1d(axis) % self.ndim)
@@ -400,6 +482,26 @@ def sum_sizes(terms: np.ndarray, product: tuple[float, float]) -> tuple[np.ndarr
     spread = np.sqrt((largest**2).sum(-1) + product[0] ** 2 * (size**2).sum(-1))
     bound = largest.sum(-1) + product[1] * size.sum(-1)
     return spread, np.minimum(bound, CONFIDENCE * spread)
+
+
+def _tanh_argument(x: Any) -> Any:
+    """√(2/π)(x + 0.044715 x³), the decimal number exactly."""
+    return (2 / arb.pi()).sqrt() * (x + arb(44715) / 1000000 * x**3)
+
+
+def _cdf_tanh(x: Any) -> Any:
+    """(1 + tanh z)/2 = 1/(1 + e^{-2z}), which does not cancel."""
+    return 1 / (1 + (-2 * _tanh_argument(x)).exp())
+
+
+def _pdf_tanh(x: Any) -> Any:
+    z, root = _tanh_argument(x), (2 / arb.pi()).sqrt()
+    return root / 2 * z.sech() ** 2 * (1 + 3 * arb(44715) / 1000000 * x**2)
+
+
+def before(terms: np.ndarray) -> np.ndarray:
+    """The sum of the terms (n,...) before each; that before the first is empty."""
+    return np.concatenate([np.zeros_like(terms[:1]), np.cumsum(terms[:-1], 0)])
 
 
 def _phi(z: Any) -> Any:
@@ -594,7 +696,7 @@ def _joined(join: Callable) -> Callable[..., Enclosure]:
     def f(arrays: Any, axis: int = 0) -> Enclosure:
         xs = [as_enclosure(x) for x in arrays]
         unit = np.minimum.reduce([x.unit for x in arrays if isinstance(x, Enclosure)])
-        axis = axis if axis >= 0 else axis + xs[0].ndim
+        axis = axis if axis >= 0 else axis + xs[0].ndim + (join is np.stack)
         noise = join([_padded(x.noise) for x in xs], axis)
         value, rest = join([x.value for x in xs], axis), join([x.rest for x in xs], axis)
         return Enclosure(value, noise, rest, unit, xs[0].is_complex)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from refgss.conformance.selftest.variants import (
+    attention,
     autograd,
     convolution,
     kernel,
@@ -22,7 +23,7 @@ from refgss.conformance.selftest.variants import (
 from refgss.conformance.selftest.variants.declare import VARIANTS, Rejection, Variant, load
 
 __all__ = ["VARIANTS", "Rejection", "Variant", "load"]
-FILES = (autograd, convolution, kernel, language_model, pointwise, products, recurrence)
+FILES = (attention, autograd, convolution, kernel, language_model, pointwise, products, recurrence)
 
 
 def __getattr__(name: str) -> Any:

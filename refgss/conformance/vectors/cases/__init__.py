@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from refgss.conformance.vectors.cases.asked import refusals_by_table
+from refgss.conformance.vectors.cases.attention import attentions, positions, rms_norms
 from refgss.conformance.vectors.cases.common import FORMS, HARD_MODES, Case, Draw, F, lam_of
 from refgss.conformance.vectors.cases.convolution import convolutions
 from refgss.conformance.vectors.cases.discretization import discretization, parameters
@@ -25,6 +26,7 @@ from refgss.conformance.vectors.cases.reciprocals import reciprocals
 from refgss.conformance.vectors.cases.recurrence import recurrences
 from refgss.conformance.vectors.cases.refusals import refusals
 from refgss.conformance.vectors.cases.sizes import sizes
+from refgss.conformance.vectors.cases.transformer import hybrids, transformers
 
 __all__ = [
     "CHAPTERS",
@@ -57,6 +59,11 @@ CHAPTERS: tuple[Callable[[], Iterator[Case]], ...] = (
     reciprocals,
     sizes,
     extremes,
+    attentions,
+    positions,
+    rms_norms,
+    transformers,
+    hybrids,
 )
 
 
@@ -75,18 +82,22 @@ def judged_whole(case: Case) -> Case:
     return replace(case, id=f"{case.id}-whole", clauses=tuple(ids), outputs=())
 
 
+def is_state(name: str) -> bool:
+    return name.split(".")[0] == "state"
+
+
 def hands_on_nothing(case: Case) -> bool:
     """Whether a case of a gradient is to be asked without its incoming state too."""
     return (
         case.op.endswith("_vjp")
-        and "state" in case.tensors
+        and any(is_state(name) for name in case.tensors)
         and bool({"random", "small"} & set(case.flags))
     )
 
 
 def without_state(case: Case) -> Case:
     """The same case from no state: its gradient is due all the same."""
-    tensors = {k: x for k, x in case.tensors.items() if k != "state"}
+    tensors = {k: x for k, x in case.tensors.items() if not is_state(k)}
     ids = dict.fromkeys((*case.clauses, "GSS-STA-2"))
     note = "no state means zeros"
     return replace(case, id=f"{case.id}-fresh", clauses=tuple(ids), tensors=tensors, note=note)

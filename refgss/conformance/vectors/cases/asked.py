@@ -44,6 +44,8 @@ ALL_ASKED = (
     "attention",
     "paper-model",
 )  # of the others, what they do not use
+# what checks its arguments as another op does is asked less
+FEWER = ("attention_step", "attention_step_vjp", "attention_vjp", "transformer_layer_vjp")
 Tensors = Mapping[str, np.ndarray]
 
 
@@ -103,13 +105,16 @@ def of_shapes(good: Good) -> Iterator[Case]:
         x, letters = good.tensors[name], axes.split()
         if "..." not in letters:
             yield good.refuse(f"{name}-deep", "GSS-NFI-1", {name: x[None]})
-        if letters and "..." not in letters:
+        few = good.op in FEWER
+        if letters and "..." not in letters and not few:
             yield good.refuse(f"{name}-flat", "GSS-NFI-1", {name: x[0]})
         for i, letter in enumerate(letters):
             if not tied(good, name, letter):
                 continue
             longer = np.concatenate([x, np.take(x, [0], i)], i)
             yield good.refuse(f"{name}-long-{i}", "GSS-NFI-1", {name: longer})
+            if few:
+                continue
             yield good.refuse(f"{name}-one-{i}", "GSS-NFI-1", {name: np.take(x, [0], i)})
 
 
@@ -144,8 +149,11 @@ def of_domains(good: Good) -> Iterator[Case]:
         none = {k: good.tensors[k][:, :0] for k in ("tokens", "targets")}
         yield good.refuse("no-token", "GSS-NFI-4", none)
     if "length" in good.options:
-        none = {k: x[:, :0] for k, x in good.tensors.items() if k == "dk"}
-        yield good.refuse("length-below-0", "GSS-KER-6", none, length=-1)
+        none = {k: x[:, :0] for k, x in good.tensors.items() if k in ("dk", "dbias")}
+        kernel = good.op.startswith("ssm_kernel")
+        clause = "GSS-KER-6" if kernel else "GSS-NFI-1"
+        yield good.refuse("length-below-0", clause, none, length=-1)
+    if "length" in good.options and kernel:
         form, longer = cfg.dss_softmax(SIZES["L"] - 1), "length-beyond-softmax"
         yield good.refuse(longer, "GSS-KER-6", {}, form=encode_option(form))
 

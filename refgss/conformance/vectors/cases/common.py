@@ -22,7 +22,7 @@ class Case:
     positions  certify only these positions of the length axis.
     outputs    ask for these outputs only; () means all.
     sampled    certify samples of each output, drawn by the id, with errors that are only bounded.
-    nan        the element of the op's signal (u or x) that becomes NaN.
+    nan        the element of the op's signal (u or x), or of `nan_in`, that becomes NaN.
     """
 
     id: str
@@ -37,6 +37,7 @@ class Case:
     positions: tuple[int, ...] = ()
     outputs: tuple[str, ...] = ()
     nan: tuple[int, ...] = ()
+    nan_in: str = ""
     sampled: bool = False
 
 

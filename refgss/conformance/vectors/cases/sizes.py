@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from refgss import config as cfg
-from refgss.conformance.vectors.cases.calls import is_dss, options_of
+from refgss.conformance.vectors.cases.calls import is_dss, options_of, transformer_params
 from refgss.conformance.vectors.cases.common import Case, Draw, F
 from refgss.conformance.vectors.cases.language_model import model_params
 from refgss.conformance.vectors.cases.layers import layer_params, named
 from refgss.conformance.vectors.drawn import Law, Tensors
+from refgss.layers.transformer import Sizes
 from refgss.ops import OPS, is_complex
 
 SMALL = {"B": 2, "L": 3, "H": 2, "N": 2, "K": 3, "E": 3, "F": 2, "I": 3, "O": 2, "V": 5}
+SMALL |= {"A": 2, "G": 1, "P": 2, "S": 2, "T": 32}
 NORMED = {"E": 8, "H": 6, "F": 4}  # of layers: the norm of two or three numbers is ill-conditioned
 TO_129, TO_257 = (33, 65, 129), (33, 65, 129, 257)
 TO_1025, TO_4097 = (*TO_257, 1025), (*TO_257, 1025, 4097)
@@ -43,6 +46,18 @@ SWEEPS: dict[str, dict[str, tuple[int, ...]]] = {
     "ssm_step_vjp": {"B": (5, *TO_1025), "H": TO_1025, "N": TO_1025},
     "layer_norm": {"B": TO_1025, "E": TO_4097},
     "layer_norm_vjp": {"B": TO_1025, "E": TO_4097},
+    "rms_norm": {"B": TO_129, "E": TO_4097},
+    "rms_norm_vjp": {"B": TO_129, "E": TO_1025},
+    "rope": {"B": BATCH_OF_LAYER, "L": TO_129, "A": (33,), "P": (34, 66, 130)},
+    "rope_vjp": {"L": TO_129, "P": (34, 66, 130)},
+    "t5_bias": {"A": TO_129, "L": TO_1025},
+    "t5_bias_vjp": {"A": TO_129, "L": TO_1025},
+    "attention": {"B": BATCH_OF_LAYER, "L": TO_129, "A": (33,), "P": TO_257},
+    "attention_vjp": {"B": (5, 33), "L": (33, 65), "A": (33,), "P": (33, 65, 129)},
+    "attention_step": {"B": BATCH_OF_LAYER, "S": TO_257, "P": TO_257},
+    "attention_step_vjp": {"B": (5, 33), "S": TO_129, "P": TO_129},
+    "transformer_layer": {"B": (5,), "L": (33, 65), "E": TO_129, "F": TO_129},
+    "transformer_layer_vjp": {"B": (5,), "L": (33,), "E": (33, 65), "F": TO_129},
     "gelu": {"B": TO_4097},
     "gelu_vjp": {"B": TO_4097},
     "dense": {"B": TO_1025, "I": TO_4097, "O": TO_4097},
@@ -64,6 +79,14 @@ TOGETHER: dict[str, tuple[dict[str, int], ...]] = {  # where several axes are la
     ),
     "ssm_scan": ({"B": 5, "L": 65, "H": 9, "N": 17}, {"B": 1, "L": 37, "H": 67, "N": 33}),
     "ssm_step": ({"B": 5, "H": 67, "N": 65},),
+    "attention": (
+        {"L": 37, "S": 17},
+        {"L": 67, "S": 33},
+        {"L": 131, "S": 64, "A": 1},
+        {"L": 70, "S": 70, "A": 1},
+        {"B": 3, "L": 19, "S": 8, "A": 6, "G": 3, "P": 17},
+    ),
+    "attention_vjp": ({"L": 37, "S": 17}, {"L": 67, "S": 33, "A": 1}, {"L": 20, "S": 8, "P": 33}),
     "ssm_kernel": ({"H": 33, "N": 17, "L": 65},),
     "dense": ({"B": 33, "I": 65, "O": 129}, {"B": 5, "I": 129, "O": 67}),
     "dense_vjp": ({"B": 33, "I": 65, "O": 35},),
@@ -85,6 +108,18 @@ CLAUSES: dict[str, tuple[str, ...]] = {
     "ssm_step": ("GSS-REC-1", "GSS-REC-2"),
     "layer_norm": ("GSS-NRM-1",),
     "gelu": ("GSS-NRM-3",),
+    "rms_norm": ("GSS-ATT-12",),
+    "rms_norm_vjp": ("GSS-ATT-20",),
+    "rope": ("GSS-ATT-13",),
+    "rope_vjp": ("GSS-ATT-21",),
+    "t5_bias": ("GSS-ATT-5",),
+    "t5_bias_vjp": ("GSS-ATT-22",),
+    "attention": ("GSS-ATT-2", "GSS-ATT-3", "GSS-ATT-18"),
+    "attention_vjp": ("GSS-ATT-9", "GSS-ATT-19"),
+    "attention_step": ("GSS-ATT-3", "GSS-ATT-23"),
+    "attention_step_vjp": ("GSS-ATT-9", "GSS-ATT-23"),
+    "transformer_layer": ("GSS-HYB-2", "GSS-HYB-3"),
+    "transformer_layer_vjp": ("GSS-HYB-7",),
     "dense": ("GSS-NRM-4",),
     "gss_layer": ("GSS-LAY-1", "GSS-LAY-2", "GSS-LAY-3", "GSS-LAY-5", "GSS-STA-3"),
     "dss_layer": ("GSS-LAY-6", "GSS-STA-3"),
@@ -126,7 +161,11 @@ def case(op: str, label: str, large: Mapping[str, int], depth: int = 2) -> Case:
         shape |= {"B": 1, "H": 1} | dict(large)
     if is_dss(config):
         shape["H"] = shape["E"]
-    options = options_of(op, config=config, form=form_of(op), length=shape["L"])
+    if op.startswith(("attention", "transformer")):
+        config = replace(config, chunk=shape["S"]) if config else None
+        shape["M"] = shape["S"]
+    window = cfg.AttentionForm(shape["S"])
+    options = options_of(op, config=config, form=form_of(op), length=shape["L"], window=window)
     flags = ("size", *(["large"] if max(shape.values()) > AT_ANY_TIME else []))
     tensors = tensors_of(op, config, shape, id)
     return Case(id, op, CLAUSES[op], tensors, options, flags, sampled=True)
@@ -141,6 +180,8 @@ def config_of(op: str, depth: int) -> Any:
         return cfg.LMConfig(cfg.PAPER, depth=depth)
     if op.startswith("gss_layer"):
         return cfg.GSS_PYTORCH
+    if op.startswith("transformer"):
+        return cfg.TransformerConfig(heads=SMALL["A"], kv_heads=SMALL["G"])
     return cfg.DSSConfig() if op.startswith("dss") else None
 
 
@@ -158,6 +199,8 @@ def tensors_of(
             stored[name] = np.array(1, F)
         elif name in ("tokens", "targets"):
             laws[name] = Law(dims, below=shape["V"])
+        elif name in ("r", "state.t"):
+            laws[name] = Law(dims, below=2**20 if name == "r" else shape["S"])
         elif name != "params":
             dims = (*dims, 2) if is_complex(name) else dims
             laws[name] = Law(dims, exponent=of_sum(dims[0]) if name == "weight" else 0)
@@ -176,6 +219,8 @@ def parameter_laws(config: Any, shape: Mapping[str, int]) -> dict[str, Law]:
     draw = Draw("shapes")  # for the shapes alone
     if isinstance(config, cfg.LMConfig):
         params = model_params(draw, config, v, e, f, h, n)
+    elif isinstance(config, cfg.TransformerConfig):
+        params = transformer_params(draw, config, Sizes(e, config.heads * shape["P"], f))
     else:
         params = {} if config is None else layer_params(draw, config, e, f, h, n)
     return {name: law(name, x.shape) for name, x in named(params).items()}
@@ -183,7 +228,7 @@ def parameter_laws(config: Any, shape: Mapping[str, int]) -> dict[str, Law]:
 
 def law(name: str, shape: tuple[int, ...]) -> Law:
     last = name.rsplit(".", 1)[-1]
-    if name.endswith("norm.weight"):
+    if name.endswith(("norm.weight", "norm1.weight", "norm2.weight")):
         return Law(shape, center=1.0, exponent=-2)
     if name.endswith("ssm.a"):
         return Law(shape, center=-2.0)

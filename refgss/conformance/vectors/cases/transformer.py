@@ -1,0 +1,283 @@
+"""Chapter 19: the transformer layer, and models of several kinds of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from refgss import config as cfg
+from refgss.config import TransformerConfig
+from refgss.conformance.vectors.cases.attention import phases, state_of
+from refgss.conformance.vectors.cases.common import Case, Draw, F
+from refgss.conformance.vectors.cases.layers import named
+from refgss.conformance.vectors.visible import sees
+from refgss.layers import kind_of
+from refgss.layers.transformer import Sizes
+from refgss.ops import encode_option
+
+BASE = TransformerConfig(heads=2, chunk=3)
+BLOCK = ("GSS-HYB-2", "GSS-HYB-3", "GSS-HYB-4", "GSS-HYB-11")
+LAYERS: dict[str, tuple[TransformerConfig, tuple[str, ...]]] = {
+    "plain": (BASE, ("GSS-HYB-5",)),
+    "rope-half": (replace(BASE, position="rope-half", kv_heads=1), ("GSS-ATT-4", "GSS-ATT-6")),
+    "rope-interleaved": (
+        replace(BASE, position="rope-interleaved", rope_base=100.0, visible="sliding"),
+        ("GSS-ATT-4",),
+    ),
+    "t5": (replace(BASE, position="t5", visible="look1", chunk=4), ("GSS-ATT-4", "GSS-ATT-5")),
+    "alibi": (
+        replace(BASE, position="alibi", visible="strict", heads=3, kv_heads=3),
+        ("GSS-ATT-4",),
+    ),
+    "learned": (replace(BASE, position="learned"), ("GSS-ATT-4",)),
+    "learned-long": (
+        replace(BASE, position="learned", visible="sliding", positions=7, norm="rms"),
+        ("GSS-ATT-4",),
+    ),
+    "learned-look1": (
+        replace(BASE, position="learned", visible="look1", positions=8),
+        ("GSS-ATT-4",),
+    ),
+    "glu": (replace(BASE, mlp="glu", bias=True), ("GSS-HYB-5",)),
+    "gelu-tanh": (replace(BASE, mlp="gelu-tanh", scale="one"), ("GSS-ATT-3",)),
+    "relu": (replace(BASE, mlp="relu", norm="rms", bias=True, eps=1e-3), ("GSS-HYB-5",)),
+}
+
+
+SMALL = ("plain", "rope-half", "t5", "glu")  # to be read, and redrawn during a check
+
+
+def transformer_params(
+    draw: Draw, config: TransformerConfig, e: int, d: int, hidden: int
+) -> dict[str, np.ndarray]:
+    """Parameters as an initialised network has them, heads of width d."""
+    sizes = Sizes(e, config.heads * d, hidden)
+    params = {}
+    for name, tensor in kind_of(config).parameters(config, sizes).items():
+        if name.startswith("w_"):
+            value = draw(*tensor.shape, scale=tensor.shape[0] ** -0.5)
+        elif name.endswith("norm1.weight") or name.endswith("norm2.weight"):
+            value = (1 + draw(*tensor.shape, scale=0.2)).astype(F)
+        elif name == "position.table":
+            value = draw(*tensor.shape)
+        else:
+            value = draw(*tensor.shape, scale=0.2)
+        params[name] = value
+    return params
+
+
+def given(
+    draw: Draw, config: TransformerConfig, b: int, length: int, e: int, d: int, t: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Parameters, x, and a state after t tokens of each row; none for no t."""
+    params = named(transformer_params(draw, config, e, d, 5))
+    state = state_of(draw, config.form, t, config.groups, d) if t else {}
+    return params | {"x": draw(b, length, e)} | state
+
+
+def with_cotangents(draw: Draw, tensors: dict[str, Any], config: TransformerConfig, d: int) -> Any:
+    x = tensors["x"]
+    shape = (x.shape[0], config.form.slots, config.groups, d)
+    return tensors | {
+        "dout": draw(*x.shape),
+        "dstate.k": draw(*shape),
+        "dstate.v": draw(*shape),
+    }
+
+
+def transformers() -> Iterator[Case]:
+    """Every option of the layer, its parts, its cuts and its gradient."""
+    for name, (config, clauses) in LAYERS.items():
+        o: dict[str, Any] = {"config": encode_option(config)}
+        ids = (*BLOCK, *clauses, "GSS-ATT-7")
+        for label, b, length, e in (("random", 1, 5, 4), ("small", 1, 3, 2)):
+            if label == "small" and name not in SMALL:
+                continue
+            draw, d = Draw(f"transformer_layer/{name}-{label}"), 2
+            t = phases(config.form, *range(2, 2 + b))
+            tensors = given(draw, config, b, length, e, d, t)
+            args: Any = (o, ("small",) if label == "small" else ())
+            id = f"transformer_layer/{name}-{label}"
+            yield Case(id, "transformer_layer", ids, tensors, *args)
+            grad = with_cotangents(draw, tensors, config, d)
+            id, back = f"transformer_layer_vjp/{name}-{label}", ("GSS-HYB-7", *clauses)
+            yield Case(id, "transformer_layer_vjp", back, grad, *args)
+        yield from in_pieces(name, config)
+    yield from layer_parts()
+    yield from far_positions()
+    yield from layer_edges()
+
+
+def in_pieces(name: str, config: TransformerConfig) -> Iterator[Case]:
+    """A layer over pieces, from no state."""
+    draw = Draw(f"transformer_layer/{name}-pieces")
+    whole = given(draw, config, 1, 7, 2, 2, ())
+    for splits in ([2], [1, 2, 3, 4, 5, 6]) if config.position != "none" else ([1, 2, 3, 5],):
+        cut, o = "-".join(map(str, splits)), {"config": encode_option(config), "splits": splits}
+        id, ids = f"transformer_layer/{name}-split-{cut}", ("GSS-STA-4", "GSS-ATT-8", "GSS-ATT-1")
+        yield Case(id, "transformer_layer", ids, whole, o, ("chunks",))
+
+
+def layer_parts() -> Iterator[Case]:
+    """Layers most of whose parts are switched off, so that a failure says which part it is."""
+    for name in ("plain", "glu", "gelu-tanh", "relu", "learned", "t5", "alibi"):
+        config, _ = LAYERS[name]
+        draw = Draw(f"transformer_layer/{name}-parts")
+        tensors = given(draw, config, 1, 4, 4, 2, ())
+        no_attention = {k: 0 * x for k, x in tensors.items() if k.endswith((".w_o", ".b_o"))}
+        no_mlp = {k: 0 * x for k, x in tensors.items() if k.endswith((".w_2", ".b_2"))}
+        cases: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
+            "no-attention": (no_attention, ("GSS-HYB-2", "GSS-HYB-3"), "w_o = 0"),
+            "no-mlp": (no_mlp, ("GSS-HYB-2", "GSS-ATT-4", "GSS-HYB-11"), "w_2 = 0"),
+            "residual": (no_attention | no_mlp, ("GSS-HYB-2",), "x comes back"),
+        }
+        o = {"config": encode_option(config)}
+        for label, (change, ids, note) in cases.items():
+            if label == "residual" and name != "plain":
+                continue
+            id = f"transformer_layer/{name}-{label}"
+            yield Case(id, "transformer_layer", ids, tensors | change, o, ("part",), note)
+
+
+def far_positions() -> Iterator[Case]:
+    """Relative positions far out: the same layer at another t."""
+    for position in ("rope-half", "rope-interleaved", "t5", "alibi"):
+        config = replace(BASE, position=position, visible="sliding", chunk=4)  # type: ignore[arg-type]
+        draw = Draw(f"transformer_layer/{position}-far")
+        near = given(draw, config, 1, 3, 4, 4, [4])
+        ids, o = ("GSS-ATT-4", "GSS-ATT-1"), {"config": encode_option(config)}
+        far = near | {"state.t": np.array([1_000_004], np.int32)}
+        for label, tensors in (("near", near), ("far", far)):
+            note = "token number a million" if label == "far" else "as far, four tokens on"
+            id = f"transformer_layer/{position}-{label}"
+            yield Case(id, "transformer_layer", ids, tensors, o, (), note)
+
+
+def layer_edges() -> Iterator[Case]:
+    """No token, no row, a NaN, and positions beyond a table."""
+    draw = Draw("transformer_layer/edges")
+    o = {"config": encode_option(BASE)}
+    for label, b, length in (("no-length", 2, 0), ("no-batch", 0, 3)):
+        tensors = given(draw, BASE, b, length, 4, 2, phases(BASE.form, 1, 2)[:b] or [])
+        ids = ("GSS-NFI-14",) + (("GSS-STA-2",) if not length else ())
+        yield Case(f"transformer_layer/{label}", "transformer_layer", ids, tensors, o)
+    for visible in ("chunk", "sliding", "look1", "strict"):
+        config = replace(BASE, visible=visible, chunk=2)  # type: ignore[arg-type]
+        tensors = given(draw, config, 2, 5, 4, 2, ())
+        args: Any = (f"transformer_layer/{visible}-nan", "transformer_layer", ("GSS-HYB-9",))
+        note = "NaN at b=1, t=1: other rows stay, and who does not see it"
+        options = {"config": encode_option(config)}
+        yield Case(*args, tensors, options, ("nan",), note, nan=(1, 1, 0), nan_in="x")
+    config, _ = LAYERS["learned-long"]
+    beyond = given(draw, config, 2, 4, 4, 2, [3, 4])  # 7 rows: the last token has none
+    options = {"config": encode_option(config)}
+    args = ("transformer_layer/refuse-beyond-table", "transformer_layer", ("GSS-HYB-10",))
+    yield Case(*args, beyond, options, ("refusal",), error=True)
+    grad = with_cotangents(draw, beyond, config, 2)
+    args = ("transformer_layer_vjp/refuse-beyond-table", "transformer_layer_vjp")
+    yield Case(*args, ("GSS-HYB-10", "GSS-NFI-16"), grad, options, ("refusal",), error=True)
+
+
+def layer_reach(output: str, case: Case) -> np.ndarray:
+    """Where a NaN in x, from no state, may show in an output of `transformer_layer`."""
+    config = TransformerConfig(**case.options["config"])
+    form = config.form
+    (b, s, _), x = case.nan, case.tensors["x"]
+    if output == "y":
+        free = np.zeros(x.shape, bool)
+        for t in range(x.shape[1]):
+            free[b, t] = t == s or sees(t, s, form)
+        return free
+    if output == "state.t":
+        return np.zeros(len(x), bool)
+    heads = config.groups
+    free = np.zeros((len(x), form.slots, heads, case.tensors["params.w_k"].shape[1] // heads), bool)
+    free[b, s % form.slots] = sees(x.shape[1], s, form)
+    return free
+
+
+# --- models --------------------------------------------------------------------------------------
+
+GSS, ATTENTION = cfg.PAPER, replace(BASE, heads=2, chunk=2)
+MODELS: dict[str, tuple[cfg.LMConfig, tuple[str, ...]]] = {
+    "hybrid": (cfg.LMConfig((GSS, GSS, GSS, ATTENTION), 4, tied=True), ("GSS-HYB-1", "GSS-HYB-6")),
+    "hybrid-first": (cfg.LMConfig((ATTENTION, GSS), 3), ("GSS-HYB-1",)),
+    "transformer": (
+        cfg.LMConfig(replace(ATTENTION, position="rope-half", norm="rms"), 2),
+        ("GSS-HYB-1",),
+    ),
+}
+MODELS["transformer-other"] = (
+    cfg.LMConfig(
+        TransformerConfig(
+            heads=1, chunk=3, visible="sliding", scale="one", position="rope-interleaved",
+            rope_base=100.0, mlp="glu", bias=True, eps=1e-3,
+        ),
+        2,
+    ),
+    ("GSS-HYB-1",),
+)  # fmt: skip
+V, E, FF, H, N, D = 4, 4, 3, 2, 2, 2
+
+
+def hybrid_params(draw: Draw, config: cfg.LMConfig) -> dict[str, np.ndarray]:
+    """Parameters of a model of any kinds of layers."""
+    from refgss.conformance.vectors.cases.layers import layer_params
+
+    params = {"embedding.weight": draw(V, E)}
+    for i, layer in enumerate(config.layers):
+        if isinstance(layer, TransformerConfig):
+            own = transformer_params(draw, layer, E, D, 5)
+        else:
+            own = layer_params(draw, layer, E, FF, H, N)
+        params |= {f"layers.{i}.{k}": x for k, x in own.items()}
+    if config.final_norm:
+        params["norm.weight"] = (1 + draw(E, scale=0.2)).astype(F)
+        params["norm.bias"] = draw(E, scale=0.2)
+    return params if config.tied else params | {"head.weight": draw(E, V, scale=E**-0.5)}
+
+
+def hybrid_state(draw: Draw, config: cfg.LMConfig, b: int, t: int) -> dict[str, np.ndarray]:
+    """`state.I`, or `state.I.PART`, for each layer."""
+    state = {}
+    for i, layer in enumerate(config.layers):
+        if isinstance(layer, TransformerConfig):
+            own = state_of(draw, layer.form, phases(layer.form, *[t] * b), layer.groups, D)
+            state |= {f"state.{i}{name.removeprefix('state')}": x for name, x in own.items()}
+        else:
+            state[f"state.{i}"] = draw(b, H, N, 2)
+    return state
+
+
+def hybrids() -> Iterator[Case]:
+    """Models whose layers are of several kinds, their states handed on, their gradients."""
+    for name, (config, clauses) in MODELS.items():
+        draw, b, length = Draw(f"lm/{name}"), 1, 3
+        o: dict[str, Any] = {"config": encode_option(config)}
+        run = named(hybrid_params(draw, config)) | {"tokens": draw.tokens(V, b, length)}
+        state = hybrid_state(draw, config, b, 3)
+        d = {f"d{k}": draw(*x.shape) for k, x in state.items() if not k.endswith(".t")}
+        dlogits = {"dlogits": draw(b, length, V)}
+        loss = {"targets": draw.tokens(V, b, length)}
+        ids = (*clauses, "GSS-HYB-8", "GSS-LM-2")
+        args: Any = (o, ("small",) if name == "hybrid-first" else ())
+        for op, own, tensors in (
+            ("lm_logits", ids, run | state),
+            ("lm_logits_vjp", ("GSS-HYB-8", "GSS-GRD-11"), run | state | dlogits | d),
+            ("lm_loss", ids, run | loss | state),
+            (
+                "lm_loss_vjp",
+                ("GSS-HYB-8", "GSS-GRD-12"),
+                run | loss | state | {"dloss": np.array(0.75, F)},
+            ),
+        ):
+            yield Case(f"{op}/{name}", op, own, tensors, *args)
+        for splits in ([1], [1, 2, 3, 4]) if name.startswith("hybrid") else ([2],):
+            cut = "-".join(map(str, splits))
+            longer = run | {"tokens": draw.tokens(V, 2, 5)}
+            cut_o = o | {"splits": splits}
+            id, own = f"lm_logits/{name}-split-{cut}", ("GSS-STA-4", "GSS-HYB-8")
+            yield Case(id, "lm_logits", own, longer, cut_o, ("chunks",))
