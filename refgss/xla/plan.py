@@ -20,13 +20,13 @@ class Plan:
     length_axis  inside `shard_map`: the mesh axis over which the length is split, each device
                  holding an equal piece; see `refgss.xla.sharding`.
     gate         positions of all sequences together that a GSS layer's gate branch, or the MLP of a
-                 transformer layer, takes at a time, its backward pass computing it again: training then holds (gate,F) numbers
-                 where it held (BL,F) several times over, for a quarter more work.
-                 None: all at once.
+                 transformer layer, takes at a time, its backward pass computing it again: training
+                 then holds (gate,F) numbers where it held (BL,F) several times over, for a quarter
+                 more work.  None: all at once.
     weights      "full", or "bf16": the matrices of dense maps rounded to bfloat16 (GSS-STA-5).
-    precision    of the dense maps, attention and their gradients: "highest", that of the operands, or JAX's
-                 "high", which does not conform (GSS-ACC-6): three products of bfloat16 on a TPU,
-                 TF32 on a GPU.  A CPU computes both alike.
+    precision    of the dense maps, attention and their gradients: "highest", that of the operands,
+                 or JAX's "high", which does not conform (GSS-ACC-6): three products of bfloat16 on
+                 a TPU, TF32 on a GPU.  A CPU computes both alike.
     cpu_kernels  "xla", or "native": custom calls into refgss.native, which make their own choice of
                  convolution and chunk; CPUs only, no `jvp`.  None: native where JAX's default
                  platform is one CPU device and refgss.native is there.
