@@ -79,21 +79,22 @@ def beside(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def filling(folder: Path) -> Iterator[Path]:
-    """A folder inside the new or empty `folder`, whose content ends up there whole or not at all.
+    """A temporary folder that becomes `folder`, which is new; of an empty one it fills the place.
 
-    Raises OSError; then `folder` is as it was.
+    Where it is new nobody ever sees half of it, whatever happens.  Raises OSError; then `folder` is
+    as it was.
     """
-    created = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as name:
-            yield Path(name)
-            for child in Path(name).iterdir():
+    new = not folder.exists()
+    place = folder.parent if new else folder
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place, prefix=".refgss-", suffix=".tmp") as name:
+        (filled := Path(name, "new")).mkdir()
+        yield filled
+        if new:
+            filled.rename(folder)
+        else:
+            for child in filled.iterdir():
                 child.rename(folder / child.name)
-    except BaseException:
-        if created:
-            folder.rmdir()
-        raise
 
 
 def sync_folder(folder: Path) -> None:
