@@ -227,7 +227,7 @@ def sizes_given(pattern: Sequence[LayerConfig], named: Mapping[str, Any]) -> dic
     """
     known = {f.name for layer in pattern for f in fields(kind_of(layer).Sizes)}
     known |= {"memory"} if "gate" in known else set()  # of GSS layers
-    known |= {f.name for layer in pattern for f in fields(layer)}
+    known |= {f.name for layer in pattern for f in fields(kind_of(layer).Config)}
     for name in (*MODEL, *ATTENTION, "bias"):
         if name not in known and was_given(name):
             raise click.UsageError(f"no layer of this pattern has the option {flag(name)}")

@@ -33,7 +33,8 @@ class Sizes:
 
 
 def sizes(params: Mapping[str, Any]) -> Sizes:
-    return Sizes(*params["w_q"].shape, params["w_1"].shape[1])
+    E, A = params["w_q"].shape
+    return Sizes(E, A, params["w_1"].shape[1])
 
 
 def widths(config: TransformerConfig, sizes: Sizes) -> tuple[int, int, int, int]:

@@ -107,11 +107,11 @@ def transformer_initial(
     """
     layer = {}
     for name, tensor in transformer.parameters(config, sizes).items():
-        if name == "position.weight":
-            layer[name] = matrix(rng, *tensor.shape, 0.02**2)
-        elif name.startswith("w_"):
+        if name == "position.weight" or name.startswith("w_"):
+            rows, columns = tensor.shape
             terms = 2 * depth if name in ("w_o", "w_2") else 1
-            layer[name] = matrix(rng, *tensor.shape, 1 / (tensor.shape[0] * terms))
+            variance = 0.02**2 if name == "position.weight" else 1 / (rows * terms)
+            layer[name] = matrix(rng, rows, columns, variance)
         else:
             layer[name] = np.full(tensor.shape, float(name in ("norm1.weight", "norm2.weight")))
     return layer

@@ -34,7 +34,8 @@ def rope(x: Array, r: Array, *, base: float, pairing: str) -> Array:
     Raises ValueError for an odd D.  Clauses: GSS-ATT-13..14, GSS-NFI-1.
     """
     base = checks.check_rope("rope", "x", x, r, base, pairing)
-    return turned(x, *rotation(x, r, base), pairing)
+    cos, sin = rotation(x, r, base)
+    return turned(x, cos, sin, pairing)
 
 
 def rope_vjp(r: Array, dy: Array, *, base: float, pairing: str) -> Array:
@@ -330,6 +331,7 @@ def attention_step_vjp(
     """dy (B,Hq,D): that of `attention` at L = 1.  Clauses: GSS-ATT-9, GSS-ATT-23."""
     checks.check_attention_step("attention_step_vjp", q, k, v)
     checks.check_shape("attention_step_vjp", "dy", dy, q.shape, "f")
-    one = (x[:, None] for x in (q, k, v))
-    dq, dk, dv, *rest = attention_vjp(*one, bias, state, dy[:, None], dstate, window=window)
-    return (dq[:, 0], dk[:, 0], dv[:, 0], *rest)
+    dq, dk, dv, dbias, dstate0 = attention_vjp(
+        q[:, None], k[:, None], v[:, None], bias, state, dy[:, None], dstate, window=window
+    )
+    return dq[:, 0], dk[:, 0], dv[:, 0], dbias, dstate0

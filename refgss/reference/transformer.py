@@ -109,7 +109,8 @@ def transformer_layer_vjp(
     """dout (B,L,E), dstate {"k", "v"} -> dparams, dx (B,L,E), dstate_0.  Clauses: GSS-HYB-7."""
     checks.check_transformer("transformer_layer_vjp", params, x, state, config)
     checks.check_layer_cotangents("transformer_layer_vjp", params, x, dout, dstate, config)
-    p, g, f = params, {}, transformer_forward(params, x, state, config)
+    p, f = params, transformer_forward(params, x, state, config)
+    g: dict[str, Array] = {}
     dm = dense_back("2", p, f.m, dout, g)
     dm_in = activation_vjp(f.m_in, dm if f.gate is None else dm * f.gate, config)
     dh2 = dense_back("1", p, f.h2, dm_in, g)
@@ -121,14 +122,13 @@ def transformer_layer_vjp(
         f.q, f.k, f.v, f.bias, state, dy, dstate, window=config.form
     )
     if config.position.startswith("rope"):
-        how = {"base": config.rope_base, "pairing": pairing(config)}
-        dq, dk = (rope_vjp(f.r, dz, **how) for dz in (dq, dk))
+        base, pairs = config.rope_base, pairing(config)
+        dq, dk = (rope_vjp(f.r, dz, base=base, pairing=pairs) for dz in (dq, dk))
     if config.position == "t5":
         g["position.table"] = t5_bias_vjp(p["position.table"], config.form.distances, dbias)
-    dh = 0
-    for name, dz in (("q", dq), ("k", dk), ("v", dv)):
-        flat = dz.reshape(*x.shape[:2], p[f"w_{name}"].shape[1])
-        dh = dh + dense_back(name, p, f.h, flat, g)
+    dq, dk, dv = (dz.reshape(*x.shape[:2], dz.shape[2] * dz.shape[3]) for dz in (dq, dk, dv))
+    dh = dense_back("q", p, f.h, dq, g) + dense_back("k", p, f.h, dk, g)
+    dh = dh + dense_back("v", p, f.h, dv, g)
     if config.position == "learned":
         g["position.weight"] = np.stack([dh[f.r == n].sum(0) for n in range(config.rows)])
     return g, norm_back("norm1", p, x, dh, config, g) + dx1, dstate0

@@ -1,0 +1,125 @@
+"""What attention adds to GSS layers, and where it stops: recall within a chunk and across chunks.
+
+    python benchmarks/hybrid_recall.py [--seeds 3] [--steps 500] [--plot FILE.png]
+
+A sequence is eight pairs of a key and a value, a separator, and the eight keys again in another
+order, each followed by its value, which is what has to be said: 33 tokens, all drawn anew in every
+step.  Who only knows which values there were is right in one of eight.  The three models have
+three layers of width 48 and differ in the last one: GSS; attention whose chunk holds the whole
+sequence; attention with chunks of 16, so that pairs and questions lie in different chunks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from refgss import xla
+from refgss.config import GSSConfig, LMConfig, TransformerConfig
+from refgss.model import initialize
+from refgss.training.optimizers import to_complex, to_real
+
+PAIRS, KEYS, VALUES = 8, 16, 16
+SEPARATOR = KEYS + VALUES
+SIZES = {"width": 48, "gate": 96, "channels": 24, "states": 32}
+BATCH, TESTED = 64, 512  # sequences of a step, and of the test
+GSS = GSSConfig()
+MODELS: dict[str, tuple[Any, ...]] = {
+    "three GSS layers": (GSS, GSS, GSS),
+    "attention, all in one chunk": (GSS, GSS, TransformerConfig(heads=4, chunk=64)),
+    "attention, chunks of 16": (GSS, GSS, TransformerConfig(heads=4, chunk=16)),
+}
+
+
+def sequences(rng: np.random.Generator, count: int) -> np.ndarray:
+    """(count,33) tokens."""
+    keys = rng.permuted(np.tile(np.arange(KEYS), (count, 1)), axis=1)[:, :PAIRS]
+    values = KEYS + rng.integers(0, VALUES, (count, PAIRS))
+    order = rng.permuted(np.tile(np.arange(PAIRS), (count, 1)), axis=1)
+    asked = (np.take_along_axis(x, order, 1) for x in (keys, values))
+    pairs, questions = (
+        np.stack(list(both), -1).reshape(count, 2 * PAIRS) for both in ((keys, values), asked)
+    )
+    between = np.full((count, 1), SEPARATOR)
+    return np.concatenate([pairs, between, questions], 1).astype(np.int32)
+
+
+ASKED = slice(2 * PAIRS + 1, None, 2)  # the keys whose values have to be said
+
+
+def learn(layers: tuple[Any, ...], seed: int, steps: int, every: int) -> tuple[list[float], int]:
+    """Shares of values that are said right, after every so many steps; the parameters."""
+    config = LMConfig(layers, depth=len(layers))
+    params = initialize(config, SIZES, vocabulary=SEPARATOR + 1, memory=64, seed=seed)
+    count = sum(x.size * (2 if x.dtype.kind == "c" else 1) for x in params.values())
+    rng, real = np.random.default_rng(seed), to_real(params)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 4e-3, 50, steps)
+    rule = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+
+    def logits_of(p: Any, tokens: jax.Array) -> jax.Array:
+        return xla.lm_logits(to_complex(p), tokens[:, :-1], config=config)[0][:, ASKED]
+
+    def loss(p: Any, tokens: jax.Array) -> jax.Array:
+        return optax.softmax_cross_entropy_with_integer_labels(
+            logits_of(p, tokens), tokens[:, 1:][:, ASKED]
+        ).mean()
+
+    @jax.jit
+    def step(p: Any, memory: Any, tokens: jax.Array) -> tuple[Any, Any]:
+        update, memory = rule.update(jax.grad(loss)(p, tokens), memory)
+        return optax.apply_updates(p, update), memory
+
+    right = jax.jit(lambda p, x: (logits_of(p, x).argmax(-1) == x[:, 1:][:, ASKED]).mean())
+    test = jnp.asarray(sequences(np.random.default_rng(10**6), TESTED))
+    memory, found = rule.init(real), []
+    for i in range(1, steps + 1):
+        real, memory = step(real, memory, jnp.asarray(sequences(rng, BATCH)))
+        if i % every == 0:
+            found.append(float(right(real, test)))
+    return found, count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--plot", type=Path)
+    arguments = parser.parse_args()
+    every = max(arguments.steps // 20, 1)
+    curves = {}
+    print(f"{arguments.steps} steps of {BATCH} sequences; values recalled, by seed")
+    for name, layers in MODELS.items():
+        began = time.monotonic()
+        runs = [learn(layers, s, arguments.steps, every) for s in range(arguments.seeds)]
+        curves[name] = np.array([found for found, _ in runs])
+        shares = "  ".join(f"{found[-1]:6.1%}" for found, _ in runs)
+        seconds = (time.monotonic() - began) / arguments.seeds
+        print(f"{name:28}{runs[0][1]:8,} parameters  {shares}  {seconds:.0f} s a run", flush=True)
+    if arguments.plot:
+        plot(arguments.plot, curves, every)
+
+
+def plot(file: Path, curves: dict[str, np.ndarray], every: int) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.add_subplot()
+    for i, (name, runs) in enumerate(curves.items()):
+        steps = np.arange(1, runs.shape[1] + 1) * every
+        for seed, run in enumerate(runs):
+            axes.plot(steps, run, color=f"C{i}", label=None if seed else name)
+    axes.axhline(1 / PAIRS, color="grey", linestyle=":", label="one of the eight values")
+    axes.set(xlabel="steps", ylabel="values recalled", ylim=(0, 1.02))
+    axes.legend(loc="center left")
+    figure.savefig(file, dpi=100)
+
+
+if __name__ == "__main__":
+    main()
