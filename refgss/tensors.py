@@ -131,7 +131,7 @@ def header_of(content: Content) -> tuple[dict[str, Any], dict[str, str], int]:
     metadata.  Raises ValueError for both (chapter 13).
     """
     start = 8 + int.from_bytes(content[:8], "little")
-    entries = parse(content[8:start])
+    entries = parse(bytes(content[8:start]))
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict):
         raise ValueError("its __metadata__ is no object of texts")

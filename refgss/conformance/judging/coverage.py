@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 
 from refgss.conformance.clauses import cited, docstrings
 from refgss.conformance.judging.likeness import Test
+from refgss.conformance.judging.slices import Result, Slices, outputs_of
 from refgss.conformance.selftest import mutants
 from refgss.conformance.vectors.format import Vector
 from refgss.ops import OPS
@@ -63,6 +65,32 @@ def clauses_of_functions() -> Mapping[str, tuple[str, ...]]:
     }
 
 
+@cache
+def clauses_of(function: str) -> frozenset[str]:
+    """What a function `file.function` names, or where it names nothing, what its callers name."""
+    own = clauses_of_functions().get(function, ())
+    if own:
+        return frozenset(own)
+    name = function.split(".")[1]
+    return frozenset(c for caller in callers(name) for c in clauses_of_functions()[caller])
+
+
+@cache
+def callers(function: str) -> tuple[str, ...]:
+    return tuple(
+        f"{stem}.{node.name}"
+        for stem, tree in mutants.trees().items()
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and any(called(n) == function for n in ast.walk(node))
+    )
+
+
+def called(node: ast.AST) -> str:
+    """The name of the function that a node calls; empty where it calls none."""
+    function = getattr(node, "func", None)
+    return str(getattr(function, "id", getattr(function, "attr", "")))
+
+
 @dataclass(frozen=True)
 class Coverage:
     """Ochiai's measure of a clause, failing/√(naming · all failing), among several sets of tests.
@@ -70,14 +98,16 @@ class Coverage:
     overall    all tests that were asked.
     first      those of the first ops that fail.
     part       of these those of which most parts are switched off.
-    function   those of the first ops, taking for `naming` the tests that call a function that
-               names the clause; of the function for which it is largest.
+    function   of the results of the first ops, taking for `naming` those that a statement of a
+               function moves that names the clause; of the statement for which it is largest.
+    anywhere   so of all results.
     """
 
     overall: float = 0.0
     first: float = 0.0
     part: float = 0.0
     function: float = 0.0
+    anywhere: float = 0.0
     failing: int = 0  # tests of the first ops that name the clause and fail
     naming: int = 0
 
@@ -87,9 +117,13 @@ def covered(
     asked: Set[Test],
     failed: Set[Test],
     first: Set[str],
-    reach: Mapping[str, Set[str]],
+    spectra: Slices,
+    wrong: Set[Result],
 ) -> dict[str, Coverage]:
-    """The coverage of each clause that a failing test of the first ops names."""
+    """The coverage of each clause that a failing test of the first ops names.
+
+    wrong  the results that are wrong, of all that were asked.
+    """
 
     def clauses(test: Test) -> Iterable[str]:
         return by_id[test[0]].clauses
@@ -98,24 +132,25 @@ def covered(
     single = {t for t in of_first if PART in by_id[t[0]].flags}
     overall = ochiai(clauses, asked, failed)
     part = ochiai(clauses, single, failed & single)
-    functions = by_function(of_first, failed & of_first, reach)
+    function = by_function(by_id, of_first, spectra, wrong)
+    anywhere = by_function(by_id, asked, spectra, wrong)
     return {
-        c: Coverage(overall[c][0], score, part.get(c, (0.0,))[0], functions.get(c, 0.0), n, named)
+        c: Coverage(
+            overall[c][0], score, part.get(c, (0.0,))[0], function[c], anywhere[c], n, named
+        )
         for c, (score, n, named) in ochiai(clauses, of_first, failed & of_first).items()
     }
 
 
 def by_function(
-    asked: Set[Test], failed: Set[Test], reach: Mapping[str, Set[str]]
-) -> dict[str, float]:
+    by_id: Mapping[str, Vector], asked: Set[Test], spectra: Slices, wrong: Set[Result]
+) -> Mapping[str, float]:
     """By clause the measure of the function that names it and is most like the failures."""
-    calls = defaultdict(list)
-    for function, ids in reach.items():
-        for id in ids:
-            calls[id].append(function)
+    results = {(id, output) for id, _ in asked for output in outputs_of(by_id[id])}
+    found = spectra.likeness(spectra.bits(wrong & results), spectra.bits(results))
     best: dict[str, float] = defaultdict(float)
-    for function, (score, _, _) in ochiai(lambda t: calls[t[0]], asked, failed).items():
-        for clause in clauses_of_functions().get(function, ()):
+    for function, score in found.items():
+        for clause in clauses_of(function):
             best[clause] = max(best[clause], score)
     return best
 

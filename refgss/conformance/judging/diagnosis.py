@@ -16,14 +16,17 @@ An op whose parts fail too is not looked at: a layer is wrong because its GELU i
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
+from functools import cache
 
 import numpy as np
 
 from refgss.conformance.candidates.claims import Candidate
+from refgss.conformance.clauses import read_clauses
 from refgss.conformance.judging import probes
 from refgss.conformance.judging.compare import NEUTRAL, Failure, Outcome, Outputs
 from refgss.conformance.judging.coverage import Coverage, covered, first_ops
@@ -33,15 +36,17 @@ from refgss.conformance.judging.likeness import (
     Test,
     compare,
     error_size,
-    published_reach,
+    published_vectors,
     wrong_outputs,
 )
 from refgss.conformance.judging.relations import relation
 from refgss.conformance.judging.runner import Record, answer_to
+from refgss.conformance.judging.slices import Slices, outputs_of, published_slices
 from refgss.conformance.selftest import mutants
 from refgss.conformance.vectors import fresh
 from refgss.conformance.vectors.format import Vector
 from refgss.ops import is_complex
+from refgss.standard import spec_folder
 
 SAMPLES = 6  # failing vectors that are asked again
 FAINT = 2.0**-6  # of the result: a larger error is one of meaning, a smaller one of precision
@@ -71,6 +76,7 @@ class Weights:
     first: float = 1.0
     part: float = 1.0
     function: float = 1.0
+    anywhere: float = 1.0
     pattern: float = 0.25  # likeness
     kinship: float = 1.0
     agreement: float = 2.0
@@ -102,7 +108,7 @@ class Evidence:
         return self.like is not None and self.like.exact
 
 
-COVERAGE = ("overall", "first", "part", "function")
+COVERAGE = ("overall", "first", "part", "function", "anywhere")
 assert {f.name for f in fields(Weights)} == {*COVERAGE, "pattern", "kinship", "agreement", "hint"}
 
 
@@ -111,15 +117,15 @@ def diagnose(
     vectors: Iterable[Vector],
     records: Sequence[Record],
     signatures: Mapping[str, Set[Test]],
-    reach: Mapping[str, Set[str]] | None = None,
+    spectra: Slices | None = None,
 ) -> list[Suspect]:
     """Clauses that the failures are consistent with violating, most likely first.
 
     `records` are those of a check of `candidate` on `vectors`; a few vectors are asked again.
-    `reach` are the vectors that call each function of the reference, those published by default.
+    `spectra` say what each function of the reference moves: the published ones by default.
     An empty list where nothing fails, or nothing but crashes and the like.
     """
-    found = evidence(candidate, vectors, records, signatures, reach)
+    found = evidence(candidate, tuple(vectors), records, signatures, spectra)
     return ranked(found, WEIGHTS)
 
 
@@ -127,7 +133,13 @@ def ranked(found: Mapping[str, Evidence], weights: Weights) -> list[Suspect]:
     """The clauses in order, each with its reason."""
     suspects = [Suspect(c, e.score(weights), reason(e), e.exact) for c, e in found.items()]
     suspects = [s for s in suspects if s.score > 0]
-    return sorted(suspects, key=lambda s: (not s.exact, -s.score, s.clause))
+    return sorted(suspects, key=lambda s: (not s.exact, -s.score, chapter_order().get(s.clause, 0)))
+
+
+@cache
+def chapter_order() -> Mapping[str, int]:
+    """The place of each clause in the standard: of two that tie the more elementary comes first."""
+    return {clause: i for i, clause in enumerate(read_clauses(spec_folder()))}
 
 
 def evidence(
@@ -135,7 +147,7 @@ def evidence(
     vectors: Iterable[Vector],
     records: Sequence[Record],
     signatures: Mapping[str, Set[Test]],
-    reach: Mapping[str, Set[str]] | None = None,
+    spectra: Slices | None = None,
 ) -> dict[str, Evidence]:
     """What points to each clause that the failures can violate."""
     by_id = {v.id: v for v in vectors}
@@ -146,16 +158,16 @@ def evidence(
     asked = {(r["id"], r["precision"]) for r in judged}
     failed = {(r["id"], r["precision"]) for r in failures}
     first = first_ops({by_id[id].op for id, _ in failed})
-    reach = published_reach() if reach is None else reach
+    spectra = published_slices(tuple(by_id.values())) if spectra is None else spectra
+    wrong = {(r["id"], o) for r in failures for o in r.get("wrong") or outputs_of(by_id[r["id"]])}
     samples = [
         (by_id[id], precision, answer_to(candidate, by_id[id], precision))
         for id, precision in sampled(by_id, failed, first)
     ]
     found: dict[str, Evidence] = defaultdict(Evidence)
-    for clause, coverage in covered(by_id, asked, failed, first, reach).items():
+    for clause, coverage in covered(by_id, asked, failed, first, spectra, wrong).items():
         found[clause].coverage = coverage
-    known = {id for ids in reach.values() for id in ids}  # what the mutants were asked
-    met = {t for t in asked if t[0] in known} if known else asked
+    met = {t for t in asked if t[0] in published_vectors()}  # what the mutants were asked
     for like in compare(samples, met, failed & met, signatures):
         entry = found[mutants.declared()[like.mutant].clause]
         if entry.like is None or rank(like) > rank(entry.like):
@@ -164,8 +176,12 @@ def evidence(
     for clause, weight, sentence in hints(candidate, of_first, by_id, samples):
         found[clause].hint += weight
         found[clause].sentences += [sentence] if sentence else []
-    said = related(samples)
-    possible = {c: e for c, e in found.items() if plausible(c, e, of_first, by_id)}
+    how, share, said = related(samples)
+    for clause in RELATED.get(how, ()):
+        if clause in found:
+            found[clause].hint += share
+    coarse = too_coarse(samples)
+    possible = {c: e for c, e in found.items() if plausible(c, e, of_first, by_id, coarse)}
     for entry in possible.values():
         entry.sentences += [said] if said else []
     return possible
@@ -221,12 +237,25 @@ def sampled(by_id: Mapping[str, Vector], failed: Set[Test], first: Set[str]) -> 
     return chosen
 
 
+def too_coarse(samples: Sequence[Sample]) -> bool:
+    """Whether most errors are larger than a narrow type of any operand makes them."""
+    sizes = [error_size(v, a) for v, p, a in samples if wrong_outputs(v, p, a)]
+    finite = [size for size in sizes if size < math.inf]
+    return sum(size >= FAINT for size in finite) * 2 > len(finite)
+
+
 def plausible(
-    clause: str, entry: Evidence, failures: Sequence[Record], by_id: Mapping[str, Vector]
+    clause: str,
+    entry: Evidence,
+    failures: Sequence[Record],
+    by_id: Mapping[str, Vector],
+    coarse: bool,
 ) -> bool:
     """Whether the failures can violate the clause at all."""
     outcomes = {r["outcome"] for r in failures}
     compared = not outcomes <= {Outcome.WRONG_SHAPE, Outcome.WRONG_DTYPE}  # numbers
+    if clause in ("GSS-ACC-1", "GSS-ACC-6") and coarse and not entry.exact:
+        return False
     if clause == "GSS-ACC-6":  # "under the profile f32"
         return compared and all(r["precision"] == "f32" for r in failures)
     if clause == "GSS-ARR-1":
@@ -341,8 +370,22 @@ def staged(candidate: Candidate, samples: Sequence[Sample]) -> Iterator[Hint]:
             return
 
 
-def related(samples: Sequence[Sample]) -> str:
-    """The relation to the proven numbers that most of the wrong outputs have, as a sentence."""
+# the clauses that a relation of the wrong numbers to the proven ones points to
+RELATED: Mapping[str, tuple[str, ...]] = {
+    "the proven number × 1/2": ("GSS-KER-2",),
+    "the proven number × 2": ("GSS-KER-2",),
+    "reversed in time": ("GSS-CNV-1",),
+    "one step late": ("GSS-REC-1", "GSS-CNV-1", "GSS-KER-1"),
+    "one step early": ("GSS-REC-1", "GSS-CNV-1", "GSS-KER-1"),
+    "transposed": ("GSS-NRM-4",),
+}
+
+
+def related(samples: Sequence[Sample]) -> tuple[str, float, str]:
+    """The relation to the proven numbers that most of the wrong outputs have.
+
+    With its share of them, and a sentence; both empty where there is none.
+    """
     told: Counter[tuple[str, str]] = Counter()
     example: dict[tuple[str, str], str] = {}
     wrong = 0
@@ -355,9 +398,10 @@ def related(samples: Sequence[Sample]) -> str:
                 told[output, how] += 1
                 example.setdefault((output, how), v.id)
     if not told:
-        return ""
+        return "", 0.0, ""
     (output, how), n = told.most_common(1)[0]
-    return f"{output} is {how}, in {example[output, how]}" + (f" and {n - 1} more" if n > 1 else "")
+    more = f" and {n - 1} more" if n > 1 else ""
+    return how, n / wrong, f"{output} is {how}, in {example[output, how]}{more}"
 
 
 def reason(entry: Evidence) -> str:

@@ -55,11 +55,13 @@ def read_signatures(path: Path) -> dict[str, frozenset[Test]]:
     }
 
 
-def published() -> dict[str, frozenset[Test]]:
+@cache
+def published() -> Mapping[str, frozenset[Test]]:
     """The signatures that belong to the published vectors."""
     return read_signatures(spec_folder() / "signatures.json")
 
 
+@cache
 def published_vectors() -> frozenset[str]:
     """The vectors that the published signatures know."""
     return frozenset(json.loads((spec_folder() / "signatures.json").read_text("utf-8"))["vectors"])

@@ -32,6 +32,7 @@ class Record(TypedDict, total=False):
     layer_profile: str
     fresh: bool
     way: str  # in which it was asked
+    wrong: list[str]  # every output that fails
     output: str  # the worst element: of which output, where, what was got and what is proven
     index: list[int]
     got: float | str

@@ -11,30 +11,34 @@ out; right is the clause that its author wrote down.  --write renews spec/diagno
 
 from __future__ import annotations
 
-import ast
 import os
 import random
-from collections.abc import Callable, Mapping, Sequence
+import signal
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields, replace
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import click
 import numpy as np
 
+from refgss.conformance import LAYER_PROFILES, PRECISIONS
 from refgss.conformance.candidates.calling import ModuleCandidate
 from refgss.conformance.judging import diagnosis, likeness
 from refgss.conformance.judging.compare import Finding, Outcome
-from refgss.conformance.judging.coverage import clauses_of_functions, first_ops
+from refgss.conformance.judging.coverage import clauses_of
 from refgss.conformance.judging.diagnosis import WEIGHTS, Evidence, Weights
-from refgss.conformance.judging.runner import Question, Record, ask, record
+from refgss.conformance.judging.runner import Question, Record, ask, record, select
+from refgss.conformance.judging.slices import Slices, published_slices
 from refgss.conformance.selftest import chapter, generated, mutants
 from refgss.conformance.selftest.operators import Generated, generate
 from refgss.conformance.vectors.format import Vector, moderate, read_vectors
+from refgss.ops import OPS
 from refgss.standard import spec_folder
 
 PRECISION = "f64"  # of the checks of generated mutants: their errors are of meaning
+PROFILES = (*PRECISIONS, *LAYER_PROFILES)
 STEPS = (0.0, 0.25, 0.5, 0.75, 1.5, 2.0, 4.0)  # of the coordinate search
 
 
@@ -55,74 +59,73 @@ class Trial:
 # --- generated mutants --------------------------------------------------------------------------
 
 
-def right_clauses(file: str, function: str) -> frozenset[str]:
-    """What a function names, or where it names nothing, what those that call it name."""
-    own = clauses_of_functions().get(f"{file}.{function}", ())
-    if own:
-        return frozenset(own)
-    return frozenset(c for caller in callers(function) for c in clauses_of_functions()[caller])
-
-
-@cache
-def callers(function: str) -> tuple[str, ...]:
-    return tuple(
-        f"{stem}.{node.name}"
-        for stem, tree in mutants.trees().items()
-        for node in tree.body
-        if isinstance(node, ast.FunctionDef) and any(called(n) == function for n in ast.walk(node))
-    )
-
-
-def called(node: ast.AST) -> str:
-    """The name of the function that a node calls; empty where it calls none."""
-    function = getattr(node, "func", None)
-    return str(getattr(function, "id", getattr(function, "attr", "")))
-
-
 def held_out(everything: Sequence[Generated]) -> Callable[[Generated], bool]:
     """Every second function, in the order of their names: the half that no weight is fitted on."""
     functions = sorted({(m.file, m.function) for m in everything})
     return lambda m: functions.index((m.file, m.function)) % 2 == 1
 
 
-def trial(
-    mutant: Generated, vectors: Sequence[Vector], signatures: Any, reach: Mapping[str, Any]
-) -> Trial:
+@cache
+def asked() -> tuple[tuple[Vector, ...], Slices]:
+    """The vectors of a quick check that the signatures know, and what functions move in them."""
+    vectors = moderate(read_vectors(spec_folder() / "vectors").vectors)
+    quick = {q.vector.id for q in select(vectors, PROFILES, selection="quick")}
+    return tuple(v for v in vectors if v.id in quick), published_slices(vectors)
+
+
+def trial(mutant: Generated) -> Trial:
     """Check a generated mutant and collect the evidence; none where it survives or only crashes."""
-    candidate = ModuleCandidate(generated.load(mutant))
-    ids = reach.get(f"{mutant.file}.{mutant.function}", frozenset())
+    candidate, (vectors, spectra) = ModuleCandidate(generated.load(mutant)), asked()
+    ids = likeness.published_reach().get(f"{mutant.file}.{mutant.function}", frozenset())
+    claims = claimed({v.op for v in vectors if v.id in ids})
+    signal.signal(signal.SIGALRM, generated.too_slow)
     records: list[Record] = []
     with np.errstate(all="ignore"):
-        for v in vectors:
-            if v.id in ids:
-                records.append(ask(candidate, Question(v, PRECISION)))
-            else:
-                records.append(record(Question(v, PRECISION), Finding(Outcome.PASS), 0.0))
-        found = diagnosis.evidence(candidate, vectors, records, signatures, reach)
-    return Trial(mutant.name, right_clauses(mutant.file, mutant.function), dict(found))
+        for v in (v for v in vectors if v.op in claims):
+            signal.alarm(generated.MOST_SECONDS)
+            try:
+                records.append(judged(candidate, v, PRECISION, v.id in ids))
+            except generated.TooSlowError:
+                records.append(line_of(v, PRECISION, Outcome.TIMED_OUT))
+            finally:
+                signal.alarm(0)
+        found = diagnosis.evidence(candidate, vectors, records, likeness.published(), spectra)
+    return Trial(mutant.name, clauses_of(f"{mutant.file}.{mutant.function}"), dict(found))
+
+
+def claimed(able: Set[str]) -> Set[str]:
+    """The ops that a candidate claims: all but models and layers, if its error shows in others.
+
+    The diagnosis looks at the first ops that fail; what is made of them repeats the error only.
+    """
+    models = {op for op in OPS if op.startswith("lm_")}
+    layers = {op for op in OPS if "_layer" in op}
+    if not able - models - layers:
+        return OPS.keys() - models if able - models else OPS.keys()
+    return OPS.keys() - models - layers
+
+
+def judged(candidate: ModuleCandidate, v: Vector, precision: str, able: bool) -> Record:
+    """The record of a case; one that cannot fail is not asked."""
+    return ask(candidate, Question(v, precision)) if able else line_of(v, precision, Outcome.PASS)
+
+
+def line_of(v: Vector, precision: str, outcome: Outcome) -> Record:
+    return record(Question(v, precision), Finding(outcome), 0.0)
 
 
 # --- named mutants ------------------------------------------------------------------------------
 
 
-def named_trial(
-    name: str, vectors: Sequence[Vector], signatures: Mapping[str, Any], reach: Mapping[str, Any]
-) -> Trial:
+def named_trial(name: str) -> Trial:
     """The evidence for a named mutant whose own signature is left out."""
-    candidate = ModuleCandidate(likeness.mutant(name).module)
+    candidate, (vectors, spectra) = ModuleCandidate(likeness.mutant(name).module), asked()
     candidate.about = replace(candidate.about, probes=())
-    fails, by_id = signatures[name], {v.id: v for v in vectors}
-    first = first_ops({by_id[id].op for id, _ in fails})
-    records: list[Record] = []
-    for v in vectors:
-        for p in mutants.declared()[name].precisions:
-            if (v.id, p) in fails and v.op in first:
-                records.append(ask(candidate, Question(v, p)))
-            else:
-                outcome = Outcome.WRONG_VALUE if (v.id, p) in fails else Outcome.PASS
-                records.append(record(Question(v, p), Finding(outcome), 0.0))
-    others = {m: s for m, s in signatures.items() if m != name}
-    found = diagnosis.evidence(candidate, vectors, records, others, reach)
+    fails = likeness.published()[name]
+    tests = [(v, p) for v in vectors for p in mutants.declared()[name].precisions]
+    records = [judged(candidate, v, p, (v.id, p) in fails) for v, p in tests]
+    others = {m: s for m, s in likeness.published().items() if m != name}
+    found = diagnosis.evidence(candidate, vectors, records, others, spectra)
     return Trial(name, frozenset({mutants.declared()[name].clause}), dict(found))
 
 
@@ -159,22 +162,30 @@ def line(meaning: str, trials: Sequence[Trial], weights: Weights) -> dict[str, A
     "--sample", type=int, default=400, show_default=True, help="Of the generated mutants."
 )
 @click.option("--named", type=int, help="So many of the named mutants; all if not given.")
+@click.option("--jobs", type=int, help="Processes; one for each core if not given.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--fit", is_flag=True, help="Print the best weights for the first half.")
 @click.option("--misses", is_flag=True, help="List what is not first.")
 @click.option("--write", is_flag=True, help="Publish the scores.")
-def main(sample: int, named: int | None, seed: int, fit: bool, misses: bool, write: bool) -> None:
-    vectors = moderate(read_vectors(spec_folder() / "vectors").vectors)
-    signatures, reach = likeness.published(), likeness.published_reach()
-    known: dict[str, Any] = {"vectors": vectors, "signatures": signatures, "reach": reach}
+def main(
+    sample: int,
+    named: int | None,
+    jobs: int | None,
+    seed: int,
+    fit: bool,
+    misses: bool,
+    write: bool,
+) -> None:
     rng = random.Random(seed)
     everything = [m for m in generate(mutants.trees()) if m.name not in generated.equivalent()]
+    everything = [m for m in everything if f"{m.file}.{m.function}" in likeness.published_reach()]
     chosen = rng.sample(everything, min(sample, len(everything)))
-    names = list(signatures)
+    names = list(likeness.published())
     names = names if named is None else rng.sample(names, named)
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        trials = list(pool.map(partial(trial, **known), chosen, chunksize=8))
-        by_name = list(pool.map(partial(named_trial, **known), names, chunksize=8))
+    asked()  # before the processes fork, so that none of them reads it again
+    with ProcessPoolExecutor(jobs or os.cpu_count()) as pool:
+        trials = list(pool.map(trial, chosen, chunksize=4))
+        by_name = list(pool.map(named_trial, names, chunksize=4))
     apart = held_out(everything)
     speaking = [(m, t) for m, t in zip(chosen, trials, strict=True) if t.evidence]
     one = [t for m, t in speaking if not apart(m)]

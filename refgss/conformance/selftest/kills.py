@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -26,11 +24,12 @@ import numpy as np
 from refgss import checks, reference
 from refgss.conformance import PRECISIONS
 from refgss.conformance.candidates.calling import ModuleCandidate
-from refgss.conformance.judging import likeness, runner
-from refgss.conformance.judging.compare import NEUTRAL
+from refgss.conformance.judging import likeness, runner, slices
+from refgss.conformance.judging.compare import NEUTRAL, Answer
 from refgss.conformance.judging.runner import Question, Record
 from refgss.conformance.selftest import chapter, mutants
 from refgss.conformance.selftest.mutants import Mutant
+from refgss.conformance.selftest.slicing import executed, moved, truth
 from refgss.conformance.vectors.format import Vector, moderate, read_vectors
 from refgss.standard import spec_folder
 
@@ -38,34 +37,32 @@ Function = tuple[str, str]  # file without .py, name
 Reach = dict[Function, set[str]]  # the ids of the vectors that call it
 
 
-def reached(vectors: Iterable[Vector]) -> Reach:
-    """Which functions of the reference each vector calls: a mutant shows in no other vector."""
-    stems = {path_of(stem): stem for stem in mutants.sources()}
-    found: dict[Function, set[str]] = defaultdict(set)
-    candidate = ModuleCandidate(reference)
-    for v in vectors:
-
-        def note(frame: FrameType, event: str, _: Any, id: str = v.id) -> None:
-            if event == "call" and (stem := stems.get(frame.f_code.co_filename)):
-                found[stem, frame.f_code.co_name].add(id)
-
-        sys.setprofile(note)
-        try:
-            runner.ask(candidate, Question(v, "f64"))
-        finally:
-            sys.setprofile(None)
-    return dict(found)
-
-
 def reach_of(vectors: Sequence[Vector]) -> Reach:
-    """As `reached`; only vectors that spec/signatures.json does not know are traced."""
+    """Which functions of the reference each vector calls: a mutant shows in no other vector.
+
+    Only vectors that spec/signatures.json does not know are traced.
+    """
     known, ids = likeness.published_vectors(), {v.id for v in vectors}
-    found = reached(v for v in vectors if v.id not in known)
+    found = called(executed((v for v in vectors if v.id not in known), paths()))
     for name, calling in likeness.published_reach().items():
         stem, function = name.split(".")
         if calls := calling & known & ids:
             found[stem, function] = found.get((stem, function), set()) | calls
     return found
+
+
+def called(lines: Mapping[str, Sequence[set[str]]]) -> Reach:
+    """The vectors that call each function: those that run a statement of it."""
+    found: Reach = {}
+    for function, sets in lines.items():
+        stem, name = function.split(".")
+        found[stem, name] = set().union(*sets)
+    return found
+
+
+def paths() -> dict[str, str]:
+    """The files of the reference by their paths."""
+    return {path_of(stem): stem for stem in mutants.sources()}
 
 
 def path_of(stem: str) -> str:
@@ -105,18 +102,19 @@ def survey(
 
 @dataclass(frozen=True)
 class Known:
-    """What spec/signatures.json says: its vectors, and by mutant and precision those that fail."""
+    """What spec/signatures.json says of its vectors: which fail, and what functions move."""
 
     vectors: frozenset[str] = frozenset()
     fails: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)
+    moves: Mapping[str, frozenset[slices.Result]] = field(default_factory=dict)
 
 
-def published() -> Known:
+def published(vectors: Sequence[Vector]) -> Known:
     fails = {
         name: {p: frozenset(id for id, q in tests if q == p) for p in PRECISIONS}
         for name, tests in likeness.published().items()
     }
-    return Known(likeness.published_vectors(), fails)
+    return Known(likeness.published_vectors(), fails, slices.published_moves(vectors))
 
 
 def entry(mutant: Mutant, failed: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -129,31 +127,52 @@ def entry(mutant: Mutant, failed: Mapping[str, Sequence[str]]) -> dict[str, Any]
 
 
 def signatures(
-    failed: Mapping[str, Mapping[str, Sequence[str]]], vectors: Sequence[Vector], reach: Reach
+    failed: Mapping[str, Mapping[str, Sequence[str]]], vectors: Sequence[Vector], known: Known
 ) -> dict[str, Any]:
     """Sets of vectors as hexadecimal numbers, bit i standing for vector i.
 
-    `fails`: what each mutant fails at each precision; `calls`: what calls each function.
+    `fails`: what each mutant fails at each precision; `calls`: what calls each function; `lines`:
+    what runs each of its statements; `moves`: the results that it moves (`judging.slices`).
     """
     ids = sorted(v.id for v in vectors)
-    place = {id: i for i, id in enumerate(ids)}
+    lines = dict(sorted(executed(vectors, paths()).items()))
+    order, moving = slices.results(ids, vectors), moves(lines, vectors, known)
 
-    def bits(found: Iterable[str]) -> str:
-        return f"{sum(1 << place[id] for id in found):x}"
+    def bits(found: Container[Any], among: Sequence[Any] = ids) -> str:
+        return f"{sum(1 << i for i, x in enumerate(among) if x in found):x}"
 
     return {
         "vectors": ids,
-        "calls": {".".join(function): bits(found) for function, found in sorted(reach.items())},
+        "calls": {".".join(f): bits(found) for f, found in called(lines).items()},
+        "lines": {f: [bits(ids) for ids in sets] for f, sets in lines.items()},
+        "moves": {f: bits(found, order) for f, found in moving.items()},
         "fails": {n: {p: bits(found) for p, found in by.items()} for n, by in failed.items()},
     }
+
+
+def moves(
+    lines: Mapping[str, Sequence[set[str]]], vectors: Sequence[Vector], known: Known
+) -> dict[str, set[slices.Result]]:
+    """The results that each function moves; of known vectors, what spec/signatures.json says."""
+    answers: dict[str, Answer] = {}
+    found = {}
+    for function, sets in lines.items():
+        before = known.moves.get(function)
+        ids = set().union(*sets) - (set() if before is None else known.vectors)
+        if function.startswith("checks."):  # they compute nothing; their refusals count as moved
+            ids = set()
+        new = [v for v in vectors if v.id in ids and not v.error]
+        answers |= {v.id: truth(v) for v in new if v.id not in answers}
+        found[function] = set(before or ()) | (moved(function, new, answers) if new else set())
+    return found
 
 
 def main(arguments: Sequence[str]) -> int:
     """Survey all mutants; the exit code is 1 if one survives."""
     vectors = moderate(read_vectors(spec_folder() / "vectors").vectors)
     declared = mutants.declared()
-    known = Known() if "--all" in arguments else published()
-    reach = reach_of(vectors) if known.vectors else reached(vectors)
+    known = Known() if "--all" in arguments else published(vectors)
+    reach = reach_of(vectors) if known.vectors else called(executed(vectors, paths()))
     work = partial(survey, vectors=vectors, reach=reach, known=known)
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         failed = dict(zip(declared, pool.map(work, declared.values(), chunksize=8), strict=True))
@@ -165,7 +184,7 @@ def main(arguments: Sequence[str]) -> int:
     print(f"{len(lines) - len(survivors)} of {len(lines)} mutants killed, of {clauses} clauses")
     if "--write" in arguments:
         chapter.publish("mutants.json", lines)
-        chapter.publish("signatures.json", signatures(failed, vectors, reach))
+        chapter.publish("signatures.json", signatures(failed, vectors, known))
     return bool(survivors)
 
 
