@@ -54,36 +54,46 @@ def sequences(rng: np.random.Generator, count: int) -> np.ndarray:
 ASKED = slice(2 * PAIRS + 1, None, 2)  # the keys whose values have to be said
 
 
-def learn(layers: tuple[Any, ...], seed: int, steps: int, every: int) -> tuple[list[float], int]:
-    """Shares of values that are said right, after every so many steps; the parameters."""
-    config = LMConfig(layers, depth=len(layers))
-    params = initialize(config, SIZES, vocabulary=SEPARATOR + 1, memory=64, seed=seed)
-    count = sum(x.size * (2 if x.dtype.kind == "c" else 1) for x in params.values())
-    rng, real = np.random.default_rng(seed), to_real(params)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, 4e-3, 50, steps)
-    rule = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+class Learner:
+    """A model of these layers, compiled once for all seeds."""
 
-    def logits_of(p: Any, tokens: jax.Array) -> jax.Array:
-        return xla.lm_logits(to_complex(p), tokens[:, :-1], config=config)[0][:, ASKED]
+    def __init__(self, layers: tuple[Any, ...], steps: int, every: int):
+        self.config, self.steps, self.every = LMConfig(layers, depth=len(layers)), steps, every
+        schedule = optax.warmup_cosine_decay_schedule(0.0, 4e-3, 50, steps)
+        self.rule = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+        self.step = jax.jit(self.stepped)
+        self.right = jax.jit(self.share_right)
+        self.test = jnp.asarray(sequences(np.random.default_rng(10**6), TESTED))
 
-    def loss(p: Any, tokens: jax.Array) -> jax.Array:
-        return optax.softmax_cross_entropy_with_integer_labels(
-            logits_of(p, tokens), tokens[:, 1:][:, ASKED]
-        ).mean()
+    def initial(self, seed: int) -> dict[str, np.ndarray]:
+        return initialize(self.config, SIZES, vocabulary=SEPARATOR + 1, memory=64, seed=seed)
 
-    @jax.jit
-    def step(p: Any, memory: Any, tokens: jax.Array) -> tuple[Any, Any]:
-        update, memory = rule.update(jax.grad(loss)(p, tokens), memory)
+    def parameters(self) -> int:
+        return sum(x.size * (2 if x.dtype.kind == "c" else 1) for x in self.initial(0).values())
+
+    def logits(self, p: Any, tokens: jax.Array) -> jax.Array:
+        return xla.lm_logits(to_complex(p), tokens[:, :-1], config=self.config)[0][:, ASKED]
+
+    def loss(self, p: Any, tokens: jax.Array) -> jax.Array:
+        logits, wanted = self.logits(p, tokens), tokens[:, 1:][:, ASKED]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, wanted).mean()
+
+    def stepped(self, p: Any, memory: Any, tokens: jax.Array) -> tuple[Any, Any]:
+        update, memory = self.rule.update(jax.grad(self.loss)(p, tokens), memory)
         return optax.apply_updates(p, update), memory
 
-    right = jax.jit(lambda p, x: (logits_of(p, x).argmax(-1) == x[:, 1:][:, ASKED]).mean())
-    test = jnp.asarray(sequences(np.random.default_rng(10**6), TESTED))
-    memory, found = rule.init(real), []
-    for i in range(1, steps + 1):
-        real, memory = step(real, memory, jnp.asarray(sequences(rng, BATCH)))
-        if i % every == 0:
-            found.append(float(right(real, test)))
-    return found, count
+    def share_right(self, p: Any, tokens: jax.Array) -> jax.Array:
+        return (self.logits(p, tokens).argmax(-1) == tokens[:, 1:][:, ASKED]).mean()
+
+    def learn(self, seed: int) -> list[float]:
+        """Shares of values that are said right, after every so many steps."""
+        rng, p = np.random.default_rng(seed), to_real(self.initial(seed))
+        memory, found = self.rule.init(p), []
+        for i in range(1, self.steps + 1):
+            p, memory = self.step(p, memory, jnp.asarray(sequences(rng, BATCH)))
+            if i % self.every == 0:
+                found.append(float(self.right(p, self.test)))
+        return found
 
 
 def main() -> None:
@@ -97,11 +107,13 @@ def main() -> None:
     print(f"{arguments.steps} steps of {BATCH} sequences; values recalled, by seed")
     for name, layers in MODELS.items():
         began = time.monotonic()
-        runs = [learn(layers, s, arguments.steps, every) for s in range(arguments.seeds)]
-        curves[name] = np.array([found for found, _ in runs])
-        shares = "  ".join(f"{found[-1]:6.1%}" for found, _ in runs)
+        learner = Learner(layers, arguments.steps, every)
+        runs = [learner.learn(seed) for seed in range(arguments.seeds)]
+        curves[name] = np.array(runs)
+        shares = "  ".join(f"{found[-1]:6.1%}" for found in runs)
         seconds = (time.monotonic() - began) / arguments.seeds
-        print(f"{name:28}{runs[0][1]:8,} parameters  {shares}  {seconds:.0f} s a run", flush=True)
+        count = learner.parameters()
+        print(f"{name:28}{count:8,} parameters  {shares}  {seconds:.0f} s a run", flush=True)
     if arguments.plot:
         plot(arguments.plot, curves, every)
 

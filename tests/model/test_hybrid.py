@@ -311,3 +311,24 @@ def test_train_says_what_a_pattern_takes(capsys):
 def test_train_refuses_in_one_sentence(options, says, capsys):
     code, out, err = out_of(capsys, "train", "--dry-run", *options.split())
     assert code == 2 and not out and says in err and err.count("\n") == 1
+
+
+def test_a_hybrid_trains_stops_and_continues(tmp_path):
+    pytest.importorskip("jax")
+    from refgss.training.data import DataConfig
+    from refgss.training.loop import Habits, train
+    from refgss.training.recipe import Recipe, Run, Sizes
+
+    text = tmp_path / "text.txt"
+    text.write_text("to be or not to be, that is the question. " * 60)
+    pattern = (GSSConfig(), TransformerConfig(heads=2, chunk=8, position="rope-half"))
+    sizes = Sizes(width=8, gate=8, channels=4, states=3, memory=None, hidden=12)
+    recipe = Recipe(6, batch=2, length=20, warmup=1)
+    run = Run(LMConfig(pattern, 2), sizes, DataConfig((str(text),)), recipe)
+    losses: list[float] = []
+    whole = train(run, tmp_path / "whole", Habits(save=6), lambda p: losses.append(p.loss))
+    for stop in (3, None):
+        pieces = train(run, tmp_path / "pieces", Habits(save=3, stop=stop))
+    assert losses[-1] < losses[0] and load_checkpoint(pieces).config == run.model
+    for name, x in load_checkpoint(whole).params.items():
+        np.testing.assert_array_equal(load_checkpoint(pieces).params[name], x, err_msg=name)
