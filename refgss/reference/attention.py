@@ -241,7 +241,7 @@ def attention_vjp(
 
     With w the weights and dw_ts = dy_t·v_s: da = w (dw - Σ_s w dw).
 
-    Clauses: GSS-ATT-9, GSS-ATT-16.
+    Clauses: GSS-ATT-9, GSS-ATT-16, GSS-ATT-19.
     """
     state = checks.check_attention("attention_vjp", q, k, v, bias, state, window)
     checks.check_attention_cotangents("attention_vjp", q, state, dy, dstate)
