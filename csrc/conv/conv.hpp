@@ -54,14 +54,14 @@ std::shared_ptr<const fft_plan<T>> plan_for(layout lanes_are, int lanes, int64_t
 
 /// Where rows lie: in the cache of whoever works on them, anywhere, or in an array that no cache
 /// holds, and which is therefore written past the cache.
-enum class place { near, anywhere, far };
+enum class locality { near, anywhere, far };
 
 /// Rows side by side, each a sequence of `length` steps.
 template <class T> struct panel {
     T* data;
     int64_t length, time_stride, lane_stride;
     int lanes;
-    place where;
+    locality where;
 };
 template <class T> panel<const T> as_input(const panel<T>& x) {
     return {x.data, x.length, x.time_stride, x.lane_stride, x.lanes, x.where};
@@ -69,15 +69,15 @@ template <class T> panel<const T> as_input(const panel<T>& x) {
 
 /// A copy that is done tile by tile: to = from, of as many rows (at most `lanes`); zero where
 /// `from` has no such step.
-template <class T> struct errand {
+template <class T> struct tile_copy {
     panel<const T> from{};
     panel<T> to{};
     int64_t done = 0;  // steps
 };
 /// What a transform does between its leaves, so that memory is waited for while there is arithmetic
 /// to do: a tile of each for every `lanes` points.  It may leave a rest.
-template <class T> struct errands {
-    errand<T>*in, *out;  // or nullptr
+template <class T> struct background_copies {
+    tile_copy<T>*in, *out;  // or nullptr
 };
 
 /// A transform's signal is n steps in one piece on a cache line: a vector a step where the lanes
@@ -88,18 +88,18 @@ template <class T> struct conv_kernels {
     int lanes;
     /// The spectrum of x, times `scale`.
     void (*forward)(const fft_plan<T>& plan, const T* x, T scale, T* spectrum,
-                    errands<T> meanwhile);
+                    background_copies<T> meanwhile);
     /// y = the first n steps of the convolution of u with the kernel; y may be u.
     void (*convolve)(const fft_plan<T>& plan, const T* u, const T* spectrum, T* y, T* work,
-                     errands<T> meanwhile);
+                     background_copies<T> meanwhile);
     /// The same for a block of a longer signal: adds 2n steps to sum, moves the first `steps` out
     /// to y and the rest forward.
     void (*convolve_block)(const fft_plan<T>& plan, const T* u, int64_t steps, const T* spectrum,
-                           T* sum, T* y, T* work, errands<T> meanwhile);
+                           T* sum, T* y, T* work, background_copies<T> meanwhile);
     /// One signal of a batch, for the gradients: y = u convolved with the kernel, and sum += the
     /// spectra of u and of the other multiplied.
     void (*convolve_gradient)(const fft_plan<T>& plan, const T* u, const T* spectrum,
-                              const T* other, T* sum, T* y, T* work, errands<T> meanwhile);
+                              const T* other, T* sum, T* y, T* work, background_copies<T> meanwhile);
     /// x = the first n steps of what has this spectrum (overwritten).
     void (*inverse)(const fft_plan<T>& plan, T* spectrum, T* x);
     /// The first `count` taps of k, one vector each.
@@ -107,7 +107,7 @@ template <class T> struct conv_kernels {
     /// y by the definition, for at most `direct_taps` taps.
     void (*direct)(panel<const T> u, const T* taps, int64_t count, panel<T> y);
     /// What is left of the copy.
-    void (*copy)(errand<T>& rest);
+    void (*copy)(tile_copy<T>& rest);
     /// The largest magnitude in each lane of `count` vectors; a NaN is not larger.
     void (*largest)(int64_t count, const T* x, T* magnitudes);
 };

@@ -82,6 +82,17 @@ template <class T, int R> view<T, R> typed(const refgss_array& a) {
     return v;
 }
 
+/// y = 0, and k = 0.
+template <class T> void fill_zero(const view<T, 3>& y) {
+    if (y.size() == 0) return;
+    for (int64_t b = 0; b < y.shape[0]; ++b)
+        for (int64_t l = 0; l < y.shape[1]; ++l)
+            for (int64_t h = 0; h < y.shape[2]; ++h) *y.at(b, l, h) = T(0);
+}
+template <class T> void fill_zero(const view<T, 2>& k) {
+    fill_zero(view<T, 3>{k.data, {1, k.shape[0], k.shape[1]}, {0, k.stride[0], k.stride[1]}});
+}
+
 /// Calls f(T()) with the scalar type of the array.
 template <class F> void with_scalar(const refgss_array& a, F&& f) {
     if (a.dtype == REFGSS_F32) return f(float());

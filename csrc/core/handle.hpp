@@ -3,10 +3,31 @@
 #pragma once
 
 #include <atomic>
+#include <memory>
+#include <utility>
+#include <variant>
 
 #include "core/status.hpp"
 
 namespace refgss {
+
+/// What a handle of two types holds: an Object<float> or an Object<double>.
+template <template <class> class Object> class either {
+public:
+    template <class T> explicit either(std::unique_ptr<Object<T>> made) : held_(std::move(made)) {}
+    /// f(object), of whichever type it is.
+    template <class F> void visit(F&& f) const {
+        std::visit([&](const auto& object) { f(*object); }, held_);
+    }
+    /// The object of this type, or nullptr.
+    template <class T> Object<T>* get() const {
+        const auto* object = std::get_if<std::unique_ptr<Object<T>>>(&held_);
+        return object ? object->get() : nullptr;
+    }
+
+private:
+    std::variant<std::unique_ptr<Object<float>>, std::unique_ptr<Object<double>>> held_;
+};
 
 /// A handle that a call changes.
 class changing_handle {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "ssm/kernel.hpp"
+
 namespace refgss::decoding {
 
 // ---- Weights ------------------------------------------------------------------------------------
@@ -51,7 +53,9 @@ recurrence_weights::recurrence_weights(const refgss_array* lam_a, const refgss_a
     skip = read_vector(d, from.name + "ssm.d", H);
     std::vector<float> lam(2 * N);
     refgss_array l{lam.data(), REFGSS_F32, 2, {N, 2}, {2, 1}};
-    require(refgss_gss_lambda(lam_a, lam_b, imag_is_exp, &l));
+    gss_lambda(shaped<const float, 1>(lam_a, (from.name + "ssm.a").c_str(), N),
+               shaped<const float, 1>(lam_b, (from.name + "ssm.b").c_str(), N), imag_is_exp,
+               typed<float, 2>(l));
     int64_t length = std::max(chunk_rows, block);
     if (is_softmax(form)) length = std::min(length, form.length);
     map = std::make_unique<ssm<float>>(parameters_of<float>(&l, &delta, &form), weights, length);

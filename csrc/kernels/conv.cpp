@@ -160,7 +160,7 @@ REFGSS_INLINE void copy_tile(const T* from, int64_t apart, T* to, int64_t to_apa
 }
 
 /// The next tile.  Of rows in time one begins on a cache line, or each line would be needed twice.
-template <class T> void copy_next(errand<T>& e) {
+template <class T> void copy_next(tile_copy<T>& e) {
     constexpr int lanes = vec<T>::lanes, ahead = 128;  // steps: what second-level prefetching needs
     const panel<const T>& from = e.from;
     const panel<T>& to = e.to;
@@ -175,17 +175,17 @@ template <class T> void copy_next(errand<T>& e) {
         T* target = to.data + e.done * to.time_stride;
         const int64_t apart = steps_in ? from.time_stride : from.lane_stride;
         const int64_t to_apart = steps_out ? to.time_stride : to.lane_stride;
-        if (from.where != place::near) {
+        if (from.where != locality::near) {
             const T* later = source + ahead * from.time_stride;
             for (int i = 0; i < lanes; ++i) __builtin_prefetch(later + i * apart, 0, 2);
             if ((reinterpret_cast<uintptr_t>(source) | apart * sizeof(T)) % 64 != 0)  // two lines each
                 for (int i = 0; i < lanes; ++i)
                     __builtin_prefetch(later + i * apart + (lanes - 1), 0, 2);
         }
-        if (to.where == place::anywhere)
+        if (to.where == locality::anywhere)
             for (int i = 0; i < lanes; ++i)
                 __builtin_prefetch(target + ahead * to.time_stride + i * to_apart, 1, 2);
-        const bool streamed = to.where == place::far;
+        const bool streamed = to.where == locality::far;
         if (steps_in == steps_out)
             copy_tile<false>(source, apart, target, to_apart, streamed);
         else
@@ -198,9 +198,9 @@ template <class T> void copy_next(errand<T>& e) {
     e.done = end;
 }
 
-template <class T> void copy(errand<T>& rest) {
+template <class T> void copy(tile_copy<T>& rest) {
     while (rest.done < rest.to.length) copy_next(rest);
-    if (rest.to.where == place::far) after_streaming();
+    if (rest.to.where == locality::far) after_streaming();
 }
 
 template <class T> void largest(int64_t count, const T* x, T* magnitudes) {
@@ -215,10 +215,10 @@ template <class T> void largest(int64_t count, const T* x, T* magnitudes) {
     store(magnitudes, vec<T>(low > high ? low : high));
 }
 
-/// Leaves with errands in between.
+/// Leaves with background_copies in between.
 template <class T, class Leaves> struct and_errands {
     Leaves leaves;
-    errands<T> list;
+    background_copies<T> list;
     mutable int points = 0;  // since the last tile
 
     template <int R> REFGSS_INLINE void run(cvec<T>* x) const {
@@ -226,7 +226,7 @@ template <class T, class Leaves> struct and_errands {
         points += R;
         if (points < vec<T>::lanes) return;
         points -= vec<T>::lanes;
-        for (errand<T>* e : {list.in, list.out})
+        for (tile_copy<T>* e : {list.in, list.out})
             if (e != nullptr && e->done < e->to.length) copy_next(*e);
     }
 };
@@ -236,7 +236,7 @@ template <class T, class Leaves> struct and_errands {
 /// Neighbouring sub-transforms; in segments there is one in each lane.
 template <bool Forward, bool Back, class T, class Leaves>
 void subtransforms(const fft_plan<T>& plan, cvec<T>* x, const Leaves& leaves,
-                   errands<T> meanwhile = {}) {
+                   background_copies<T> meanwhile = {}) {
     const int64_t blocks = plan.points / plan.columns;
     if (meanwhile.in == nullptr && meanwhile.out == nullptr)
         transform<Forward, Back>(plan.passes.data(), x, blocks, leaves);
@@ -254,14 +254,14 @@ template <class T> const cvec<T>* points(const T* memory) {
 // ---- the table ---------------------------------------------------------------------------------
 
 template <class T>
-void forward(const fft_plan<T>& plan, const T* x, T scale, T* spectrum, errands<T> meanwhile) {
+void forward(const fft_plan<T>& plan, const T* x, T scale, T* spectrum, background_copies<T> meanwhile) {
     enter(plan, x, points(spectrum));
     subtransforms<true, false>(plan, points(spectrum), scale_leaves<T>{scale}, meanwhile);
 }
 
 template <class T, class Sink>
 void convolve_to(const Sink& sink, const fft_plan<T>& plan, const T* u, const T* spectrum, T* work,
-                 errands<T> meanwhile) {
+                 background_copies<T> meanwhile) {
     cvec<T>* x = points(work);
     enter(plan, u, x);
     subtransforms<true, true>(plan, x, multiply_leaves<T>{x, points(spectrum)}, meanwhile);
@@ -270,13 +270,13 @@ void convolve_to(const Sink& sink, const fft_plan<T>& plan, const T* u, const T*
 
 template <class T>
 void convolve(const fft_plan<T>& plan, const T* u, const T* spectrum, T* y, T* work,
-              errands<T> meanwhile) {
+              background_copies<T> meanwhile) {
     convolve_to(to_signal<T>{y}, plan, u, spectrum, work, meanwhile);
 }
 
 template <class T>
 void convolve_block(const fft_plan<T>& plan, const T* u, int64_t steps, const T* spectrum, T* sum,
-                    T* y, T* work, errands<T> meanwhile) {
+                    T* y, T* work, background_copies<T> meanwhile) {
     convolve_to(to_sum<T>{sum}, plan, u, spectrum, work, meanwhile);
     const int64_t width = plan.lanes_are == layout::channels ? vec<T>::lanes : 1;
     const int64_t out = steps * width, kept = 2 * plan.length * width - out;
@@ -287,7 +287,7 @@ void convolve_block(const fft_plan<T>& plan, const T* u, int64_t steps, const T*
 
 template <class T>
 void convolve_gradient(const fft_plan<T>& plan, const T* u, const T* spectrum, const T* other,
-                       T* sum, T* y, T* work, errands<T> meanwhile) {
+                       T* sum, T* y, T* work, background_copies<T> meanwhile) {
     cvec<T>* x = points(work);
     enter(plan, u, x);
     subtransforms<true, true>(

@@ -25,7 +25,7 @@ REFGSS_INLINE cvec<double> power(const double* re, const double* im, int64_t n, 
 
 /// The powers of a table are multiplied by 2^room, so that no weight and no sample makes a sum of those
 /// that would be too small for T; weights and samples above 2^room_above are divided by a power of two
-/// before.
+/// before.  room + room_above is 2^17 (2^123) below the largest T: sums over 2^16 modes are finite.
 template <class T> constexpr int room = sizeof(T) == 4 ? 80 : 600;
 template <class T> constexpr int room_above = sizeof(T) == 4 ? 30 : 300;
 
@@ -85,55 +85,75 @@ int64_t still_active(const double* size, int64_t active, double allowed) {
     return active;  // a NaN stays
 }
 
+/// |re| + |im| is at most √2 |w|, and divided by this at most |w|.
+constexpr double over_magnitude = 1.5;
+/// Of what the rounding model grants to a sum, the part that dropping modes may take (see modes.hpp).
+constexpr double dropped_share = 0.25;
+
+/// What is known of a row of left operands.
+struct weighted_row {
+    double unscale;  // what its sums are to be multiplied by
+    int64_t matter;  // how many of its first modes matter
+};
+/// The left operands of one row, w Ā^{Jj}: re, -im, to `to`.  `coarse` is Ā^{Jj}, and stays where the row has the block of the one before; `size` is room.
+template <class T>
+REFGSS_INLINE weighted_row weigh(const mode_job& job, int64_t block, bool same_block,
+                                    const double* weights, int64_t active, T* to, double* size,
+                                    double* coarse_re, double* coarse_im) {
+    constexpr double unit = std::numeric_limits<T>::epsilon() / 2;
+    const int64_t row = padded(job.count);
+    real total(0.0), most(0.0);
+    for (int64_t n = 0; n < active; n += lanes) {
+        if (!same_block) {
+            auto p = power(job.block_re, job.block_im, n, static_cast<double>(block));
+            store(coarse_re + n, p.re), store(coarse_im + n, p.im);
+        }
+        cvec<double> w{load(weights + n), load(weights + row + n)};
+        w = w * cvec<double>{load(coarse_re + n), load(coarse_im + n)};
+        store_as(to + n, w.re);
+        store_as(to + row + n, -w.im);
+        real bound = abs(w.re) + abs(w.im);
+        store(size + n, bound);
+        most = most.v > bound.v ? most.v : bound.v;
+        total = fma(bound, load(job.block_decay + n), total);
+    }
+    double unscale = power_of_two(-room<T>);
+    const int excess = exponent_of(largest_of(most)) - room_above<T>;
+    if (excess > 0 && excess < 1024 - room_above<T>) {
+        const real divided(power_of_two(-excess));
+        for (int64_t n = 0; n < active; n += lanes) {
+            cvec<double> w{load(weights + n), load(weights + row + n)};
+            w = w * cvec<double>{load(coarse_re + n), load(coarse_im + n)};
+            store_as(to + n, w.re * divided);
+            store_as(to + row + n, -w.im * divided);
+        }
+        unscale = power_of_two(excess - room<T>);
+    }
+    const double granted = unit * (sum_of(total) / over_magnitude) + std::numeric_limits<T>::min();
+    return {unscale, still_active(size, active, granted * dropped_share)};
+}
+
 template <class T>
 int64_t synthesize(const mode_job& job, const T* table, const mode_tile<T>& tile,
                    const double* const* weights, int64_t active, bool add, T* scratch) {
     constexpr int width = tile_columns<T>;
-    constexpr double unit = std::numeric_limits<T>::epsilon() / 2;
     const int64_t row = padded(job.count);
     T* left = scratch;  // [rows][re, -im][row]
     T* sum = left + tile_limit * 2 * row;
     double* size = reinterpret_cast<double*>(sum + tile_limit * width);
     double *coarse_re = size + row, *coarse_im = coarse_re + row;
 
-    // w Ā^{Jj}, and which modes matter
     int64_t needed = 0;
     const T* a[2][tile_limit];
     double unscale[tile_limit];
     for (int i = 0; i < tile.rows; ++i) {
         T* to = left + i * 2 * row;
         a[0][i] = to, a[1][i] = to + row;
-        bool same_block = i > 0 && tile.block[i] == tile.block[i - 1];
-        real total(0.0), most(0.0);
-        for (int64_t n = 0; n < active; n += lanes) {
-            if (!same_block) {
-                auto p = power(job.block_re, job.block_im, n, static_cast<double>(tile.block[i]));
-                store(coarse_re + n, p.re), store(coarse_im + n, p.im);
-            }
-            cvec<double> w{load(weights[i] + n), load(weights[i] + row + n)};
-            w = w * cvec<double>{load(coarse_re + n), load(coarse_im + n)};
-            store_as(to + n, w.re);
-            store_as(to + row + n, -w.im);
-            real bound = abs(w.re) + abs(w.im);  // |w| to √2 |w|
-            store(size + n, bound);
-            most = most.v > bound.v ? most.v : bound.v;
-            total = fma(bound, load(job.block_decay + n), total);
-        }
-        unscale[i] = power_of_two(-room<T>);
-        const int excess = exponent_of(largest_of(most)) - room_above<T>;
-        if (excess > 0 && excess < 1024 - room_above<T>) {
-            const real divided(power_of_two(-excess));
-            for (int64_t n = 0; n < active; n += lanes) {
-                cvec<double> w{load(weights[i] + n), load(weights[i] + row + n)};
-                w = w * cvec<double>{load(coarse_re + n), load(coarse_im + n)};
-                store_as(to + n, w.re * divided);
-                store_as(to + row + n, -w.im * divided);
-            }
-            unscale[i] = power_of_two(excess - room<T>);
-        }
-        double granted = unit * (sum_of(total) / 1.5) + std::numeric_limits<T>::min();
-        int64_t matter = still_active(size, active, granted / 4);
-        needed = matter > needed ? matter : needed;
+        const bool same_block = i > 0 && tile.block[i] == tile.block[i - 1];
+        const auto weighed = weigh(job, tile.block[i], same_block, weights[i], active, to, size,
+                                   coarse_re, coarse_im);
+        unscale[i] = weighed.unscale;
+        needed = weighed.matter > needed ? weighed.matter : needed;
     }
 
     for (int64_t first = 0; first < job.block; first += width, table += 2 * job.count * width) {

@@ -55,7 +55,7 @@ REFGSS_INLINE void put(const panel<T>& y, int64_t first, int count, const vec<T>
     const int steps = steps_inside(y, first, count);
     T* p = y.data + first * y.time_stride;
     if (y.lane_stride == 1 && y.lanes == lanes) {
-        if (y.where == place::far)
+        if (y.where == locality::far)
             for (int i = 0; i < steps; ++i) stream(p + i * y.time_stride, in[i]);
         else
             for (int i = 0; i < steps; ++i) store(p + i * y.time_stride, in[i]);

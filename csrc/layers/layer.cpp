@@ -8,34 +8,39 @@
 
 #include "core/dispatch.hpp"
 
-using namespace refgss;
-
+namespace refgss {
 namespace {
 
 /// The map of a layer: the given one, or one made for this call.
 template <class T> class map_of {
 public:
-    map_of(const refgss_ssm* prepared, const refgss_array* a, const refgss_array* b,
+    map_of(const ssm<T>* prepared, const refgss_array* lam_a, const refgss_array* lam_b,
            const refgss_array* c, int32_t imag_is_exp, const refgss_array* delta,
            const refgss_form& form, int64_t length)
-        : prepared_(prepared) {
+        : map_(prepared) {
         if (prepared != nullptr) return;
-        lambda_of<T> lam(a, b, imag_is_exp);
-        require(refgss_ssm_new(lam.array(), c, delta, &form, length > 1 ? length : 0, &made_));
+        const lambda_of<T> lam(lam_a, lam_b, imag_is_exp);
+        const ssm_arguments<T> in(lam.array(), c, delta, &form);
+        if (length <= 1) length = 0;  // a step needs no kernel
+        in.check_length(length);
+        made_.emplace(in.p, in.c, length);
+        made_->prepare();
+        map_ = &*made_;
     }
-    ~map_of() { refgss_ssm_free(made_); }
     map_of(const map_of&) = delete;
-    map_of& operator=(const map_of&) = delete;
 
     void apply(view<T, 3> u, const refgss_array* state, view<T, 3> y,
                const refgss_array* state_out) const {
-        refgss_array au = to_array(u), ay = to_array(y);
-        require(refgss_ssm_apply(prepared_ ? prepared_ : made_, &au, state, &ay, state_out));
+        const int64_t B = u.shape[0], H = map_->channels(), N = map_->states();
+        check_axis("u", "H", u.shape[2], H);
+        const auto from = state_of<const T>(state, "state", B, H, N);
+        const auto to = state_of<T>(state_out, "state_out", B, H, N);
+        map_->apply(as_const(u), from.get(), y, to.get());
     }
 
 private:
-    const refgss_ssm* prepared_;
-    refgss_ssm* made_ = nullptr;
+    const ssm<T>* map_;
+    std::optional<ssm<T>> made_;
 };
 
 /// The bias of an output projection, zeros where it has none.
@@ -44,78 +49,40 @@ template <class T> std::vector<T> bias_of(const refgss_array* b_o, int64_t E) {
     return vectors<T>(b_o, "b_o", E).values;
 }
 
-}  // namespace
-
-namespace refgss {
-
-std::vector<named_array> arrays_of(const refgss_gss_layer_params& p) {
-    return {{p.norm_weight, "norm_weight"}, {p.norm_bias, "norm_bias"}, {p.w_v, "w_v"},
-            {p.w_u, "w_u"}, {p.ssm_norm_weight, "ssm_norm_weight"},
-            {p.ssm_norm_bias, "ssm_norm_bias"}, {p.lam_a, "lam_a"}, {p.lam_b, "lam_b"}, {p.c, "c"}, {p.d, "d"},
-            {p.w_uc, "w_uc"}, {p.w_o, "w_o"}, {p.b_o, "b_o"}};
-}
-std::vector<named_array> arrays_of(const refgss_dss_layer_params& p) {
-    return {{p.norm_weight, "norm_weight"}, {p.norm_bias, "norm_bias"}, {p.lam_a, "lam_a"}, {p.lam_b, "lam_b"},
-            {p.c, "c"}, {p.d, "d"}, {p.log_delta, "log_delta"}, {p.w_o, "w_o"}, {p.b_o, "b_o"}};
-}
-void check_layer(const refgss_array* x, double eps, const std::vector<named_array>& outputs,
-                 std::vector<named_array> inputs, const std::vector<named_array>& params) {
-    check_array(x, "x", 3);
-    if (x->shape[2] == 0)
-        throw error{REFGSS_ERROR_VALUE, "x must have a last axis that is not empty"};
-    if (!(eps > 0)) throw error{REFGSS_ERROR_VALUE, "eps must be positive"};
-    inputs.push_back({x, "x"});
-    inputs.insert(inputs.end(), params.begin(), params.end());
-    check_outputs(outputs, inputs);
-}
-
+/// h = norm(x) and u = GELU(h W_u), normed once more if asked: (M,H).
 template <class T>
-void gss_forward(const refgss_gss_layer_params& p, const refgss_ssm* prepared,
-                 const refgss_array* x, const refgss_array* state, const refgss_array* y,
-                 const refgss_array* state_out, const gss_kept<T>* kept) {
-    auto vx = checked<const T, 3>(x, "x");
-    const gss_arrays<T> g(p, vx);
-    const int64_t B = g.B, L = g.L, E = g.E, F = g.F, H = g.H, M = g.M;
-    flat<T> rows(vx);
-    scratch<T> u_data(sized(M, H)), s_data(kept ? 0 : sized(M, H));
-    T* s = kept ? kept->y.data : s_data.data();
+void gss_inputs(const refgss_gss_layer_params& p, const gss_arrays<T>& g, const flat<T>& rows, T* h_data,
+                T* u_data, const gss_kept<T>* kept) {
+    const int64_t E = g.E, H = g.H;
     struct norm {
         vectors<T> weight, bias;
     };
     std::optional<norm> inner;
     if (g.ssm_norm)
         inner.emplace(norm{{p.ssm_norm_weight, "ssm.norm.weight", H}, {p.ssm_norm_bias, "ssm.norm.bias", H}});
-    const int64_t height = std::min(tile_height, M);
-    scratch<T> h_data(sized(height, E)), v_data(sized(height, F)), uc_data(sized(height, F));
-
-    // h = norm(x); u = GELU(h W_u), normed once more if asked
-    for_tiles(M, [&](int64_t first, int64_t count) {
-        auto h = packed(h_data.data(), count, E);
-        auto u = packed(u_data.data() + first * H, count, H);
+    for_tiles(g.M, [&](int64_t first, int64_t count) {
+        auto h = packed(h_data, count, E);
+        auto u = packed(u_data + first * H, count, H);
         auto u_in = kept ? slice(kept->u, 0, first, count) : u;
         layer_norm<T>(rows.rows(first, count), g.norm.data(), g.bias.data(), p.eps, h);
         matmul<T>(as_const(h), g.w_u, u_in, false);
         gelu<T>(as_const(u_in), u);
         if (inner) layer_norm<T>(as_const(u), inner->weight.data(), inner->bias.data(), p.eps, u);
     });
+}
 
-    // y = SSM(u) + D u
-    T one;
-    refgss_array delta = unit_step<T>(&one);
-    map_of<T> map(prepared, p.lam_a, p.lam_b, p.c, p.imag_is_exp, &delta, gss_form, L);
-    map.apply(sequences(u_data.data(), B, L, H), state, sequences(s, B, L, H), state_out);
-    for_each(M, H, [&](int64_t i, int64_t h) {
-        s[i * H + h] += g.skip.values[h] * u_data.data()[i * H + h];
-    });
-
-    // out = (y W_uc ⊙ GELU(h W_v)) W_o + b + x
+/// out = (y W_uc ⊙ GELU(h W_v)) W_o + b + x, where y = SSM(u) + D u is in `s`.
+template <class T>
+void gated_outputs(const refgss_gss_layer_params& p, const gss_arrays<T>& g, const flat<T>& rows,
+                   T* h_data, const T* s, const refgss_array* y, const gss_kept<T>* kept) {
+    const int64_t L = g.L, E = g.E, F = g.F, H = g.H, height = std::min(tile_height, g.M);
     auto& kernel = kernels<pointwise_kernels<T>>();
     const std::vector<T> shift = bias_of<T>(p.b_o, E);
-    scratch<T> o_data(y ? sized(height, E) : 0);
+    scratch<T> v_data(sized(height, F)), uc_data(sized(height, F)), o_data(y ? sized(height, E) : 0);
     view<T, 3> out{};
     if (y) out = typed<T, 3>(*y);
-    for_tiles(M, [&](int64_t first, int64_t count) {
-        auto h = packed(h_data.data(), count, E), o = packed(o_data.data(), count, E);
+    for_tiles(g.M, [&](int64_t first, int64_t count) {
+        auto h = packed(h_data, count, E), o = packed(o_data.data(), count, E);
         auto gated = packed(v_data.data(), count, F);
         auto v = kept ? slice(kept->v, 0, first, count) : gated;
         auto uc = kept ? slice(kept->uc, 0, first, count) : packed(uc_data.data(), count, F);
@@ -124,7 +91,7 @@ void gss_forward(const refgss_gss_layer_params& p, const refgss_ssm* prepared,
         matmul<T>(as_const(h), g.w_v, v, false);
         matmul<T>(packed<const T>(s + first * H, count, H), g.w_uc, uc, false);
         if (!y) return;
-        for_each_row(count, [&](int64_t i) {
+        for_rows(count, [&](int64_t i) {
             kernel.gate(F, uc.data + i * F, v.data + i * F, gated.data + i * F);
         });
         matmul<T>(as_const(gated), g.w_o, o, false);
@@ -134,20 +101,32 @@ void gss_forward(const refgss_gss_layer_params& p, const refgss_ssm* prepared,
         });
     });
 }
-template void gss_forward(const refgss_gss_layer_params&, const refgss_ssm*, const refgss_array*,
-                          const refgss_array*, const refgss_array*, const refgss_array*,
-                          const gss_kept<float>*);
-template void gss_forward(const refgss_gss_layer_params&, const refgss_ssm*, const refgss_array*,
-                          const refgss_array*, const refgss_array*, const refgss_array*,
-                          const gss_kept<double>*);
 
-}  // namespace refgss
-
-namespace {
+}  // namespace
 
 template <class T>
-void dss_layer(const refgss_dss_layer_params& p, const refgss_ssm* prepared, const refgss_array* x,
-               const refgss_array* state, const refgss_array* y, const refgss_array* state_out) {
+void gss_forward(const refgss_gss_layer_params& p, const ssm<T>* prepared, const refgss_array* x,
+                 const refgss_array* state, const refgss_array* y, const refgss_array* state_out,
+                 const gss_kept<T>* kept) {
+    auto vx = checked<const T, 3>(x, "x");
+    const gss_arrays<T> g(p, vx);
+    const int64_t B = g.B, L = g.L, H = g.H, M = g.M;
+    const flat<T> rows(vx);
+    scratch<T> u_data(sized(M, H)), s_data(kept ? 0 : sized(M, H));
+    scratch<T> h_data(sized(std::min(tile_height, M), g.E));
+    T *u = u_data.data(), *s = kept ? kept->y.data : s_data.data();
+    gss_inputs(p, g, rows, h_data.data(), u, kept);
+    T one;
+    refgss_array delta = unit_step<T>(&one);
+    map_of<T> map(prepared, p.lam_a, p.lam_b, p.c, p.imag_is_exp, &delta, gss_form, L);
+    map.apply(sequences(u, B, L, H), state, sequences(s, B, L, H), state_out);
+    for_each(M, H, [&](int64_t i, int64_t h) { s[i * H + h] += g.skip.values[h] * u[i * H + h]; });
+    gated_outputs(p, g, rows, h_data.data(), s, y, kept);
+}
+
+template <class T>
+void dss_forward(const refgss_dss_layer_params& p, const ssm<T>* prepared, const refgss_array* x,
+                 const refgss_array* state, const refgss_array* y, const refgss_array* state_out) {
     auto vx = checked<const T, 3>(x, "x");
     const int64_t B = vx.shape[0], L = vx.shape[1], E = vx.shape[2], M = B * L;
     auto w_o = shaped<const T, 2>(p.w_o, "w_o", E, E);
@@ -178,32 +157,13 @@ void dss_layer(const refgss_dss_layer_params& p, const refgss_ssm* prepared, con
     });
 }
 
-}  // namespace
+#define REFGSS_LAYERS(T)                                                                            \
+    template void gss_forward(const refgss_gss_layer_params&, const ssm<T>*, const refgss_array*,   \
+                              const refgss_array*, const refgss_array*, const refgss_array*,        \
+                              const gss_kept<T>*);                                                  \
+    template void dss_forward(const refgss_dss_layer_params&, const ssm<T>*, const refgss_array*,   \
+                              const refgss_array*, const refgss_array*, const refgss_array*);
+REFGSS_LAYERS(float)
+REFGSS_LAYERS(double)
 
-int32_t refgss_gss_layer(const refgss_gss_layer_params* params, const refgss_ssm* ssm,
-                         const refgss_array* x, const refgss_array* state, const refgss_array* y,
-                         const refgss_array* state_out) {
-    return guarded([&] {
-        need(params, "params");
-        check_layer(x, params->eps, {{y, "y"}, {state_out, "state_out"}},
-                    {{state, "state"}}, arrays_of(*params));
-        with_scalar(*x, [&](auto scalar) {
-            using T = decltype(scalar);
-            shaped<T, 3>(y, "y", x->shape[0], x->shape[1], x->shape[2]);
-            gss_forward<T>(*params, ssm, x, state, y, state_out, nullptr);
-        });
-    });
-}
-
-int32_t refgss_dss_layer(const refgss_dss_layer_params* params, const refgss_ssm* ssm,
-                         const refgss_array* x, const refgss_array* state, const refgss_array* y,
-                         const refgss_array* state_out) {
-    return guarded([&] {
-        need(params, "params");
-        check_layer(x, params->eps, {{y, "y"}, {state_out, "state_out"}},
-                    {{state, "state"}}, arrays_of(*params));
-        with_scalar(*x, [&](auto scalar) {
-            dss_layer<decltype(scalar)>(*params, ssm, x, state, y, state_out);
-        });
-    });
-}
+}  // namespace refgss

@@ -9,7 +9,7 @@
 #include "core/threads.hpp"
 #include "dense/matmul.hpp"
 #include "layers/pointwise.hpp"
-#include "ssm/ssm.hpp"
+#include "ssm/kernel.hpp"
 
 namespace refgss {
 
@@ -38,17 +38,9 @@ template <class F> void for_tiles(int64_t rows, F&& f) {
     for (int64_t i = 0; i < rows; i += tile_height) f(i, std::min(tile_height, rows - i));
 }
 
-/// f(i) for all rows, in parallel.
-template <class F> void for_each_row(int64_t rows, F&& f) {
-    constexpr int64_t some = 16;
-    const int64_t items = (rows + some - 1) / some;
-    parallel_for(items, slots_for(items), [&](int64_t item, int) {
-        for (int64_t i = item * some; i < std::min(rows, (item + 1) * some); ++i) f(i);
-    });
-}
 /// f(i, j) for all elements, rows in parallel.
 template <class F> void for_each(int64_t rows, int64_t columns, F&& f) {
-    for_each_row(rows, [&](int64_t i) {
+    for_rows(rows, [&](int64_t i) {
         for (int64_t j = 0; j < columns; ++j) f(i, j);
     });
 }
@@ -122,13 +114,15 @@ private:
     refgss_array array_;
 };
 
-/// Λ of a layer, as an array of the ABI.
+/// Λ of a layer, (N,2).
 template <class T> class lambda_of {
 public:
-    lambda_of(const refgss_array* a, const refgss_array* b, int32_t imag_is_exp)
-        : values_(2 * checked<const T, 1>(a, "ssm.a").shape[0]),
-          array_{values_.data(), dtype_of<T>, 2, {a->shape[0], 2}, {2, 1}} {
-        require(refgss_gss_lambda(a, b, imag_is_exp, &array_));
+    lambda_of(const refgss_array* lam_a, const refgss_array* lam_b, int32_t imag_is_exp) {
+        const auto a = checked<const T, 1>(lam_a, "ssm.a");
+        const int64_t N = a.shape[0];
+        values_.resize(2 * N);
+        array_ = {values_.data(), dtype_of<T>, 2, {N, 2}, {2, 1}};
+        gss_lambda<T>(a, shaped<const T, 1>(lam_b, "ssm.b", N), imag_is_exp, typed<T, 2>(array_));
     }
     lambda_of(const lambda_of&) = delete;
     const refgss_array* array() const { return &array_; }
@@ -137,14 +131,6 @@ private:
     std::vector<T> values_;
     refgss_array array_;
 };
-
-/// The arrays of a layer, by the names of the header; absent ones are NULL.
-std::vector<named_array> arrays_of(const refgss_gss_layer_params& p);
-std::vector<named_array> arrays_of(const refgss_dss_layer_params& p);
-/// The checks that each entry of a layer begins with: x (B,L,E), E > 0, and what is written meets
-/// nothing else.
-void check_layer(const refgss_array* x, double eps, const std::vector<named_array>& outputs,
-                 std::vector<named_array> inputs, const std::vector<named_array>& params);
 
 constexpr refgss_form gss_form{REFGSS_ZOH, 0, 0, 0};
 template <class T> refgss_array unit_step(T* one) {
@@ -157,10 +143,24 @@ template <class T> struct gss_kept {
     matrix<T> v, u, y, uc;  // h W_v, h W_u, the SSM with its skip, y W_uc
 };
 
-/// The layer; what is kept is written there if it is asked for.  A NULL `y` stops before it.
+/// x (B,L,E) -> y (B,L,E) and state_out, unless they are NULL; what is kept is written there if it is asked
+/// for.  `prepared` is the layer's map, or nullptr: then one is made for the call.
 template <class T>
-void gss_forward(const refgss_gss_layer_params& p, const refgss_ssm* prepared,
-                 const refgss_array* x, const refgss_array* state, const refgss_array* y,
-                 const refgss_array* state_out, const gss_kept<T>* kept);
+void gss_forward(const refgss_gss_layer_params& p, const ssm<T>* prepared, const refgss_array* x,
+                 const refgss_array* state, const refgss_array* y, const refgss_array* state_out,
+                 const gss_kept<T>* kept);
+template <class T>
+void dss_forward(const refgss_dss_layer_params& p, const ssm<T>* prepared, const refgss_array* x,
+                 const refgss_array* state, const refgss_array* y, const refgss_array* state_out);
+
+/// dy (B,L,E) and dstate, or NULL -> dx (B,L,E), dstate0 unless it is NULL, and the arrays of `d`.
+template <class T>
+void gss_vjp(const refgss_gss_layer_params& p, const refgss_array* x, const refgss_array* state,
+             const gss_kept<T>& kept, const refgss_array* dy, const refgss_array* dstate,
+             const refgss_gss_layer_params& d, const refgss_array* dx, const refgss_array* dstate0);
+template <class T>
+void dss_vjp(const refgss_dss_layer_params& p, const refgss_array* x, const refgss_array* state,
+             const refgss_array* dy, const refgss_array* dstate, const refgss_dss_layer_params& d,
+             const refgss_array* dx, const refgss_array* dstate0);
 
 }  // namespace refgss

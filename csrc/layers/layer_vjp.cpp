@@ -5,8 +5,7 @@
 #include "core/dispatch.hpp"
 #include "layers/layer.hpp"
 
-using namespace refgss;
-
+namespace refgss {
 namespace {
 
 /// A matrix or a vector of gradients; rows contiguous where it is a matrix.
@@ -38,33 +37,107 @@ void skip_vjp(const vectors<T>& skip, const matrix<const T>& u, const matrix<con
     sum_rows<T>(packed<const T>(product.data(), M, H), gradient<T>(dd, "dd", H));
 }
 
-/// The SSM and Λ: u, dy -> du and the gradients of a, b, c (and Δ).
+/// The parameters of the state-space model of a layer, or their gradients.
+struct map_params {
+    const refgss_array *lam_a, *lam_b, *c;
+};
+
+/// The SSM and Λ: u, dy -> du and the gradients of Λ's parameters, C and Δ.
 template <class T>
-void map_vjp(const refgss_array* a, const refgss_array* b, const refgss_array* c,
-             int32_t imag_is_exp, const refgss_array* delta, const refgss_form& form,
-             view<const T, 3> u, const refgss_array* state, view<const T, 3> dy,
-             const refgss_array* dstate, view<T, 3> du, const refgss_array* da,
-             const refgss_array* db, const refgss_array* dc, const refgss_array* ddelta,
-             const refgss_array* dstate0) {
-    const lambda_of<T> lam(a, b, imag_is_exp);
-    std::vector<T> dlam_data(2 * a->shape[0]);
-    refgss_array dlam{dlam_data.data(), dtype_of<T>, 2, {a->shape[0], 2}, {2, 1}};
-    refgss_array au = to_array(u), ady = to_array(dy), adu = to_array(du);
-    require(refgss_ssm_scan_vjp(&au, lam.array(), c, state, &ady, dstate, delta, &form, &adu, &dlam,
-                                dc, dstate0, ddelta));
-    require(refgss_gss_lambda_vjp(a, b, &dlam, imag_is_exp, da, db));
+void map_vjp(const map_params& p, int32_t imag_is_exp, const refgss_array* delta,
+             const refgss_form& form, view<const T, 3> u, const refgss_array* state,
+             view<const T, 3> dy, const refgss_array* dstate, view<T, 3> du, const map_params& d,
+             const refgss_array* ddelta, const refgss_array* dstate0) {
+    const lambda_of<T> lam(p.lam_a, p.lam_b, imag_is_exp);
+    const ssm_arguments<T> in(lam.array(), p.c, delta, &form);
+    const int64_t B = u.shape[0], H = u.shape[2], N = in.c.shape[1];
+    check_axis("u", "H", H, in.c.shape[0]);
+    in.check_length(u.shape[1]);
+    const auto from = state_of<const T>(state, "state", B, H, N);
+    const auto cotangent = state_of<const T>(dstate, "dstate", B, H, N);
+    const auto to = state_of<T>(dstate0, "dstate0", B, H, N);
+    std::vector<T> dlam_data(2 * N);
+    const refgss_array dlam{dlam_data.data(), dtype_of<T>, 2, {N, 2}, {2, 1}};
+    check_modes_outputs<T>(in.p, in.c, &dlam, d.c, ddelta);
+    const auto da = gradient<T>(d.lam_a, "dlam_a", N), db = gradient<T>(d.lam_b, "dlam_b", N);
+    ssm_scan_vjp<T>(in, u, from.get(), dy, cotangent.get(), du, to.get(), {&dlam, d.c, ddelta});
+    gss_lambda_vjp<T>(typed<const T, 1>(*p.lam_a), typed<const T, 1>(*p.lam_b),
+                      typed<const T, 2>(dlam), imag_is_exp, da, db);
 }
 
 /// Rows of x (M,E) plus those of dy, where dx has any strides.
 template <class T>
 void put_dx(const matrix<const T>& dx, const flat<T>& dy, const view<T, 3>& out) {
     const int64_t E = dx.shape[1], L = out.shape[1];
-    for_each_row(dx.shape[0], [&](int64_t i) {
+    for_rows(dx.shape[0], [&](int64_t i) {
         const T* more = dy.rows(i, 1).data;
         for (int64_t e = 0; e < E; ++e)
             *out.at(i / L, i % L, e) = dx.data[i * E + e] + more[e];
     });
 }
+
+/// The gated product, out = (uc ⊙ GELU(v)) W_o + b: dout -> dy (M,H), what reaches h by v (M,E), and the
+/// gradients of W_v, W_uc, W_o.
+template <class T>
+void gated_product_vjp(const refgss_gss_layer_params& p, const gss_arrays<T>& g, const flat<T>& rows,
+                       const gss_kept<T>& kept, const flat<T>& cotangents, T* h_data,
+                       const matrix<T>& dy, const matrix<T>& dh, const refgss_gss_layer_params& d) {
+    const int64_t E = g.E, F = g.F, H = g.H, M = g.M, height = std::min(tile_height, M);
+    auto dw_v = gradient<T>(d.w_v, "dw_v", E, F), dw_uc = gradient<T>(d.w_uc, "dw_uc", H, F);
+    auto dw_o = gradient<T>(d.w_o, "dw_o", F, E);
+    auto& kernel = kernels<pointwise_kernels<T>>();
+    scratch<T> dv_data(sized(height, F)), duc_data(sized(height, F)), uv_data(sized(height, F));
+    for_tiles(M, [&](int64_t first, int64_t count) {
+        const bool add = first > 0;
+        auto dout = cotangents.rows(first, count);
+        auto dv = packed(dv_data.data(), count, F), duc = packed(duc_data.data(), count, F);
+        auto uv = packed(uv_data.data(), count, F), h = packed(h_data, count, E);
+        auto v = slice(kept.v, 0, first, count), uc = slice(kept.uc, 0, first, count);
+        auto y = slice(kept.y, 0, first, count);
+        matmul<T>(dout, transposed(g.w_o), dv, false);
+        for_rows(count, [&](int64_t i) {
+            kernel.gate_vjp(F, uc.data + i * F, v.data + i * F, dv.data + i * F, duc.data + i * F,
+                            uv.data + i * F);
+        });
+        matmul<T>(transposed(as_const(uv)), dout, dw_o, add);
+        matmul<T>(as_const(duc), transposed(g.w_uc), slice(dy, 0, first, count), false);
+        matmul<T>(transposed(as_const(y)), as_const(duc), dw_uc, add);
+        layer_norm<T>(rows.rows(first, count), g.norm.data(), g.bias.data(), p.eps, h);
+        matmul<T>(as_const(dv), transposed(g.w_v), slice(dh, 0, first, count), false);
+        matmul<T>(transposed(as_const(h)), as_const(dv), dw_v, add);
+    });
+    if (M == 0)
+        for (auto* w : {&dw_v, &dw_uc, &dw_o}) fill_zero(*w);
+    if (d.b_o != nullptr) sum_rows<T>(cotangents.rows(0, M), gradient<T>(d.b_o, "db_o", E));
+}
+
+/// u = GELU(h W_u), h = norm(x): du (M,H), after GELU, and dh by the gate -> dx (B,L,E), and the gradients
+/// of W_u and the norm.
+template <class T>
+void inputs_vjp(const refgss_gss_layer_params& p, const gss_arrays<T>& g, const flat<T>& rows,
+                const gss_kept<T>& kept, const flat<T>& cotangents, T* h_data, const matrix<T>& du,
+                const matrix<T>& dh, const refgss_gss_layer_params& d, const view<T, 3>& dx_out) {
+    const int64_t E = g.E, H = g.H, M = g.M;
+    auto dw_u = gradient<T>(d.w_u, "dw_u", E, H);
+    auto& kernel = kernels<pointwise_kernels<T>>();
+    for_rows(M, [&](int64_t i) {
+        kernel.gelu_vjp(H, kept.u.data + i * H, du.data + i * H, du.data + i * H);
+    });
+    for_tiles(M, [&](int64_t first, int64_t count) {
+        auto h = packed(h_data, count, E);
+        auto from = as_const(slice(du, 0, first, count));
+        layer_norm<T>(rows.rows(first, count), g.norm.data(), g.bias.data(), p.eps, h);
+        matmul<T>(from, transposed(g.w_u), slice(dh, 0, first, count), true);
+        matmul<T>(transposed(as_const(h)), from, dw_u, first > 0);
+    });
+    if (M == 0) fill_zero(dw_u);
+    scratch<T> dx_data(sized(M, E));
+    auto dx = packed(dx_data.data(), M, E);
+    norm_vjp<T>(rows.rows(0, M), g.norm.values, as_const(dh), p.eps, dx, d.norm_weight, d.norm_bias);
+    put_dx<T>(as_const(dx), cotangents, dx_out);
+}
+
+}  // namespace
 
 template <class T>
 void gss_vjp(const refgss_gss_layer_params& p, const refgss_array* x, const refgss_array* state,
@@ -73,44 +146,12 @@ void gss_vjp(const refgss_gss_layer_params& p, const refgss_array* x, const refg
              const refgss_array* dstate0) {
     auto vx = checked<const T, 3>(x, "x");
     const gss_arrays<T> g(p, vx);
-    const int64_t B = g.B, L = g.L, E = g.E, F = g.F, H = g.H, M = g.M;
+    const int64_t B = g.B, L = g.L, E = g.E, H = g.H, M = g.M;
     auto dx_out = shaped<T, 3>(dx_array, "dx", B, L, E);
-    auto dw_v = gradient<T>(d.w_v, "dw_v", E, F), dw_u = gradient<T>(d.w_u, "dw_u", E, H);
-    auto dw_uc = gradient<T>(d.w_uc, "dw_uc", H, F), dw_o = gradient<T>(d.w_o, "dw_o", F, E);
-    flat<T> rows(vx), cotangents(shaped<const T, 3>(dy_array, "dy", B, L, E));
-    auto& kernel = kernels<pointwise_kernels<T>>();
-    const int64_t height = std::min(tile_height, M);
-    scratch<T> h_data(sized(height, E)), dh_data(sized(M, E)), dy_data(sized(M, H));
+    const flat<T> rows(vx), cotangents(shaped<const T, 3>(dy_array, "dy", B, L, E));
+    scratch<T> h_data(sized(std::min(tile_height, M), E)), dh_data(sized(M, E)), dy_data(sized(M, H));
     auto dh = packed(dh_data.data(), M, E), dy = packed(dy_data.data(), M, H);
-
-    // the gated product: out = (uc ⊙ GELU(v)) W_o + b
-    {
-        scratch<T> dv_data(sized(height, F)), duc_data(sized(height, F)), uv_data(sized(height, F));
-        for_tiles(M, [&](int64_t first, int64_t count) {
-            const bool add = first > 0;
-            auto dout = cotangents.rows(first, count);
-            auto dv = packed(dv_data.data(), count, F), duc = packed(duc_data.data(), count, F);
-            auto uv = packed(uv_data.data(), count, F), h = packed(h_data.data(), count, E);
-            auto v = slice(kept.v, 0, first, count), uc = slice(kept.uc, 0, first, count);
-            auto y = slice(kept.y, 0, first, count);
-            matmul<T>(dout, transposed(g.w_o), dv, false);
-            for_each_row(count, [&](int64_t i) {
-                kernel.gate_vjp(F, uc.data + i * F, v.data + i * F, dv.data + i * F,
-                                duc.data + i * F, uv.data + i * F);
-            });
-            matmul<T>(transposed(as_const(uv)), dout, dw_o, add);
-            matmul<T>(as_const(duc), transposed(g.w_uc), slice(dy, 0, first, count), false);
-            matmul<T>(transposed(as_const(y)), as_const(duc), dw_uc, add);
-            layer_norm<T>(rows.rows(first, count), g.norm.data(), g.bias.data(), p.eps, h);
-            matmul<T>(as_const(dv), transposed(g.w_v), slice(dh, 0, first, count), false);
-            matmul<T>(transposed(as_const(h)), as_const(dv), dw_v, add);
-        });
-        if (M == 0)
-            for (auto* w : {&dw_v, &dw_uc, &dw_o}) matmul<T>(packed<const T>(nullptr, w->shape[0], 0),
-                                                            packed<const T>(nullptr, 0, w->shape[1]),
-                                                            *w, false);
-    }
-    if (d.b_o != nullptr) sum_rows<T>(cotangents.rows(0, M), gradient<T>(d.b_o, "db_o", E));
+    gated_product_vjp(p, g, rows, kept, cotangents, h_data.data(), dy, dh, d);
 
     // the SSM
     scratch<T> act_data(sized(M, H)), u_data(g.ssm_norm ? sized(M, H) : 0), du_data(sized(M, H));
@@ -125,33 +166,16 @@ void gss_vjp(const refgss_gss_layer_params& p, const refgss_array* x, const refg
     }
     T one, unused;
     refgss_array delta = unit_step<T>(&one), ddelta = unit_step<T>(&unused);
-    map_vjp<T>(p.lam_a, p.lam_b, p.c, p.imag_is_exp, &delta, gss_form,
+    map_vjp<T>({p.lam_a, p.lam_b, p.c}, p.imag_is_exp, &delta, gss_form,
                as_const(sequences(u.data, B, L, H)), state, as_const(sequences(dy.data, B, L, H)),
-               dstate, sequences(du.data, B, L, H), d.lam_a, d.lam_b, d.c, &ddelta, dstate0);
+               dstate, sequences(du.data, B, L, H), {d.lam_a, d.lam_b, d.c}, &ddelta, dstate0);
     skip_vjp<T>(g.skip, as_const(u), as_const(dy), du, d.d);
-
-    // u = GELU(h W_u), normed once more if asked; h = norm(x)
     if (g.ssm_norm) {
         norm_vjp<T>(as_const(act), norm_weight, as_const(du), p.eps, dy, d.ssm_norm_weight,
                     d.ssm_norm_bias);
         std::swap(du, dy);
     }
-    for_each_row(M, [&](int64_t i) {
-        kernel.gelu_vjp(H, kept.u.data + i * H, du.data + i * H, du.data + i * H);
-    });
-    for_tiles(M, [&](int64_t first, int64_t count) {
-        auto h = packed(h_data.data(), count, E);
-        auto from = as_const(slice(du, 0, first, count));
-        layer_norm<T>(rows.rows(first, count), g.norm.data(), g.bias.data(), p.eps, h);
-        matmul<T>(from, transposed(g.w_u), slice(dh, 0, first, count), true);
-        matmul<T>(transposed(as_const(h)), from, dw_u, first > 0);
-    });
-    if (M == 0)
-        matmul<T>(packed<const T>(nullptr, E, 0), packed<const T>(nullptr, 0, H), dw_u, false);
-    scratch<T> dx_data(sized(M, E));
-    auto dx = packed(dx_data.data(), M, E);
-    norm_vjp<T>(rows.rows(0, M), g.norm.values, as_const(dh), p.eps, dx, d.norm_weight, d.norm_bias);
-    put_dx<T>(as_const(dx), cotangents, dx_out);
+    inputs_vjp(p, g, rows, kept, cotangents, h_data.data(), du, dh, d, dx_out);
 }
 
 template <class T>
@@ -176,9 +200,11 @@ void dss_vjp(const refgss_dss_layer_params& p, const refgss_array* x, const refg
     layer_norm<T>(rows.rows(0, M), norm.data(), bias.data(), p.eps, u);
     {
         const lambda_of<T> lam(p.lam_a, p.lam_b, p.imag_is_exp);
-        refgss_array au = to_array(sequences(u.data, B, L, E));
-        refgss_array ay = to_array(sequences(y.data, B, L, E));
-        require(refgss_ssm_scan(&au, lam.array(), p.c, state, delta.array(), &p.form, &ay, nullptr));
+        const ssm_arguments<T> in(lam.array(), p.c, delta.array(), &p.form);
+        in.check_length(L);
+        const ssm<T> map(in.p, in.c, L == 1 ? 0 : L);
+        const auto from = state_of<const T>(state, "state", B, E, map.states());
+        map.apply(as_const(sequences(u.data, B, L, E)), from.get(), sequences(y.data, B, L, E), nullptr);
     }
     for_each(M, E, [&](int64_t i, int64_t e) {
         y.data[i * E + e] += skip.values[e] * u.data[i * E + e];
@@ -190,13 +216,13 @@ void dss_vjp(const refgss_dss_layer_params& p, const refgss_array* x, const refg
     if (d.b_o != nullptr) sum_rows<T>(dout, gradient<T>(d.b_o, "db_o", E));
     matmul<T>(dout, transposed(w_o), dy, false);
     auto& kernel = kernels<pointwise_kernels<T>>();
-    for_each_row(M, [&](int64_t i) {
+    for_rows(M, [&](int64_t i) {
         kernel.gelu_vjp(E, y.data + i * E, dy.data + i * E, dy.data + i * E);
     });
     auto du = act;  // no longer needed
-    map_vjp<T>(p.lam_a, p.lam_b, p.c, p.imag_is_exp, delta.array(), p.form,
+    map_vjp<T>({p.lam_a, p.lam_b, p.c}, p.imag_is_exp, delta.array(), p.form,
                as_const(sequences(u.data, B, L, E)), state, as_const(sequences(dy.data, B, L, E)),
-               dstate, sequences(du.data, B, L, E), d.lam_a, d.lam_b, d.c, d.log_delta, dstate0);
+               dstate, sequences(du.data, B, L, E), {d.lam_a, d.lam_b, d.c}, d.log_delta, dstate0);
     auto* steps = static_cast<T*>(d.log_delta->data);  // d log Δ = Δ dΔ
     const int64_t columns = d.log_delta->rank == 2 ? 2 : 1;
     for (int64_t i = 0; i < E; ++i)
@@ -208,95 +234,15 @@ void dss_vjp(const refgss_dss_layer_params& p, const refgss_array* x, const refg
     put_dx<T>(as_const(y), cotangents, dx_out);
 }
 
-/// The kept arrays as matrices; they must be whole.
-template <class T> gss_kept<T> kept_of(const refgss_gss_layer_kept& k, const refgss_array& x,
-                                       int64_t F, int64_t H) {
-    const int64_t B = x.shape[0], L = x.shape[1];
-    auto whole = [&](const refgss_array* a, const char* name, int64_t width) {
-        auto v = shaped<T, 3>(a, name, B, L, width);
-        bool dense = v.size() == 0 || ((v.stride[2] == 1 || width == 1) && v.stride[1] == width &&
-                                       (B == 1 || v.stride[0] == L * width));
-        if (!dense)
-            throw error{REFGSS_ERROR_VALUE, std::string(name) + " must be contiguous: it is kept"};
-        return packed(v.data, B * L, width);
-    };
-    return {whole(k.v, "kept v", F), whole(k.u, "kept u", H), whole(k.y, "kept y", H),
-            whole(k.uc, "kept uc", F)};
-}
+#define REFGSS_LAYER_GRADIENTS(T)                                                                   \
+    template void gss_vjp(const refgss_gss_layer_params&, const refgss_array*, const refgss_array*, \
+                          const gss_kept<T>&, const refgss_array*, const refgss_array*,             \
+                          const refgss_gss_layer_params&, const refgss_array*, const refgss_array*); \
+    template void dss_vjp<T>(const refgss_dss_layer_params&, const refgss_array*,                   \
+                             const refgss_array*, const refgss_array*, const refgss_array*,         \
+                             const refgss_dss_layer_params&, const refgss_array*,                   \
+                             const refgss_array*);
+REFGSS_LAYER_GRADIENTS(float)
+REFGSS_LAYER_GRADIENTS(double)
 
-/// The checks of a gradient; dparams has the arrays of params.
-template <class Params>
-void check_vjp(const Params* params, const Params* dparams, const refgss_array* x,
-               std::vector<named_array> inputs, std::vector<named_array> outputs) {
-    const std::vector<named_array> given = arrays_of(*need(params, "params"));
-    const std::vector<named_array> made = arrays_of(*need(dparams, "dparams"));
-    for (size_t i = 0; i < given.size(); ++i) {
-        if ((given[i].array == nullptr) != (made[i].array == nullptr))
-            throw error{REFGSS_ERROR_VALUE, "dparams must have the arrays that params has"};
-        outputs.push_back({made[i].array, "the gradient of " + made[i].name});
-    }
-    check_layer(x, params->eps, outputs, std::move(inputs), given);
-}
-
-}  // namespace
-
-int32_t refgss_gss_layer_keeping(const refgss_gss_layer_params* params, const refgss_array* x,
-                                 const refgss_array* state, const refgss_array* y,
-                                 const refgss_array* state_out, const refgss_gss_layer_kept* kept) {
-    return guarded([&] {
-        need(kept, "kept");
-        need(params, "params");
-        check_layer(x, params->eps,
-                    {{y, "y"}, {state_out, "state_out"}, {kept->v, "kept v"}, {kept->u, "kept u"},
-                     {kept->y, "kept y"}, {kept->uc, "kept uc"}},
-                    {{state, "state"}}, arrays_of(*params));
-        with_scalar(*x, [&](auto scalar) {
-            using T = decltype(scalar);
-            const gss_arrays<T> g(*params, typed<const T, 3>(*x));
-            shaped<T, 3>(y, "y", g.B, g.L, g.E);
-            const gss_kept<T> keep = kept_of<T>(*kept, *x, g.F, g.H);
-            gss_forward<T>(*params, nullptr, x, state, y, state_out, &keep);
-        });
-    });
-}
-
-int32_t refgss_gss_layer_vjp(const refgss_gss_layer_params* params, const refgss_array* x,
-                             const refgss_array* state, const refgss_gss_layer_kept* kept,
-                             const refgss_array* dy, const refgss_array* dstate,
-                             const refgss_gss_layer_params* dparams, const refgss_array* dx,
-                             const refgss_array* dstate0) {
-    return guarded([&] {
-        static constexpr refgss_gss_layer_kept none{};
-        const refgss_gss_layer_kept& had = kept ? *kept : none;
-        check_vjp(params, dparams, x,
-                  {{state, "state"}, {dy, "dy"}, {dstate, "dstate"}, {had.v, "kept v"},
-                   {had.u, "kept u"}, {had.y, "kept y"}, {had.uc, "kept uc"}},
-                  {{dx, "dx"}, {dstate0, "dstate0"}});
-        with_scalar(*x, [&](auto scalar) {
-            using T = decltype(scalar);
-            const gss_arrays<T> g(*params, typed<const T, 3>(*x));
-            if (kept != nullptr)
-                return gss_vjp<T>(*params, x, state, kept_of<T>(*kept, *x, g.F, g.H), dy, dstate,
-                                  *dparams, dx, dstate0);
-            scratch<T> v(sized(g.M, g.F)), u(sized(g.M, g.H)), y(sized(g.M, g.H)),
-                uc(sized(g.M, g.F));
-            const gss_kept<T> keep{packed(v.data(), g.M, g.F), packed(u.data(), g.M, g.H),
-                                   packed(y.data(), g.M, g.H), packed(uc.data(), g.M, g.F)};
-            gss_forward<T>(*params, nullptr, x, state, nullptr, nullptr, &keep);
-            gss_vjp<T>(*params, x, state, keep, dy, dstate, *dparams, dx, dstate0);
-        });
-    });
-}
-
-int32_t refgss_dss_layer_vjp(const refgss_dss_layer_params* params, const refgss_array* x,
-                             const refgss_array* state, const refgss_array* dy,
-                             const refgss_array* dstate, const refgss_dss_layer_params* dparams,
-                             const refgss_array* dx, const refgss_array* dstate0) {
-    return guarded([&] {
-        check_vjp(params, dparams, x, {{state, "state"}, {dy, "dy"}, {dstate, "dstate"}},
-                  {{dx, "dx"}, {dstate0, "dstate0"}});
-        with_scalar(*x, [&](auto scalar) {
-            dss_vjp<decltype(scalar)>(*params, x, state, dy, dstate, *dparams, dx, dstate0);
-        });
-    });
-}
+}  // namespace refgss

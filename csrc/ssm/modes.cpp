@@ -13,6 +13,16 @@ namespace {
 
 constexpr double pi = 3.14159265358979323846;
 
+// columns of a tile at most: two vectors, and no instruction set has more than 64 lanes
+constexpr int64_t widest_tile = 2 * 64;
+// blocks of a segment of time, which a thread takes at a time: whole tiles, whatever their rows
+constexpr int64_t segment_blocks = 4 * tile_limit;
+// Modes from which on a nonuniform transform takes less time than their sum: its two transforms of J
+// points a block cost the same whatever the number of modes.
+constexpr int64_t fewest_slow = 64;
+// Larger weights would make sums of powers that float has lost.
+constexpr double largest_slow_weight = 0x1p14;
+
 /// The rows of work: `tiles` tiles in each group, of neighbouring signals where there are enough of
 /// them, of neighbouring blocks of one signal otherwise.
 struct partition {
@@ -70,7 +80,7 @@ public:
 private:
     // left operands, a tile of sums, and three rows of doubles
     int64_t work_size(int64_t block) const {
-        return tile_limit * (2 * row_ + block + 2 * 64) + 6 * row_ + 64;
+        return tile_limit * (2 * row_ + block + widest_tile) + 6 * row_ + 64;
     }
     std::vector<workplace<T>> places_;
     int64_t row_;
@@ -92,7 +102,7 @@ void sum_products(const mode_set& modes, const double* weights, view<T, 3> signa
     const int64_t row = padded(modes.count), block = block_for(L, kernel.panel_columns);
     partition parts(modes, B, H, (L + block - 1) / block, kernel.tile_rows);
     // segments of time give threads work where signals are few
-    const int64_t segment = parts.groups == 1 ? 48 : parts.blocks;
+    const int64_t segment = parts.groups == 1 ? segment_blocks : parts.blocks;
     const int64_t segments = (parts.blocks + segment - 1) / segment;
     const int64_t items = parts.groups * parts.stacks() * segments;
     const int slots = slots_for(items);
@@ -134,37 +144,34 @@ int64_t slow_modes(const mode_set& modes, int64_t length, int64_t channels) {
     if (modes.groups > 1 || length < nonuniform_block || channels < 2) return 0;
     int64_t slow = 0;
     while (slow < modes.count && -modes.re[slow] * nonuniform_block <= nonuniform_decay) ++slow;
-    return slow < 64 ? 0 : slow;
+    return slow < fewest_slow ? 0 : slow;
 }
 
-/// The first `slow` modes of one group, by nonuniform transforms.
-template <class T>
-void sum_slow(const mode_set& modes, int64_t slow, const double* weights, view<T, 3> signal,
-              bool add) {
-    constexpr int width = window_width<T>;
-    constexpr int64_t J = nonuniform_block;
-    auto& kernel = kernels<nonuniform_kernels<T>>();
-    const auto& plan = plan_nonuniform<T>();
-    const int64_t B = signal.shape[0], L = signal.shape[1], H = signal.shape[2];
-    const int64_t row = padded(modes.count), lanes = kernel.lanes;
-    const int64_t strips = (H + lanes - 1) / lanes, bins = bin_count<T>(J);
-
-    // A mode of negative frequency is replaced by its conjugate, which has the same real part.
-    struct line {
-        std::complex<double> z;
-        int64_t first;
-        std::complex<double> share[width];
-    };
-    std::vector<line> lines(slow);
+/// A mode as a line of a spectrum: its frequency, and what it gives to `width` bins.  A mode of negative
+/// frequency is replaced by its conjugate, which has the same real part.
+template <class T> struct spectral_line {
+    std::complex<double> z;
+    int64_t first;
+    std::complex<double> share[window_width<T>];
+};
+template <class T> std::vector<spectral_line<T>> lines_of(const mode_set& modes, int64_t slow) {
+    std::vector<spectral_line<T>> lines(slow);
     parallel_for(slow, slots_for(slow), [&](int64_t n, int) {
-        line& l = lines[n];
+        spectral_line<T>& l = lines[n];
         l.z = {modes.re[n], std::abs(modes.im[n])};
         const std::complex<double> x(l.z.imag(), -l.z.real());
-        window<T>(x * (J / pi), &l.first, l.share);
+        window<T>(x * (nonuniform_block / pi), &l.first, l.share);
     });
-    scratch<T> lane_weights(sized(sized(B * strips, slow), 2 * lanes));
+    return lines;
+}
+
+/// Weights of strips of `lanes` channels, (B strips, slow, 2, lanes).
+template <class T>
+void weights_in_lanes(const mode_set& modes, int64_t slow, const double* weights, int64_t B, int64_t H,
+                      int64_t lanes, T* all) {
+    const int64_t strips = (H + lanes - 1) / lanes, row = padded(modes.count);
     parallel_for(B * strips, slots_for(B * strips), [&](int64_t s, int) {
-        T* to = lane_weights.data() + s * slow * 2 * lanes;
+        T* to = all + s * slow * 2 * lanes;
         const int64_t b = s / strips, h0 = s % strips * lanes;
         std::fill_n(to, slow * 2 * lanes, T(0));
         for (int64_t lane = 0; lane < std::min(lanes, H - h0); ++lane) {
@@ -176,36 +183,59 @@ void sum_slow(const mode_set& modes, int64_t slow, const double* weights, view<T
             }
         }
     });
+}
 
-    const int64_t blocks = (L + J - 1) / J;
+/// The shares of all lines in block j, bin by bin: those of bin b are from start[b] to start[b + 1].
+/// `starts` has bins + 2 entries, and start is returned.
+template <class T>
+const int32_t* shares_of_block(const std::vector<spectral_line<T>>& lines, int64_t j, int64_t bins,
+                               int32_t* starts, bin_share<T>* shares) {
+    constexpr int width = window_width<T>;
+    constexpr int64_t J = nonuniform_block;
+    int32_t* start = starts + 1;
+    std::fill_n(starts, bins + 2, 0);
+    for (const auto& l : lines)
+        for (int k = 0; k < width; ++k) ++start[l.first + k + width + 1];
+    for (int64_t b = 0; b < bins; ++b) start[b + 1] += start[b];
+    for (size_t n = 0; n < lines.size(); ++n) {
+        const auto& l = lines[n];
+        const std::complex<double> turn = std::exp(l.z * static_cast<double>(J * j + J / 2));
+        for (int k = 0; k < width; ++k) {
+            const double re = turn.real() * l.share[k].real() - turn.imag() * l.share[k].imag();
+            const double im = turn.real() * l.share[k].imag() + turn.imag() * l.share[k].real();
+            shares[start[l.first + k + width]++] = {static_cast<int32_t>(n), static_cast<T>(re),
+                                                    static_cast<T>(im)};
+        }
+    }
+    return starts;  // filling has moved every start to the next one
+}
+
+/// The first `slow` modes of one group, by nonuniform transforms.
+template <class T>
+void sum_slow(const mode_set& modes, int64_t slow, const double* weights, view<T, 3> signal,
+              bool add) {
+    constexpr int width = window_width<T>;
+    constexpr int64_t J = nonuniform_block;
+    auto& kernel = kernels<nonuniform_kernels<T>>();
+    const auto& plan = plan_nonuniform<T>();
+    const int64_t B = signal.shape[0], L = signal.shape[1], H = signal.shape[2];
+    const int64_t lanes = kernel.lanes, strips = (H + lanes - 1) / lanes, bins = bin_count<T>(J);
+    const auto lines = lines_of<T>(modes, slow);
+    scratch<T> lane_weights(sized(sized(B * strips, slow), 2 * lanes));
+    weights_in_lanes(modes, slow, weights, B, H, lanes, lane_weights.data());
+    const int64_t blocks = (L + J - 1) / J, work = 2 * lanes * (bins + J);
     const int slots = slots_for(blocks);
-    const int64_t work = 2 * lanes * (bins + J);
     scratch<T> memory(slots * work);
     scratch<int32_t> starts(slots * (bins + 2));
     scratch<bin_share<T>> all_shares(slots * slow * width);
     parallel_for(blocks, slots, [&](int64_t j, int slot) {
-        // shares of this block, bin by bin
-        int32_t* start = starts.data() + slot * (bins + 2) + 1;
         bin_share<T>* shares = all_shares.data() + slot * slow * width;
-        std::fill_n(start - 1, bins + 2, 0);
-        for (const line& l : lines)
-            for (int k = 0; k < width; ++k) ++start[l.first + k + width + 1];
-        for (int64_t b = 0; b < bins; ++b) start[b + 1] += start[b];
-        for (int64_t n = 0; n < slow; ++n) {
-            const line& l = lines[n];
-            const std::complex<double> turn = std::exp(l.z * static_cast<double>(J * j + J / 2));
-            for (int k = 0; k < width; ++k) {
-                const double re = turn.real() * l.share[k].real() - turn.imag() * l.share[k].imag();
-                const double im = turn.real() * l.share[k].imag() + turn.imag() * l.share[k].real();
-                shares[start[l.first + k + width]++] = {static_cast<int32_t>(n), static_cast<T>(re),
-                                                        static_cast<T>(im)};
-            }
-        }
-        --start;  // filling moved every start to the next one
+        const int32_t* start =
+            shares_of_block(lines, j, bins, starts.data() + slot * (bins + 2), shares);
         for (int64_t s = 0; s < B * strips; ++s) {
             const int64_t b = s / strips, h0 = s % strips * lanes;
             const panel<T> y{signal.at(b, J * j, h0), std::min(J, L - J * j), signal.stride[1],
-                             signal.stride[2], static_cast<int>(std::min(lanes, H - h0)), place::anywhere};
+                             signal.stride[2], static_cast<int>(std::min(lanes, H - h0)), locality::anywhere};
             kernel.samples(plan, start, shares, lane_weights.data() + s * slow * 2 * lanes, y, add,
                            memory.data() + slot * work);
         }
@@ -218,8 +248,8 @@ template <class T>
 void synthesize(const mode_set& modes, const double* weights, view<T, 3> signal, bool add) {
     int64_t slow = slow_modes(modes, signal.shape[1], signal.shape[2]);
     const double* end = weights + signal.shape[0] * signal.shape[2] * 2 * padded(modes.count);
-    constexpr double most = 0x1p14;  // larger ones would make sums of powers that float has lost
-    if (slow > 0 && std::any_of(weights, end, [](double w) { return std::abs(w) > most; })) slow = 0;
+    const auto large = [](double w) { return std::abs(w) > largest_slow_weight; };
+    if (slow > 0 && std::any_of(weights, end, large)) slow = 0;
     if (slow == 0 || signal.size() == 0) return sum_products(modes, weights, signal, add);
     sum_slow(modes, slow, weights, signal, add);
     if (slow == modes.count) return;

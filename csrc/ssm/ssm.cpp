@@ -146,10 +146,7 @@ template <class T> void ssm<T>::make_kernel() {
 
 template <class T> void ssm<T>::prepare() {
     if (piece_ == 0 || channels_ == 0) return;
-    refgss_spectrum* made = nullptr;
-    refgss_array k = to_array(kernel());
-    require(refgss_spectrum_new(&k, piece_, &made));
-    spectrum_.reset(made, refgss_spectrum_free);
+    spectrum_ = std::make_shared<const spectrum<T>>(kernel(), piece_);
 }
 
 template <class T>
@@ -239,9 +236,7 @@ void ssm<T>::convolve_start(view<const T, 3> u, int64_t b, int64_t h, int64_t co
     const view<const T, 2> k = kernel();
     const view<const T, 3> signal{u.at(b, int64_t(0), h), {1, count, 1}, {0, u.stride[1], 0}};
     const view<const T, 2> taps{k.at(h, int64_t(0)), {1, count}, {0, k.stride[1]}};
-    const view<T, 3> out{y, {1, count, 1}, {0, stride, 0}};
-    refgss_array a1 = to_array(signal), a2 = to_array(taps), a3 = to_array(out);
-    require(refgss_causal_conv(&a1, &a2, &a3));
+    causal_conv(signal, taps, view<T, 3>{y, {1, count, 1}, {0, stride, 0}});
     for (int64_t l = 0; l < count && exponent(h) != 0; ++l)
         y[l * stride] = std::ldexp(y[l * stride], exponent(h));
 }
@@ -252,9 +247,7 @@ template <class T> void ssm<T>::convolve(view<const T, 3> u, view<T, 3> y) const
     const int64_t L = u.shape[1];
     view<const T, 2> k = kernel();
     k.shape[1] = L;
-    refgss_array au = to_array(u), ak = to_array(k), ay = to_array(y);
-    require(spectrum_ ? refgss_spectrum_conv(spectrum_.get(), &au, &ay)
-                      : refgss_causal_conv(&au, &ak, &ay));
+    spectrum_ ? spectrum_->convolve(u, y) : causal_conv(u, k, y);
     unscale(y);
     for (const wild_row& r : wild_rows(u)) {
         T* row = y.at(r.b, int64_t(0), r.h);
@@ -269,10 +262,7 @@ template <class T> void ssm<T>::convolve(view<const T, 3> u, view<T, 3> y) const
 template <class T>
 void ssm<T>::convolve_vjp(view<const T, 3> u, view<const T, 3> dy, view<T, 3> du,
                           view<T, 2> dk) const {
-    auto k = kernel();
-    refgss_array au = to_array(u), ak = to_array(k), ady = to_array(dy), adu = to_array(du),
-                 adk = to_array(dk);
-    require(refgss_causal_conv_vjp(&au, &ak, &ady, &adu, &adk));
+    causal_conv_vjp(u, kernel(), dy, du, dk);
     unscale(du);
 }
 

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "conv/convolution.hpp"
 #include "ssm/discretization.hpp"
 
 namespace refgss {
@@ -126,7 +127,7 @@ private:
     std::vector<int> exponents_;  // of the kernel and of the weights of a step; empty where all are 0
     std::vector<T> step_;  // see step_kernels
     std::vector<T> kernel_;
-    std::shared_ptr<refgss_spectrum> spectrum_;
+    std::shared_ptr<const spectrum<T>> spectrum_;
 };
 
 /// One step of all states of a row: x' = Ā x + u, and y = Re Σ C̃ x'.  Complex numbers interleaved;

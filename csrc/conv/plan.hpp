@@ -1,4 +1,4 @@
-// method.hpp: how a convolution is carried out, chosen from shapes alone and never from the
+// plan.hpp: how a convolution is carried out, chosen from shapes alone and never from the
 // number of threads.
 //
 // A strip is what one transform takes: neighbouring channels, one in each lane, or a single channel
@@ -33,7 +33,7 @@ struct channel_range {
 template <class S, class T>
 panel<S> rows_of(const view<T, 3>& u, int64_t b, int64_t first, int count) {
     return {u.at(b, 0, first), u.shape[1], u.stride[1], u.stride[2], count,
-            u.size() > cached / static_cast<int64_t>(sizeof(T)) ? place::far : place::anywhere};
+            u.size() > cached / static_cast<int64_t>(sizeof(T)) ? locality::far : locality::anywhere};
 }
 /// The steps first .. first+length-1 of rows.
 template <class T> panel<T> steps_of(panel<T> rows, int64_t first, int64_t length) {
@@ -54,19 +54,19 @@ template <class T> view<T, 2> part_of(view<T, 2> k, const channel_range& r) {
 }
 
 /// How a kernel of so many taps on a range of channels meets signals of so many steps.
-template <class T> class method {
+template <class T> class conv_plan {
 public:
     const conv_kernels<T>& table = kernels<conv_kernels<T>>();
 
-    method(const channel_range& range, int64_t taps, int64_t length, purpose why)
+    conv_plan(const channel_range& range, int64_t taps, int64_t length, purpose why)
         : direct(is_direct(taps, length, why)), blocked(is_blocked(taps, length, why)),
           rows(range.lanes_are == layout::segments), lanes(table.lanes),
           width(rows ? 1 : table.lanes), strips((range.count + width - 1) / width),
           taps(why == purpose::stream ? taps : std::min(taps, length)), channels_(range.count) {
         const int64_t n = block(taps, length, why);
-        if (!direct) plan_ = plan_for<T>(range.lanes_are, table.lanes,
+        if (!direct) fft_ = plan_for<T>(range.lanes_are, table.lanes,
                                          good_length(range.lanes_are, table.lanes, n));
-        spectrum_size = direct ? sized(this->taps, lanes) : sized(plan().points, 2 * lanes);
+        spectrum_size = direct ? sized(this->taps, lanes) : sized(fft().points, 2 * lanes);
     }
 
     /// Ranges of channels, neighbours in each lane or in segments: at most one of each.
@@ -96,8 +96,8 @@ public:
     const int64_t taps;
     int64_t spectrum_size;  // scalars of a spectrum, of work, and of the running sum of blocks
 
-    const fft_plan<T>& plan() const { return *plan_; }
-    int64_t steps() const { return plan_->length; }
+    const fft_plan<T>& fft() const { return *fft_; }
+    int64_t steps() const { return fft_->length; }
     int64_t sum_size() const { return blocked ? spectrum_size : 0; }
 
     int64_t first(int64_t strip) const { return strip * width; }
@@ -109,19 +109,19 @@ public:
     }
     /// A strip's signal as rows, of which those that no channel has are zero.
     template <class S> panel<S> signal(S* data) const {
-        return {data, steps(), width, 1, static_cast<int>(width), place::near};
+        return {data, steps(), width, 1, static_cast<int>(width), locality::near};
     }
 
     /// `largest`: the magnitudes of the kernel in each lane.
     void prepare(int64_t strip, const view<const T, 2>& k, T* spectrum, T* work, T* largest,
-                 errand<T>* meanwhile) const {
+                 tile_copy<T>* meanwhile) const {
         const panel<const T> taps_in{k.at(first(strip), 0), taps,         k.stride[1],
-                                     k.stride[0],           count(strip), place::anywhere};
+                                     k.stride[0],           count(strip), locality::anywhere};
         if (direct) return table.taps(taps_in, taps, spectrum);
-        errand<T> copy{taps_in, signal(work), 0};
+        tile_copy<T> copy{taps_in, signal(work), 0};
         table.copy(copy);
         magnitudes(work, largest);
-        table.forward(plan(), work, T(1) / static_cast<T>(steps()), spectrum, {meanwhile, nullptr});
+        table.forward(fft(), work, T(1) / static_cast<T>(steps()), spectrum, {meanwhile, nullptr});
     }
     /// The largest magnitude in each lane of a signal in its buffer; of a single channel in the first.
     void magnitudes(const T* x, T* largest) const {
@@ -138,11 +138,11 @@ public:
 
     /// At most a transform's steps.  The sum of a signal goes on from block to block.
     void apply(const T* spectrum, const T* u, int64_t steps, T* sum, T* y, T* work,
-               errands<T> meanwhile) const {
+               background_copies<T> meanwhile) const {
         if (blocked)
-            table.convolve_block(plan(), u, steps, spectrum, sum, y, work, meanwhile);
+            table.convolve_block(fft(), u, steps, spectrum, sum, y, work, meanwhile);
         else
-            table.convolve(plan(), u, spectrum, y, work, meanwhile);
+            table.convolve(fft(), u, spectrum, y, work, meanwhile);
     }
 
 private:
@@ -161,19 +161,19 @@ private:
     }
 
     int64_t channels_;
-    std::shared_ptr<const fft_plan<T>> plan_;
+    std::shared_ptr<const fft_plan<T>> fft_;
 };
 
 /// The spectra (or taps) of all strips, one after another.
 template <class T> class spectra {
 public:
-    spectra(const method<T>& how, const view<const T, 2>& k)
-        : size_(how.spectrum_size), memory_(sized(how.strips, size_)), lanes_(how.lanes),
-          largest_(sized(how.strips, how.lanes), T(0)) {
-        const int slots = slots_for(how.strips);
+    spectra(const conv_plan<T>& plan, const view<const T, 2>& k)
+        : size_(plan.spectrum_size), memory_(sized(plan.strips, size_)), lanes_(plan.lanes),
+          largest_(sized(plan.strips, plan.lanes), T(0)) {
+        const int slots = slots_for(plan.strips);
         scratch<T> work(sized(slots, size_));
-        parallel_for(how.strips, slots, [&](int64_t i, int slot) {
-            how.prepare(i, k, memory_.data() + i * size_, work.data() + slot * size_,
+        parallel_for(plan.strips, slots, [&](int64_t i, int slot) {
+            plan.prepare(i, k, memory_.data() + i * size_, work.data() + slot * size_,
                         largest_.data() + i * lanes_, nullptr);
         });
     }
@@ -189,68 +189,68 @@ private:
 
 /// Signals with channels side by side: how those of one thread pass through transforms.  While one
 /// is transformed the next comes in and the result before it goes out.
-template <class T> class flow {
+template <class T> class pipeline {
 public:
-    static int64_t size(const method<T>& how) {  // scalars of memory
-        return 2 * how.spectrum_size + how.sum_size() + 2 * how.steps() * how.width;
+    static int64_t size(const conv_plan<T>& plan) {  // scalars of memory
+        return 2 * plan.spectrum_size + plan.sum_size() + 2 * plan.steps() * plan.width;
     }
-    void use(const method<T>& how, T* memory) {
-        how_ = &how;
-        spectrum = memory, work = spectrum + how.spectrum_size, sum = work + how.spectrum_size;
-        u_ = sum + how.sum_size(), y_ = u_ + how.steps() * how.width;
+    void use(const conv_plan<T>& plan, T* memory) {
+        conv_ = &plan;
+        spectrum = memory, work = spectrum + plan.spectrum_size, sum = work + plan.spectrum_size;
+        u_ = sum + plan.sum_size(), y_ = u_ + plan.steps() * plan.width;
     }
 
     T *spectrum, *work, *sum;
     T kernel_largest[64], largest[64];  // magnitudes in each lane: of the kernel, and of what passed last
-    errand<T> in, out;
+    tile_copy<T> in, out;
 
-    void expect(panel<const T> rows) { in = {rows, how_->signal(u_), 0}; }
+    void expect(panel<const T> rows) { in = {rows, conv_->signal(u_), 0}; }
     void expect_nothing() { in = {}; }
     /// What was expected, convolved, to rows; `next()` says what to expect then.
     template <class Next>
     void pass(const T* kernel, T* running, panel<T> rows, const Next& next) {
-        how_->table.copy(in);
-        how_->magnitudes(u_, largest);
+        conv_->table.copy(in);
+        conv_->magnitudes(u_, largest);
         next();
-        how_->apply(kernel, u_, rows.length, running, y_, work, {&in, &out});
-        out = {as_input(steps_of(how_->signal(y_), 0, rows.length)), rows, 0};
+        conv_->apply(kernel, u_, rows.length, running, y_, work, {&in, &out});
+        out = {as_input(steps_of(conv_->signal(y_), 0, rows.length)), rows, 0};
     }
-    void finish() { how_->table.copy(out); }
+    void finish() { conv_->table.copy(out); }
 
 private:
-    const method<T>* how_;
+    const conv_plan<T>* conv_;
     T *u_, *y_;
 };
 
 /// Single channels in segments: rows that all threads copy in the order in which the array lies in
 /// memory, for one by one they would touch each of its pages.
-template <class T> class rows_area {
+template <class T> class row_buffer {
 public:
-    rows_area(const method<T>& how, int64_t length)
-        : how_(how), steps_(sized((length + how.steps() - 1) / how.steps(), how.steps())),
+    row_buffer(const conv_plan<T>& plan, int64_t length)
+        : conv_(plan), steps_(sized((length + plan.steps() - 1) / plan.steps(), plan.steps())),
           pitch_(row_pitch(steps_)) {
-        const int64_t groups = most / sized(sized(pitch_, sizeof(T)), how.lanes);
-        at_once = std::min(std::max<int64_t>(groups, 1) * how.lanes, how.strips);
-        if (at_once * pitch_ > cached / static_cast<int64_t>(sizeof(T))) where_ = place::far;
+        const int64_t groups = most / sized(sized(pitch_, sizeof(T)), plan.lanes);
+        at_once = std::min(std::max<int64_t>(groups, 1) * plan.lanes, plan.strips);
+        if (at_once * pitch_ > cached / static_cast<int64_t>(sizeof(T))) where_ = locality::far;
         memory_ = std::make_unique<scratch<T>>(sized(at_once, pitch_));
     }
     int64_t at_once;  // rows
 
     T* row(int64_t i) { return memory_->data() + i * pitch_; }
     /// Rows 0 .. count-1 from channels of u[b], with zeros up to whole transforms; and back.
-    void gather(const view<T, 3>& u, int64_t b, int64_t channel, int64_t count) {
+    void gather(const view<const T, 3>& u, int64_t b, int64_t channel, int64_t count) {
         in_tiles(count, steps_, [&](int64_t i, int lanes, int64_t l, int64_t steps) {
             const panel<const T> from = rows_of<const T>(u, b, channel + i, lanes);
             const int64_t there = std::max<int64_t>(std::min(steps, from.length - l), 0);
-            errand<T> e{steps_of(from, l, there), steps_of(rows(i, lanes), l, steps), 0};
-            how_.table.copy(e);
+            tile_copy<T> e{steps_of(from, l, there), steps_of(rows(i, lanes), l, steps), 0};
+            conv_.table.copy(e);
         });
     }
     void scatter(const view<T, 3>& u, int64_t b, int64_t channel, int64_t count) {
         in_tiles(count, u.shape[1], [&](int64_t i, int lanes, int64_t l, int64_t steps) {
-            errand<T> e{steps_of(as_input(rows(i, lanes)), l, steps),
+            tile_copy<T> e{steps_of(as_input(rows(i, lanes)), l, steps),
                         steps_of(rows_of<T>(u, b, channel + i, lanes), l, steps), 0};
-            how_.table.copy(e);
+            conv_.table.copy(e);
         });
     }
 
@@ -267,14 +267,14 @@ private:
         const int64_t items = (length + block - 1) / block;
         parallel_for(items, slots_for(items), [&](int64_t item, int) {
             const int64_t l = item * block, steps = std::min(block, length - l);
-            for (int64_t i = 0; i < count; i += how_.lanes)
-                copy(i, static_cast<int>(std::min(how_.lanes, count - i)), l, steps);
+            for (int64_t i = 0; i < count; i += conv_.lanes)
+                copy(i, static_cast<int>(std::min(conv_.lanes, count - i)), l, steps);
         });
     }
 
-    const method<T>& how_;
+    const conv_plan<T>& conv_;
     int64_t steps_, pitch_;
-    place where_ = place::anywhere;
+    locality where_ = locality::anywhere;
     std::unique_ptr<scratch<T>> memory_;
 };
 
