@@ -155,9 +155,18 @@ def far_positions() -> Iterator[Case]:
             id = f"transformer_layer/{position}-{label}"
             yield Case(id, "transformer_layer", ids, tensors, o, (), note)
 
+    other = replace(BASE, position="rope-half", rope_base=100.0)
+    tensors = given(draw, other, 1, 4, 4, 4, [1])
+    note, o = "another base, heads of two pairs", {"config": encode_option(other)}
+    args: Any = ("transformer_layer/rope-base", "transformer_layer", ids)
+    yield Case(*args, tensors, o, (), note)
+    grad = with_cotangents(draw, tensors, other, 4)
+    args = ("transformer_layer_vjp/rope-base", "transformer_layer_vjp", ("GSS-HYB-7", *ids))
+    yield Case(*args, grad, o, (), note)
+
 
 def layer_edges() -> Iterator[Case]:
-    """No token, no row, a NaN, and positions beyond a table."""
+    """No token, no row, a NaN, the last row of a table, and positions beyond it."""
     draw = Draw("transformer_layer/edges")
     o = {"config": encode_option(BASE)}
     for label, b, length in (("no-length", 2, 0), ("no-batch", 0, 3)):
@@ -172,6 +181,11 @@ def layer_edges() -> Iterator[Case]:
         options = {"config": encode_option(config)}
         yield Case(*args, tensors, options, ("nan",), note, nan=(1, 1, 0), nan_in="x")
     config, _ = LAYERS["learned-long"]
+    last = given(
+        Draw("transformer_layer/learned-last"), config, 1, 2, 4, 2, [5]
+    )  # 7 rows: the last token has the last of them
+    args = ("transformer_layer/learned-last", "transformer_layer", ("GSS-HYB-10", "GSS-ATT-4"))
+    yield Case(*args, last, {"config": encode_option(config)})
     beyond = given(draw, config, 2, 4, 4, 2, [3, 4])  # 7 rows: the last token has none
     options = {"config": encode_option(config)}
     args = ("transformer_layer/refuse-beyond-table", "transformer_layer", ("GSS-HYB-10",))
