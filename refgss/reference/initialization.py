@@ -12,7 +12,9 @@ Init = Literal["lin", "inv", "real", "legs"]
 
 
 def s4d_lambda(n: int, *, init: Init) -> Array:
-    """Λ (n,) complex128 for n stored modes, one of each conjugate pair.  Clauses: GSS-INI-1..4.
+    """Λ (n,) complex128 for n stored modes, one of each conjugate pair.
+
+    Clauses: GSS-INI-1..4, GSS-NFI-17.
 
     Raises ValueError for an unknown init or n < 1.
     """

@@ -69,7 +69,7 @@ def lm_logits(
 ) -> tuple[Array, State]:
     """tokens (B,L) int, state (depth,B,H,N) or a tuple, or None -> logits (B,L,V), state.
 
-    Clauses: GSS-LM-1..3, GSS-LM-6, GSS-LAY-8, GSS-STA-3..4.
+    Clauses: GSS-LM-1..3, GSS-LM-6, GSS-LAY-8, GSS-STA-3..4, GSS-HYB-1, GSS-HYB-6, GSS-HYB-8.
     """
     checks.check_language_model("lm_logits", params, tokens, state, config)
     xs, states = hidden_states(params, tokens, state, config, ops)

@@ -2,7 +2,8 @@
 
 A fresh case has the options and shapes of a small shipped vector and other numbers: every
 floating-point input is multiplied by a factor of its own between 1/2 and 1, which keeps signs,
-zeros and orders of magnitude, hence validity; integers are shuffled.  `s4d_lambda`, which takes no
+zeros and orders of magnitude, hence validity; integers are shuffled, but those that count the
+tokens of a state, which say what stands in its slots.  `s4d_lambda`, which takes no
 tensor, is asked for another number of modes.
 """
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from refgss.conformance.vectors.drawn import Tensors, stored
 from refgss.conformance.vectors.format import Vector
+from refgss.ops import is_integer
 
 if TYPE_CHECKING:
     from refgss.conformance.vectors.cases import Case
@@ -63,7 +65,7 @@ def like(v: Vector, shipped: Iterable[Vector], rng: np.random.Generator, seed: i
     id = f"{v.id}.fresh-{seed}"
     options = dict(v.options) | ({"n": fresh_size(v, shipped, rng)} if "n" in v.options else {})
     tensors: Mapping[str, np.ndarray] = {
-        name: redraw(x, rng) for name, x in stored(v.tensors).items()
+        name: x if is_integer(name) else redraw(x, rng) for name, x in stored(v.tensors).items()
     }
     if isinstance(v.tensors, Tensors):
         tensors = Tensors(tensors, v.tensors.laws, f"{v.tensors.seed}.fresh-{seed}")
