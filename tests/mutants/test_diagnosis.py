@@ -22,9 +22,6 @@ CASES = {  # mutants, and the ops that are checked
     "tokens_clamped": ("lm_logits", "dense"),
     "result_half": ("layer_norm",),
     "paper_with_inner_norm": ("gss_layer",),
-    "att_scale_of_model": ("attention", "rope"),
-    "rope_always_half": ("rope", "attention"),
-    "state_keeps_all": ("attention",),
 }
 
 

@@ -140,6 +140,8 @@ AREAS = {  # in the order of the chapters
     "STA": "streaming",
     "ACC": "accuracy",
     "NFI": "bad and empty input",
+    "ATT": "attention",
+    "HYB": "hybrid models",
 }
 
 
