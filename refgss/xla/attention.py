@@ -105,7 +105,7 @@ def attention_here(
         jnp.zeros(1, jnp.int32) if state is None else start,
         blocks,
     )
-    y = y.reshape(B, -1, heads, D)[:, :L]
+    y = y.reshape(B, blocks.count * blocks.size, heads, D)[:, :L]
     parts = {n: handed_on(given[n], x, start, start + L, window) for n, x in new.items()}
     if state is not None:  # compiled code cannot refuse, but its results show it
         good = of_rows(is_phase(start, window)[:, None])

@@ -73,7 +73,7 @@ def transformer_compiled(
         q, k = (rope(z, r, base=config.rope_base, pairing=pairing) for z in (q, k))
     bias = distance_bias(p, x, config)
     a, state = attention(q, k, v, bias, state, window=config.form, plan=plan)
-    x = x + linear("o", a.reshape(B, L, -1))
+    x = x + linear("o", a.reshape(B, L, p["w_o"].shape[0]))
     return by_positions(mlp, plan.gate, x), state
 
 

@@ -263,3 +263,12 @@ def test_states_that_cannot_be():
         y, left = jax.jit(lambda s: xla.attention(*given, s, window=window))(bad)  # noqa: B023
         assert not np.isnan(y[0]).any() and np.isnan(y[1:]).all()
         assert not np.isnan(left["k"][0]).any() and np.isnan(left["k"][1:]).all()
+
+
+def test_no_rows():
+    window = AttentionForm(2, "strict")
+    q, k, v = (x[:0] for x in drawn(3))
+    y, state = xla.attention(q, k, v, None, window=window)
+    truth, wanted = reference.attention(q, k, v, None, window=window)
+    assert y.shape == truth.shape
+    equal(state, wanted)
