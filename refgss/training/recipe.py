@@ -11,6 +11,7 @@ import numpy as np
 
 from refgss.config import GSSConfig, LMConfig
 from refgss.layers import kind_of, of_layer
+from refgss.model.session import length_limit
 from refgss.tensors import ModelError
 from refgss.training.data import DataConfig
 
@@ -133,3 +134,11 @@ class Run:
     recipe: Recipe = field(default_factory=Recipe)
     tokenizer: str = "bytes"
     start: str | None = None
+
+    def __post_init__(self) -> None:
+        end = length_limit(self.model)
+        if end is not None and self.recipe.length > end:
+            raise TrainingError(
+                f"a stream of this model ends after {end} tokens, and windows have "
+                f"{self.recipe.length}: lower --length, or give --positions more"
+            )

@@ -305,6 +305,10 @@ def test_train_says_what_a_pattern_takes(capsys):
         ("--layers attention --kv-heads 3", "3 kv_heads do not divide 8 heads"),
         ("--layers attention --visible all", "'all' is not one of"),
         ("--layers attention --position learned --visible strict", "need positions"),
+        (
+            "--layers attention --position learned --visible sliding --positions 9 --length 10",
+            "a stream of this model ends after 9 tokens, and windows have 10",
+        ),
         ("--layers gss --chunk 8", "no layer of this pattern has the option --chunk"),
     ],
 )
