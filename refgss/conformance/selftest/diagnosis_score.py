@@ -3,7 +3,8 @@
     python -m refgss.conformance.selftest.diagnosis_score [--sample N] [--named N] [--fit] [--write]
 
 Generated mutants are taken for failing candidates; right is a clause that the changed function
-names in its docstring, or its callers where it names none.  The functions of the reference are two
+names in its docstring, or its callers where it names none, and that on shapes where nothing but
+the shapes of results is wrong.  The functions of the reference are two
 halves: the weights of the diagnosis are fitted on one (`--fit` prints them), and the published
 shares are those of the other.  Named mutants are scored beside, each with its own signature left
 out; right is the clause that its author wrote down.  --write renews spec/diagnosis.json.
@@ -39,6 +40,7 @@ from refgss.standard import spec_folder
 
 PRECISION = "f64"  # of the checks of generated mutants: their errors are of meaning
 PROFILES = (*PRECISIONS, *LAYER_PROFILES)
+FORM = {"GSS-ARR-1", "GSS-ARR-2"}  # what every op asks of its results
 STEPS = (0.0, 0.25, 0.5, 0.75, 1.5, 2.0, 4.0)  # of the coordinate search
 
 
@@ -90,7 +92,13 @@ def trial(mutant: Generated) -> Trial:
             finally:
                 signal.alarm(0)
         found = diagnosis.evidence(candidate, vectors, records, likeness.published(), spectra)
-    return Trial(mutant.name, clauses_of(f"{mutant.file}.{mutant.function}"), dict(found))
+    right = clauses_of(f"{mutant.file}.{mutant.function}")
+    return Trial(mutant.name, right | of_form(found.keys()), dict(found))
+
+
+def of_form(suspects: Set[str]) -> Set[str]:
+    """The clause on shapes or types where a result has another one and nothing else is wrong."""
+    return suspects & FORM if suspects <= FORM else set()
 
 
 def claimed(able: Set[str]) -> Set[str]:
