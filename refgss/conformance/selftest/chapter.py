@@ -85,6 +85,9 @@ def unchosen() -> list[str]:
     ]
     for file, counts in sorted(files.items()):
         found.append(f"| {file} | {' | '.join(str(counts.get(s, 0)) for s in STATUS)} |")
+    if waiting := result.get("unmeasured"):
+        told = ", ".join(f"{n} of {file}" for file, n in sorted(waiting.items()))
+        found += ["", f"Not measured yet, which is no matter of chance: {told}."]
     if result["survivors"]:
         found += ["", "The survivors:\n", *(f"- `{name}`" for name in result["survivors"])]
     return [*found, ""]
