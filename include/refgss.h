@@ -246,6 +246,13 @@ REFGSS_API int32_t refgss_layer_norm_vjp(const refgss_array *x, const refgss_arr
                                          const refgss_array *dy, double eps,
                                          const refgss_array *dx, const refgss_array *dweight,
                                          const refgss_array *dbias);
+/* x/sqrt(mean of x^2 + eps) weight.  x (M,E), weight (E) -> y (M,E). */
+REFGSS_API int32_t refgss_rms_norm(const refgss_array *x, const refgss_array *weight, double eps,
+                                   const refgss_array *y);
+/* dy (M,E) -> dx (M,E), dweight (E). */
+REFGSS_API int32_t refgss_rms_norm_vjp(const refgss_array *x, const refgss_array *weight,
+                                       const refgss_array *dy, double eps, const refgss_array *dx,
+                                       const refgss_array *dweight);
 /* x Phi(x), the exact form.  x (M,E) -> y. */
 REFGSS_API int32_t refgss_gelu(const refgss_array *x, const refgss_array *y);
 REFGSS_API int32_t refgss_gelu_vjp(const refgss_array *x, const refgss_array *dy,
@@ -257,6 +264,84 @@ REFGSS_API int32_t refgss_dense(const refgss_array *x, const refgss_array *weigh
 REFGSS_API int32_t refgss_dense_vjp(const refgss_array *x, const refgss_array *weight,
                                     const refgss_array *dy, const refgss_array *dx,
                                     const refgss_array *dweight, const refgss_array *dbias);
+
+/* ---- Attention (GSS-ATT) -----------------------------------------------------------------------
+ *
+ * q (B,L,Hq,D), k, v (B,L,G,D), G divides Hq: the query head h uses the keys and values of the head
+ * h div (Hq/G).  bias (Hq,M) or NULL: bias[h,n] is added to the logits of the distance n.  The state is
+ * k and v (B,S,G,D), S = chunk, or twice that under look1, and t, B integers: how many tokens the row has
+ * read, modulo the chunk under chunk.  An input state is NULL in all of its parts, which means none.
+ * Outputs have a contiguous last axis.
+ * Workspace: for each thread about 500 (3 D) scalars; in the gradient three times as much, and besides
+ * 4 D scalars a token of a chunk (of the row, where visible is another). */
+
+enum refgss_visible {
+    REFGSS_VISIBLE_CHUNK = 1,   /* the keys of the query's chunk, up to its own */
+    REFGSS_VISIBLE_SLIDING = 2, /* the last `chunk` keys, its own among them */
+    REFGSS_VISIBLE_LOOK1 = 3,   /* those of its chunk, and of the chunk before */
+    REFGSS_VISIBLE_STRICT = 4   /* the `chunk` keys before its own */
+};
+
+typedef struct refgss_window {
+    int64_t chunk;
+    int32_t visible;  /* enum refgss_visible */
+    int32_t unscaled; /* not 0: products are not divided by the root of D */
+} refgss_window;
+
+/* y = sum of softmax(q k + bias) v over the keys that a query sees -> y (B,L,Hq,D), the next state. */
+REFGSS_API int32_t refgss_attention(const refgss_array *q, const refgss_array *k, const refgss_array *v,
+                                    const refgss_array *bias, const refgss_array *state_k,
+                                    const refgss_array *state_v, const int64_t *state_t,
+                                    const refgss_window *window, const refgss_array *y,
+                                    const refgss_array *state_k_out, const refgss_array *state_v_out,
+                                    int64_t *state_t_out);
+/* dy (B,L,Hq,D), dstate_k, dstate_v (B,S,G,D) or both NULL, which means zeros -> dq, dk, dv, dbias or
+ * NULL, and the gradients of the input state's keys and values, or both NULL. */
+REFGSS_API int32_t refgss_attention_vjp(const refgss_array *q, const refgss_array *k,
+                                        const refgss_array *v, const refgss_array *bias,
+                                        const refgss_array *state_k, const refgss_array *state_v,
+                                        const int64_t *state_t, const refgss_array *dy,
+                                        const refgss_array *dstate_k, const refgss_array *dstate_v,
+                                        const refgss_window *window, const refgss_array *dq,
+                                        const refgss_array *dk, const refgss_array *dv,
+                                        const refgss_array *dbias, const refgss_array *dstate0_k,
+                                        const refgss_array *dstate0_v);
+/* One token: q, y (B,Hq,D), k, v (B,G,D). */
+REFGSS_API int32_t refgss_attention_step(const refgss_array *q, const refgss_array *k,
+                                         const refgss_array *v, const refgss_array *bias,
+                                         const refgss_array *state_k, const refgss_array *state_v,
+                                         const int64_t *state_t, const refgss_window *window,
+                                         const refgss_array *y, const refgss_array *state_k_out,
+                                         const refgss_array *state_v_out, int64_t *state_t_out);
+REFGSS_API int32_t refgss_attention_step_vjp(const refgss_array *q, const refgss_array *k,
+                                             const refgss_array *v, const refgss_array *bias,
+                                             const refgss_array *state_k, const refgss_array *state_v,
+                                             const int64_t *state_t, const refgss_array *dy,
+                                             const refgss_array *dstate_k,
+                                             const refgss_array *dstate_v,
+                                             const refgss_window *window, const refgss_array *dq,
+                                             const refgss_array *dk, const refgss_array *dv,
+                                             const refgss_array *dbias,
+                                             const refgss_array *dstate0_k,
+                                             const refgss_array *dstate0_v);
+
+enum refgss_pairing {
+    REFGSS_PAIRING_HALF = 1,       /* the numbers i and i + D/2 of a head */
+    REFGSS_PAIRING_INTERLEAVED = 2 /* 2i and 2i + 1 */
+};
+
+/* Each pair (x1, x2) -> (x1 cos a - x2 sin a, x1 sin a + x2 cos a), a = r base^(-2i/D) in binary64.
+ * x (B,L,H,D), D even, r (B,L) integers, contiguous -> y (B,L,H,D). */
+REFGSS_API int32_t refgss_rope(const refgss_array *x, const int64_t *r, double base, int32_t pairing,
+                               const refgss_array *y);
+/* dy (B,L,H,D) -> dx: turned back. */
+REFGSS_API int32_t refgss_rope_vjp(const int64_t *r, const refgss_array *dy, double base,
+                                   int32_t pairing, const refgss_array *dx);
+
+/* bias[h,n] = table[h,bucket of n]: table (H,32) -> bias (H,M). */
+REFGSS_API int32_t refgss_t5_bias(const refgss_array *table, const refgss_array *bias);
+/* dbias (H,M) -> dtable (H,32). */
+REFGSS_API int32_t refgss_t5_bias_vjp(const refgss_array *dbias, const refgss_array *dtable);
 
 /* ---- Layers (GSS-LAY) ------------------------------------------------------------------------ */
 

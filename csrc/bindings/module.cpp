@@ -79,6 +79,7 @@ private:
 }  // namespace
 
 void bind_ssm(py::module_& module);  // ssm.cpp
+void bind_attention(py::module_& module);  // attention.cpp
 void bind_decoder(py::module_& module);  // decoder.cpp
 
 // pybind11's initialisation waits for ever in a sub-interpreter: a question comes before it.
@@ -116,6 +117,7 @@ PYBIND11_MODULE(_core, module) {
         .def(py::init<const py::object&, int64_t>())
         .def("push", &conv_stream::push);
     bind_ssm(module);
+    bind_attention(module);
     bind_decoder(module);
 }
 #undef PyInit__core

@@ -87,3 +87,37 @@ template <class F> void call(F&& f) {
 }
 
 inline std::vector<py::ssize_t> shape_of(const refgss_array& a) { return {a.shape, a.shape + a.rank}; }
+
+/// An argument; None becomes NULL.
+class in {
+public:
+    in(const py::object& object, const char* name) : present_(!object.is_none()) {
+        if (present_) a_ = view(object, name);
+    }
+    operator const refgss_array*() const { return present_ ? &a_ : nullptr; }
+    const refgss_array* operator->() const { return &a_; }
+    /// Length of an axis; 0 where the rank is too small, which the library will refuse.
+    py::ssize_t axis(int i) const { return i < a_.rank ? a_.shape[i] : 0; }
+
+private:
+    bool present_;
+    refgss_array a_{};
+};
+
+/// A fresh result.
+class out {
+public:
+    out(int32_t dtype, const std::vector<py::ssize_t>& shape, bool is_complex = false)
+        : array_(fresh(dtype, shape, is_complex)), a_(view(array_, "an output")) {}
+    operator const refgss_array*() const { return &a_; }
+    py::array array() const { return array_; }
+
+private:
+    py::array array_;
+    refgss_array a_;
+};
+
+using object = const py::object&;
+using lengths = std::vector<py::ssize_t>;
+
+inline lengths shape(const in& a) { return shape_of(*static_cast<const refgss_array*>(a)); }

@@ -93,6 +93,25 @@ template <class T> void fill_zero(const view<T, 2>& k) {
     fill_zero(view<T, 3>{k.data, {1, k.shape[0], k.shape[1]}, {0, k.stride[0], k.stride[1]}});
 }
 
+/// The typed view of an argument of the ABI, with the checks that all of them share.
+template <class T, int R> view<T, R> checked(const refgss_array* a, const char* name) {
+    check_array(a, name, R);
+    if (a->dtype != dtype_of<T>)
+        throw error{REFGSS_ERROR_TYPE, std::string(name) + " has another dtype than the first "
+                                                           "argument: convert one of them"};
+    return typed<T, R>(*a);
+}
+/// The same with its shape known.
+template <class T, int R, class... N>
+view<T, R> shaped(const refgss_array* a, const char* name, N... lengths) {
+    static_assert(sizeof...(N) == R);
+    auto v = checked<T, R>(a, name);
+    int axis = 0;
+    static const char* const names[] = {"axis 0", "axis 1", "axis 2", "axis 3"};
+    ((check_axis(name, names[axis], v.shape[axis], lengths), ++axis), ...);
+    return v;
+}
+
 /// Calls f(T()) with the scalar type of the array.
 template <class F> void with_scalar(const refgss_array& a, F&& f) {
     if (a.dtype == REFGSS_F32) return f(float());

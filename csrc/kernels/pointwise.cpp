@@ -77,6 +77,35 @@ void layer_norm_vjp(int64_t width, const T* x, const T* weight, const T* dy, T e
     });
 }
 
+template <class T> T root_mean_square_inverse(int64_t width, const T* x, T eps) {
+    T square = total<T>(width, [&](int64_t i, int n) {
+        const vec<T> v = take(x + i, n);
+        return v * v;
+    });
+    return T(1) / std::sqrt(square / T(width) + eps);
+}
+
+template <class T> void rms_norm(int64_t width, const T* x, const T* weight, T eps, T* y) {
+    const vec<T> scale(root_mean_square_inverse(width, x, eps));
+    by_registers<T>(width, [&](int64_t i, int n) {
+        put(y + i, take(x + i, n) * scale * take(weight + i, n), n);
+    });
+}
+
+/// With g = dy weight: dx = (g - x̂ mean(g x̂)) / √(mean(x²) + ε).
+template <class T>
+void rms_norm_vjp(int64_t width, const T* x, const T* weight, const T* dy, T eps, T* dx, T* dweight) {
+    const vec<T> scale(root_mean_square_inverse(width, x, eps));
+    auto normal = [&](int64_t i, int n) { return take(x + i, n) * scale; };
+    auto g = [&](int64_t i, int n) { return take(dy + i, n) * take(weight + i, n); };
+    const T along = total<T>(width, [&](int64_t i, int n) { return g(i, n) * normal(i, n); }) / T(width);
+    by_registers<T>(width, [&](int64_t i, int n) {
+        const vec<T> xhat = normal(i, n);
+        put(dx + i, (g(i, n) - xhat * vec<T>(along)) * scale, n);
+        put(dweight + i, fma(take(dy + i, n), xhat, take(dweight + i, n)), n);
+    });
+}
+
 template <class T> void gelu(int64_t length, const T* x, T* y) {
     by_registers<T>(length, [&](int64_t i, int n) {
         vec<T> v = take(x + i, n), gauss;
@@ -113,9 +142,11 @@ template <class T> void gate_vjp(int64_t length, const T* a, const T* x, T* d, T
 }  // namespace REFGSS_ISA
 
 using namespace REFGSS_ISA;
-REFGSS_TABLE(pointwise_kernels<float>, {layer_norm<float>, layer_norm_vjp<float>, gelu<float>,
+REFGSS_TABLE(pointwise_kernels<float>, {layer_norm<float>, layer_norm_vjp<float>, rms_norm<float>,
+                                        rms_norm_vjp<float>, gelu<float>,
                                         gelu_vjp<float>, gate<float>, gate_vjp<float>})
-REFGSS_TABLE(pointwise_kernels<double>, {layer_norm<double>, layer_norm_vjp<double>, gelu<double>,
+REFGSS_TABLE(pointwise_kernels<double>, {layer_norm<double>, layer_norm_vjp<double>, rms_norm<double>,
+                                         rms_norm_vjp<double>, gelu<double>,
                                          gelu_vjp<double>, gate<double>, gate_vjp<double>})
 
 }  // namespace refgss

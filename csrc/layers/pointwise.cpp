@@ -49,6 +49,27 @@ template <class T> std::vector<T> vector_of(const refgss_array* a, const char* n
     return values;
 }
 
+/// What every norm asks of x and ε.
+void check_norm(const refgss_array* x, double eps) {
+    check_array(x, "x", 2);
+    if (!(eps > 0)) throw error{REFGSS_ERROR_VALUE, "eps must be positive"};
+    if (x->shape[1] == 0) throw error{REFGSS_ERROR_VALUE, "x must have a last axis that is not empty"};
+}
+
+/// For sums over rows: blocks of rows, which add up in memory of their own.
+struct blocks_of_rows {
+    const int64_t rows, height = std::max<int64_t>(64, (rows + 255) / 256);
+    const int64_t count = (rows + height - 1) / height;
+
+    explicit blocks_of_rows(int64_t rows) : rows(rows) {}
+    /// f(block, row)
+    template <class F> void for_each(const F& f) const {
+        parallel_for(count, slots_for(count), [&](int64_t block, int) {
+            for (int64_t i = block * height; i < std::min(rows, (block + 1) * height); ++i) f(block, i);
+        });
+    }
+};
+
 }  // namespace
 
 template <class T>
@@ -101,12 +122,10 @@ using namespace refgss;
 int32_t refgss_layer_norm(const refgss_array* x, const refgss_array* weight,
                           const refgss_array* bias, double eps, const refgss_array* y) {
     return guarded([&] {
-        check_array(x, "x", 2);
-        if (!(eps > 0)) throw error{REFGSS_ERROR_VALUE, "eps must be positive"};
+        check_norm(x, eps);
         with_scalar(*x, [&](auto scalar) {
             using T = decltype(scalar);
             const int64_t M = x->shape[0], E = x->shape[1];
-            if (E == 0) throw error{REFGSS_ERROR_VALUE, "x must have a last axis that is not empty"};
             auto out = output<T>(y, "y", M, E);
             check_outputs({{y, "y"}}, {{x, "x"}, {weight, "weight"}, {bias, "bias"}});
             auto w = vector_of<T>(weight, "weight", E), b = vector_of<T>(bias, "bias", E);
@@ -120,12 +139,10 @@ int32_t refgss_layer_norm_vjp(const refgss_array* x, const refgss_array* weight,
                               const refgss_array* dy, double eps, const refgss_array* dx,
                               const refgss_array* dweight, const refgss_array* dbias) {
     return guarded([&] {
-        check_array(x, "x", 2);
-        if (!(eps > 0)) throw error{REFGSS_ERROR_VALUE, "eps must be positive"};
+        check_norm(x, eps);
         with_scalar(*x, [&](auto scalar) {
             using T = decltype(scalar);
             const int64_t M = x->shape[0], E = x->shape[1];
-            if (E == 0) throw error{REFGSS_ERROR_VALUE, "x must have a last axis that is not empty"};
             auto out = output<T>(dx, "dx", M, E);
             auto out_weight = shaped<T, 1>(dweight, "dweight", E);
             auto out_bias = shaped<T, 1>(dbias, "dbias", E);
@@ -134,19 +151,60 @@ int32_t refgss_layer_norm_vjp(const refgss_array* x, const refgss_array* weight,
                           {{x, "x"}, {weight, "weight"}, {dy, "dy"}});
             auto w = vector_of<T>(weight, "weight", E);
             rows_of<T> rows(vx), cotangents(vdy);
-            // sums over rows: by blocks of rows, each into memory of its own
-            const int64_t block = std::max<int64_t>(64, (M + 255) / 256);
-            const int64_t blocks = (M + block - 1) / block;
-            std::vector<T> parts(blocks * 2 * E, T(0));
             auto& kernel = kernels<pointwise_kernels<T>>();
-            parallel_for(blocks, slots_for(blocks), [&](int64_t item, int) {
-                T* part = parts.data() + item * 2 * E;
-                for (int64_t i = item * block; i < std::min(M, (item + 1) * block); ++i)
-                    kernel.layer_norm_vjp(E, rows[i], w.data(), cotangents[i], static_cast<T>(eps),
-                                          out.data + i * out.stride[0], part, part + E);
+            const blocks_of_rows parts(M);
+            std::vector<T> sums(parts.count * 2 * E, T(0));
+            parts.for_each([&](int64_t block, int64_t i) {
+                T* sum = sums.data() + block * 2 * E;
+                kernel.layer_norm_vjp(E, rows[i], w.data(), cotangents[i], static_cast<T>(eps),
+                                      out.data + i * out.stride[0], sum, sum + E);
             });
-            sum_rows<T>({parts.data(), {blocks, E}, {2 * E, 1}}, out_weight);
-            sum_rows<T>({parts.data() + E, {blocks, E}, {2 * E, 1}}, out_bias);
+            sum_rows<T>({sums.data(), {parts.count, E}, {2 * E, 1}}, out_weight);
+            sum_rows<T>({sums.data() + E, {parts.count, E}, {2 * E, 1}}, out_bias);
+        });
+    });
+}
+
+int32_t refgss_rms_norm(const refgss_array* x, const refgss_array* weight, double eps, const refgss_array* y) {
+    return guarded([&] {
+        check_norm(x, eps);
+        with_scalar(*x, [&](auto scalar) {
+            using T = decltype(scalar);
+            const int64_t M = x->shape[0], E = x->shape[1];
+            auto out = output<T>(y, "y", M, E);
+            const auto vx = checked<const T, 2>(x, "x");
+            check_outputs({{y, "y"}}, {{x, "x"}, {weight, "weight"}});
+            auto w = vector_of<T>(weight, "weight", E);
+            rows_of<T> rows(vx);
+            auto& kernel = kernels<pointwise_kernels<T>>();
+            for_rows(M, [&](int64_t i) {
+                kernel.rms_norm(E, rows[i], w.data(), static_cast<T>(eps), out.data + i * out.stride[0]);
+            });
+        });
+    });
+}
+
+int32_t refgss_rms_norm_vjp(const refgss_array* x, const refgss_array* weight, const refgss_array* dy,
+                            double eps, const refgss_array* dx, const refgss_array* dweight) {
+    return guarded([&] {
+        check_norm(x, eps);
+        with_scalar(*x, [&](auto scalar) {
+            using T = decltype(scalar);
+            const int64_t M = x->shape[0], E = x->shape[1];
+            auto out = output<T>(dx, "dx", M, E);
+            auto out_weight = shaped<T, 1>(dweight, "dweight", E);
+            const auto vx = checked<const T, 2>(x, "x"), vdy = shaped<const T, 2>(dy, "dy", M, E);
+            check_outputs({{dx, "dx"}, {dweight, "dweight"}}, {{x, "x"}, {weight, "weight"}, {dy, "dy"}});
+            auto w = vector_of<T>(weight, "weight", E);
+            rows_of<T> rows(vx), cotangents(vdy);
+            auto& kernel = kernels<pointwise_kernels<T>>();
+            const blocks_of_rows parts(M);
+            std::vector<T> sums(parts.count * E, T(0));
+            parts.for_each([&](int64_t block, int64_t i) {
+                kernel.rms_norm_vjp(E, rows[i], w.data(), cotangents[i], static_cast<T>(eps),
+                                    out.data + i * out.stride[0], sums.data() + block * E);
+            });
+            sum_rows<T>({sums.data(), {parts.count, E}, {E, 1}}, out_weight);
         });
     });
 }

@@ -13,6 +13,9 @@ template <class T> struct pointwise_kernels {
     /// dx; adds to dweight and dbias.
     void (*layer_norm_vjp)(int64_t width, const T* x, const T* weight, const T* dy, T eps, T* dx,
                            T* dweight, T* dbias);
+    /// y = x/√(mean(x²) + ε) weight, and its gradient: dx; adds to dweight.
+    void (*rms_norm)(int64_t width, const T* x, const T* weight, T eps, T* y);
+    void (*rms_norm_vjp)(int64_t width, const T* x, const T* weight, const T* dy, T eps, T* dx, T* dweight);
     void (*gelu)(int64_t count, const T* x, T* y);
     void (*gelu_vjp)(int64_t count, const T* x, const T* dy, T* dx);
     /// y = a GELU(x), the gated product; y may be x.

@@ -15,25 +15,6 @@
 
 namespace refgss {
 
-/// The typed view of an argument of the ABI, with the checks that all of them share.
-template <class T, int R> view<T, R> checked(const refgss_array* a, const char* name) {
-    check_array(a, name, R);
-    if (a->dtype != dtype_of<T>)
-        throw error{REFGSS_ERROR_TYPE, std::string(name) + " has another dtype than the first "
-                                                           "argument: convert one of them"};
-    return typed<T, R>(*a);
-}
-/// The same with its shape known.
-template <class T, int R, class... N>
-view<T, R> shaped(const refgss_array* a, const char* name, N... lengths) {
-    static_assert(sizeof...(N) == R);
-    auto v = checked<T, R>(a, name);
-    int axis = 0;
-    static const char* const names[] = {"axis 0", "axis 1", "axis 2", "axis 3"};
-    ((check_axis(name, names[axis], v.shape[axis], lengths), ++axis), ...);
-    return v;
-}
-
 /// f(h, u[b,l,h]) for all channels, in a loop that compilers vectorise where they are neighbours.
 template <class T, class F> void across(const view<const T, 3>& u, int64_t b, int64_t l, F&& f) {
     const T* row = u.at(b, l, int64_t(0));

@@ -1,0 +1,141 @@
+// positions.cpp: what tells attention positions: the rotation of pairs, and the bias of a distance.
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "core/array.hpp"
+#include "core/scratch.hpp"
+#include "core/threads.hpp"
+
+using namespace refgss;
+
+namespace {
+
+/// cos and sin of r base^(-2j/D) for the tokens (GSS-ATT-14): one row for each r where these are few, else
+/// one for each token.
+template <class T> class rotations {
+public:
+    rotations(const int64_t* r, int64_t tokens, int64_t D, double base) : r_(r), half_(D / 2) {
+        if (tokens == 0) return;
+        const auto [least, greatest] = std::minmax_element(r, r + tokens);
+        const uint64_t span = static_cast<uint64_t>(*greatest) - static_cast<uint64_t>(*least);
+        shared_ = span < static_cast<uint64_t>(tokens), least_ = *least;
+        const int64_t rows = shared_ ? static_cast<int64_t>(span) + 1 : tokens;
+        values_.resize(sized(rows, D));
+        std::vector<double> frequency(half_);
+        for (int64_t j = 0; j < half_; ++j)
+            frequency[j] = std::pow(base, -2.0 * static_cast<double>(j) / static_cast<double>(D));
+        parallel_for(rows, slots_for(rows), [&](int64_t row, int) {
+            const double position = static_cast<double>(shared_ ? least_ + row : r_[row]);
+            T* to = values_.data() + row * 2 * half_;
+            for (int64_t j = 0; j < half_; ++j) {
+                const double angle = position * frequency[j];
+                to[j] = static_cast<T>(std::cos(angle)), to[half_ + j] = static_cast<T>(std::sin(angle));
+            }
+        });
+    }
+    /// The cosines of a token, then its sines.
+    const T* of(int64_t token) const {
+        return values_.data() + (shared_ ? r_[token] - least_ : token) * 2 * half_;
+    }
+
+private:
+    const int64_t* r_;
+    int64_t half_, least_ = 0;
+    bool shared_ = false;
+    std::vector<T> values_;
+};
+
+/// y = x turned by `sign` times the angles.
+template <class T>
+void turn(view<const T, 4> x, const int64_t* r, double base, int32_t pairing, T sign, view<T, 4> y) {
+    const int64_t L = x.shape[1], H = x.shape[2], D = x.shape[3], half = D / 2, tokens = x.shape[0] * L;
+    const rotations<T> angles(r, tokens, D, base);
+    const int64_t step = pairing == REFGSS_PAIRING_HALF ? 1 : 2, other = pairing == REFGSS_PAIRING_HALF ? half : 1;
+    const int64_t xs = x.stride[3], ys = y.stride[3];
+    parallel_for(tokens, slots_for(tokens), [&](int64_t token, int) {
+        const T *cosine = angles.of(token), *sine = cosine + half;
+        for (int64_t h = 0; h < H; ++h) {
+            const T* from = x.at(token / L, token % L, h, int64_t(0));
+            T* to = y.at(token / L, token % L, h, int64_t(0));
+            for (int64_t j = 0; j < half; ++j) {
+                const T a = from[j * step * xs], b = from[(j * step + other) * xs], s = sign * sine[j];
+                to[j * step * ys] = a * cosine[j] - b * s;
+                to[(j * step + other) * ys] = a * s + b * cosine[j];
+            }
+        }
+    });
+}
+
+int32_t rope(const refgss_array* x, const int64_t* r, double base, int32_t pairing, int sign,
+             const refgss_array* y, const char* in, const char* out) {
+    return guarded([&] {
+        check_array(x, in, 4);
+        const auto refuse = [](const char* why) { throw error{REFGSS_ERROR_VALUE, why}; };
+        if (x->shape[3] % 2) refuse("the last axis is odd: its numbers are turned in pairs");
+        if (!(base > 0) || !std::isfinite(base)) refuse("base must be positive and finite");
+        if (pairing != REFGSS_PAIRING_HALF && pairing != REFGSS_PAIRING_INTERLEAVED)
+            refuse("the pairing is unknown: use one of enum refgss_pairing");
+        if (x->shape[0] * x->shape[1] > 0) need(r, "r");
+        with_scalar(*x, [&](auto scalar) {
+            using T = decltype(scalar);
+            const auto to = shaped<T, 4>(y, out, x->shape[0], x->shape[1], x->shape[2], x->shape[3]);
+            check_outputs({{y, out}}, {{x, in}});
+            turn<T>(checked<const T, 4>(x, in), r, base, pairing, T(sign), to);
+        });
+    });
+}
+
+constexpr int64_t first_of_bucket[] = {16, 19, 21, 24, 27, 31, 35, 40, 46, 52, 59, 67, 77, 87, 99, 113};
+constexpr int64_t buckets = 32;
+
+/// GSS-ATT-5.
+int64_t bucket_of(int64_t distance) {
+    if (distance < 16) return distance;
+    return 15 + (std::upper_bound(first_of_bucket, std::end(first_of_bucket), distance) - first_of_bucket);
+}
+
+}  // namespace
+
+int32_t refgss_rope(const refgss_array* x, const int64_t* r, double base, int32_t pairing,
+                    const refgss_array* y) {
+    return rope(x, r, base, pairing, 1, y, "x", "y");
+}
+int32_t refgss_rope_vjp(const int64_t* r, const refgss_array* dy, double base, int32_t pairing,
+                        const refgss_array* dx) {
+    return rope(dy, r, base, pairing, -1, dx, "dy", "dx");
+}
+
+int32_t refgss_t5_bias(const refgss_array* table, const refgss_array* bias) {
+    return guarded([&] {
+        check_array(table, "table", 2), check_array(bias, "bias", 2);
+        with_scalar(*table, [&](auto scalar) {
+            using T = decltype(scalar);
+            const int64_t H = table->shape[0], M = bias->shape[1];
+            const auto from = shaped<const T, 2>(table, "table", H, buckets);
+            const auto to = shaped<T, 2>(bias, "bias", H, M);
+            check_outputs({{bias, "bias"}}, {{table, "table"}});
+            serial_for(M, [&](int64_t n) {
+                for (int64_t h = 0; h < H; ++h) *to.at(h, n) = *from.at(h, bucket_of(n));
+            });
+        });
+    });
+}
+
+int32_t refgss_t5_bias_vjp(const refgss_array* dbias, const refgss_array* dtable) {
+    return guarded([&] {
+        check_array(dbias, "dbias", 2);
+        with_scalar(*dbias, [&](auto scalar) {
+            using T = decltype(scalar);
+            const int64_t H = dbias->shape[0], M = dbias->shape[1];
+            const auto from = checked<const T, 2>(dbias, "dbias");
+            const auto to = shaped<T, 2>(dtable, "dtable", H, buckets);
+            check_outputs({{dtable, "dtable"}}, {{dbias, "dbias"}});
+            for (int64_t h = 0; h < H; ++h) {
+                double sums[buckets] = {};
+                serial_for(M, [&](int64_t n) { sums[bucket_of(n)] += static_cast<double>(*from.at(h, n)); });
+                for (int64_t k = 0; k < buckets; ++k) *to.at(h, k) = static_cast<T>(sums[k]);
+            }
+        });
+    });
+}

@@ -1,0 +1,239 @@
+// Attention, a tile of queries by keys at a time: products, softmax, and sums of rows.
+#include "attention/attention.hpp"
+
+#include <limits>
+
+#include "core/dispatch.hpp"
+#include "core/tile.hpp"
+#include "kernels/normal.hpp"
+
+namespace refgss {
+namespace REFGSS_ISA {
+namespace {
+
+/// Rows into panels of `Width`, number after number.  A store of a whole register may run into what comes
+/// later: the panels are followed by room for one.
+template <class T, int Width>
+void pack_across(int rows, int64_t width, const T* const* from, T* panels) {
+    constexpr int lanes = vec<T>::lanes, parts = (Width + lanes - 1) / lanes;
+    for (int first = 0; first < rows; first += Width, panels += Width * width) {
+        const int count = rows - first < Width ? rows - first : Width;
+        const T* const* row = from + first;
+        int64_t d = 0;
+        for (; d + lanes <= width; d += lanes) {
+            vec<T> square[parts][lanes];
+            for (int part = 0; part < parts; ++part) {
+#pragma GCC unroll 16
+                for (int i = 0; i < lanes; ++i)
+                    square[part][i] = part * lanes + i < count ? load(row[part * lanes + i] + d)
+                                                               : vec<T>(T(0));
+                transpose(square[part]);
+            }
+            for (int j = 0; j < lanes; ++j)
+                for (int part = 0; part < parts; ++part)
+                    store(panels + (d + j) * Width + part * lanes, square[part][j]);
+        }
+        for (; d < width; ++d)
+            for (int i = 0; i < Width; ++i)
+                panels[d * Width + i] = i < count ? row[i][d] : T(0);
+    }
+}
+
+template <class T>
+bool pack_rows(int rows, int most, int64_t width, const T* const* from, T* panels) {
+    constexpr int lanes = vec<T>::lanes, columns = tile_columns<T>;
+    vec<T> odd(T(0));  // x - x is 0, or NaN
+    for (int64_t first = 0; first < width; first += columns, panels += most * columns)
+        for (int r = 0; r < rows; ++r) {
+            T* to = panels + r * columns;
+            if (first + columns <= width) {
+                const vec<T> a = load(from[r] + first), b = load(from[r] + first + lanes);
+                store(to, a), store(to + lanes, b);
+                odd = odd + (a - a) + (b - b);
+                continue;
+            }
+            for (int64_t j = 0; j < columns; ++j)
+                to[j] = first + j < width ? from[r][first + j] : T(0);
+            const vec<T> a = load(to), b = load(to + lanes);
+            odd = odd + (a - a) + (b - b);
+        }
+    bool finite = true;
+    for (int k = 0; k < lanes; ++k) finite = finite && odd[k] == T(0);
+    return finite;
+}
+
+template <class T>
+void products(const sight& tile, int64_t width, const T* keys, const T* queries, T* s) {
+    constexpr int columns = tile_columns<T>;
+    for (int i = 0; i < tile.queries; i += columns, queries += columns * width) {
+        const int last = i + columns < tile.queries ? i + columns : tile.queries;
+        const int end = tile.key_to[last - 1];
+        for (int r = tile.key_from[i] / tile_rows * tile_rows; r < end; r += tile_rows)
+            packed_product<T, tile_rows>(width, keys + r * width, queries, columns,
+                                         s + r * tile_queries + i, tile_queries, false);
+    }
+}
+
+/// A register of queries: rows of keys that some of them see, and those that all of them see.
+struct seen_rows {
+    int first, full, partial, end;
+    seen_rows(const sight& tile, int i, int last)
+        : first(tile.key_from[i]), full(tile.key_from[last]), partial(tile.key_to[i]),
+          end(tile.key_to[last]) {
+        if (full > partial) full = partial = end;
+    }
+};
+
+/// f(r, who) for the rows that some query of a register sees, where who(yes, no) is `yes` in the lanes of
+/// those that do.
+template <class T, class F>
+REFGSS_INLINE void for_seen(const sight& tile, int i, const seen_rows& rows, F&& f) {
+    constexpr int lanes = vec<T>::lanes;
+    T from[lanes], to[lanes];
+    for (int k = 0; k < lanes; ++k) {
+        const int query = i + k < tile.queries ? i + k : tile.queries - 1;
+        from[k] = T(tile.key_from[query]), to[k] = T(tile.key_to[query]);
+    }
+    const vec<T> first = load(from), end = load(to);
+    const auto some = [&](int r) {
+        const vec<T> row{T(r)};
+        return [&first, &end, row](vec<T> yes, vec<T> no) {
+            using bits = typename lanes_of<T>::integers;
+            return select<T>((bits)(row.v >= first.v) & (bits)(row.v < end.v), yes, no);
+        };
+    };
+    for (int r = rows.first; r < rows.full; ++r) f(r, some(r));
+    for (int r = rows.full; r < rows.partial; ++r) f(r, [](vec<T> yes, vec<T>) { return yes; });
+    for (int r = rows.partial; r < rows.end; ++r) f(r, some(r));
+}
+
+/// Where no query of the register sees a key that another of the tile sees.
+template <class T> REFGSS_INLINE void clear_unseen(const sight& tile, const seen_rows& rows, T* s) {
+    const int end = tile.key_to[tile.queries - 1];
+    for (int r = tile.key_from[0]; r < rows.first; ++r) store(s + r * tile_queries, vec<T>(T(0)));
+    for (int r = rows.end; r < end; ++r) store(s + r * tile_queries, vec<T>(T(0)));
+}
+
+template <class T> REFGSS_INLINE vec<T> logit(const logit_map<T>& map, vec<T> product, int offset) {
+    const vec<T> a = product * vec<T>(map.scale);
+    return map.bias ? a + load(map.bias + offset) : a;
+}
+
+template <class T>
+void weigh(const sight& tile, const logit_map<T>& map, T* s, const T* second, softmax_sums<T>& sums) {
+    using V = vec<T>;
+    using bits = typename lanes_of<T>::integers;
+    const V lowest(-std::numeric_limits<T>::infinity());
+    for (int i = 0; i < tile.queries; i += V::lanes) {
+        const int last = i + V::lanes < tile.queries ? i + V::lanes : tile.queries;
+        const seen_rows rows(tile, i, last - 1);
+        const V before = load(sums.maximum + i);
+        V most = before;
+        for_seen<T>(tile, i, rows, [&](int r, auto who) {
+            T* at = s + r * tile_queries + i;
+            const V a = who(logit(map, load(at), i - r), lowest);
+            store(at, a);
+            most = select<T>((bits)(a.v > most.v), a, most);
+        });
+        const V top = select<T>((bits)(most.v == lowest.v), V(T(0)), most);  // nothing seen so far
+        const V factor = exp(before - top);
+        V sum(T(0)), along(T(0));
+        for_seen<T>(tile, i, rows, [&](int r, auto who) {
+            T* at = s + r * tile_queries + i;
+            const V p = exp(load(at) - top);
+            sum = sum + p;
+            if (second) along = along + who(p * load(second + r * tile_queries + i), V(T(0)));
+            else store(at, p);
+        });
+        if (!second) clear_unseen(tile, rows, s + i);
+        store(sums.maximum + i, most);
+        store(sums.factor + i, factor);
+        store(sums.sum + i, load(sums.sum + i) * factor + sum);
+        if (second) store(sums.along + i, load(sums.along + i) * factor + along);
+    }
+}
+
+template <class T>
+void differentiate(const sight& tile, const logit_map<T>& map, T* s, T* ds,
+                   const softmax_sums<T>& sums, T* diagonals) {
+    using V = vec<T>;
+    for (int i = 0; i < tile.queries; i += V::lanes) {
+        const int last = i + V::lanes < tile.queries ? i + V::lanes : tile.queries;
+        const seen_rows rows(tile, i, last - 1);
+        const V most = load(sums.maximum + i), inverse = load(sums.sum + i), along = load(sums.along + i);
+        for_seen<T>(tile, i, rows, [&](int r, auto who) {
+            T *at = s + r * tile_queries + i, *d = ds + r * tile_queries + i;
+            const V p = who(exp(logit(map, load(at), i - r) - most) * inverse, V(T(0)));
+            const V dp = who(p * (load(d) - along), V(T(0)));
+            store(at, p);
+            store(d, dp);
+            if (diagonals == nullptr) return;
+            T* sum = diagonals + (i - r);
+            if (last - i == V::lanes) store(sum, load(sum) + dp);
+            else store_some(sum, load_some(sum, last - i) + dp, last - i);
+        });
+        clear_unseen(tile, rows, s + i);
+        clear_unseen(tile, rows, ds + i);
+    }
+}
+
+/// out[a][:] += Σ_b s[a][b] rows[b][:] for a < lines; a may be queries or keys, b the other.
+template <class T, int LineStep, int TermStep>
+void add_rows(int lines, const int* from, const int* to, bool exact, const T* s, int panels,
+              const T* rows, int most, T* out) {
+    constexpr int columns = tile_columns<T>;
+    const int64_t width = int64_t(panels) * columns;
+    for (int panel = 0; panel < panels; ++panel, rows += most * columns, out += columns)
+        for (int i = 0, height; i < lines; i += height) {
+            const int left = exact ? 1 : lines - i;
+            auto product = packed_product<T, 1, LineStep, TermStep>;
+            height = 1;
+            if (left >= tile_rows) product = packed_product<T, tile_rows, LineStep, TermStep>, height = tile_rows;
+            else if (left >= 4) product = packed_product<T, 4, LineStep, TermStep>, height = 4;
+            else if (left >= 2) product = packed_product<T, 2, LineStep, TermStep>, height = 2;
+            const int first = from[i], terms = to[i + height - 1] - first;
+            if (terms > 0)
+                product(terms, s + i * LineStep + first * TermStep, rows + first * columns, columns,
+                        out + i * width, width, true);
+        }
+}
+
+template <class T>
+void to_queries(const sight& tile, bool exact, const T* s, int panels, const T* rows, T* out) {
+    add_rows<T, 1, tile_queries>(tile.queries, tile.key_from, tile.key_to, exact, s, panels, rows,
+                                 tile_keys, out);
+}
+template <class T>
+void to_keys(const sight& tile, bool exact, const T* s, int panels, const T* rows, T* out) {
+    add_rows<T, tile_queries, 1>(tile.keys, tile.query_from, tile.query_to, exact, s, panels, rows,
+                                 tile_queries, out);
+}
+
+template <class T> void rescale(int queries, int64_t width, const T* factor, T* out) {
+    for (int i = 0; i < queries; ++i, out += width) {
+        if (factor[i] == T(1)) continue;
+        const vec<T> f(factor[i]);
+        for (int64_t d = 0; d < width; d += vec<T>::lanes) store(out + d, load(out + d) * f);
+    }
+}
+
+template <class T> void divide(int64_t width, const T* from, T divisor, T* to) {
+    constexpr int lanes = vec<T>::lanes;
+    int64_t d = 0;
+    for (; d + lanes <= width; d += lanes) store(to + d, load(from + d) / vec<T>(divisor));
+    for (; d < width; ++d) to[d] = from[d] / divisor;
+}
+
+template <class T>
+constexpr attention_kernels<T> of_tiles{
+    tile_rows, tile_columns<T>, pack_across<T, tile_rows>, pack_across<T, tile_columns<T>>, pack_rows<T>,
+    products<T>, weigh<T>, differentiate<T>, to_queries<T>, to_keys<T>, rescale<T>, divide<T>};
+
+}  // namespace
+}  // namespace REFGSS_ISA
+
+using namespace REFGSS_ISA;
+REFGSS_TABLE(attention_kernels<float>, of_tiles<float>)
+REFGSS_TABLE(attention_kernels<double>, of_tiles<double>)
+
+}  // namespace refgss
