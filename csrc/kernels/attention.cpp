@@ -177,14 +177,14 @@ void differentiate(const sight& tile, const logit_map<T>& map, T* s, T* ds,
     }
 }
 
-/// out[a][:] += Σ_b s[a][b] rows[b][:] for a < lines; a may be queries or keys, b the other.
+/// out[a][:] += Σ_b s[a][b] rows[b][:] for first <= a < lines; a may be queries or keys, b the other.
 template <class T, int LineStep, int TermStep>
-void add_rows(int lines, const int* from, const int* to, bool exact, const T* s, int panels,
+void add_rows(int first_line, int lines, const int* from, const int* to, bool exact, const T* s, int panels,
               const T* rows, int most, T* out) {
     constexpr int columns = tile_columns<T>;
     const int64_t width = int64_t(panels) * columns;
     for (int panel = 0; panel < panels; ++panel, rows += most * columns, out += columns)
-        for (int i = 0, height; i < lines; i += height) {
+        for (int i = first_line, height; i < lines; i += height) {
             const int left = exact ? 1 : lines - i;
             auto product = packed_product<T, 1, LineStep, TermStep>;
             height = 1;
@@ -200,12 +200,13 @@ void add_rows(int lines, const int* from, const int* to, bool exact, const T* s,
 
 template <class T>
 void to_queries(const sight& tile, bool exact, const T* s, int panels, const T* rows, T* out) {
-    add_rows<T, 1, tile_queries>(tile.queries, tile.key_from, tile.key_to, exact, s, panels, rows,
+    add_rows<T, 1, tile_queries>(0, tile.queries, tile.key_from, tile.key_to, exact, s, panels, rows,
                                  tile_keys, out);
 }
 template <class T>
 void to_keys(const sight& tile, bool exact, const T* s, int panels, const T* rows, T* out) {
-    add_rows<T, tile_queries, 1>(tile.keys, tile.query_from, tile.query_to, exact, s, panels, rows,
+    const int first = tile.key_from[0], end = tile.key_to[tile.queries - 1];  // others have no products
+    add_rows<T, tile_queries, 1>(first, end, tile.query_from, tile.query_to, exact, s, panels, rows,
                                  tile_queries, out);
 }
 

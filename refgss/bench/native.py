@@ -14,7 +14,7 @@ import numpy as np
 from refgss import native
 from refgss.bench.report import MEMORY, OURS
 from refgss.bench.works import Data
-from refgss.config import GSS, PAPER
+from refgss.config import GSS, PAPER, AttentionForm
 
 KIND: Any = {"delta": np.float32(1), "form": GSS}
 
@@ -86,6 +86,29 @@ def train(d: Data) -> Callable:
         return y
 
     return run
+
+
+def attention(d: Data) -> Callable:
+    q, k, v, window, _ = of_row(d)
+    return lambda: native.attention(q, k, v, None, None, window=window)[0].reshape(d["q"].shape)
+
+
+def attention_train(d: Data) -> Callable:
+    q, k, v, window, dy = of_row(d)
+    zeros = {"k": np.zeros_like(d["k"][:1]), "v": np.zeros_like(d["v"][:1])}
+
+    def run() -> np.ndarray:
+        y, _ = native.attention(q, k, v, None, None, window=window)
+        native.attention_vjp(q, k, v, None, None, dy, zeros, window=window)
+        return y.reshape(d["q"].shape)
+
+    return run
+
+
+def of_row(d: Data) -> tuple[np.ndarray, np.ndarray, np.ndarray, AttentionForm, np.ndarray]:
+    """q, k, v, the window and dy: the chunks as one row, (1, L, heads, D)."""
+    q, k, v, dy = (d[name].reshape(1, -1, *d[name].shape[2:]) for name in ("q", "k", "v", "dy"))
+    return q, k, v, AttentionForm(d["q"].shape[1]), dy
 
 
 def label(weights: str) -> str:

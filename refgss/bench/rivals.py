@@ -114,6 +114,41 @@ class Torch:
 
         return run
 
+    def attend(self, d: Data, grad: bool) -> dict[str, tuple[Callable, int]]:
+        """Each chunk by itself, heads first as it is fastest; and all at once, with a mask."""
+        torch, attend = self.torch, self.torch.nn.functional.scaled_dot_product_attention
+        chunks, C, heads, D = d["q"].shape
+        own = [t.transpose(1, 2).contiguous() for t in self.tensors(d, "q", "k", "v", "dy")]
+        all_at_once = [
+            t.reshape(1, chunks * C, heads, D).transpose(1, 2).contiguous()
+            for t in self.tensors(d, "q", "k", "v", "dy")
+        ]
+        mask = torch.block_diag(*[torch.ones(C, C).tril()] * chunks).bool()
+
+        def way(arrays: list[Any], how: Mapping[str, Any]) -> Callable:
+            *qkv, dy = arrays
+            for x in qkv:
+                x.requires_grad_(grad)
+
+            def run() -> Any:
+                y = attend(*qkv, **how)
+                if grad:
+                    torch.autograd.grad(y, qkv, dy)
+                return y.detach().transpose(1, 2).unflatten(1, (-1, C)).flatten(0, 1)
+
+            return run
+
+        return {
+            "torch": (way(own, {"is_causal": True}), 1),
+            "torch, with a mask": (way(all_at_once, {"attn_mask": mask}), 1),
+        }
+
+    def attention(self, d: Data) -> dict[str, tuple[Callable, int]]:
+        return self.attend(d, False)
+
+    def attention_train(self, d: Data) -> dict[str, tuple[Callable, int]]:
+        return self.attend(d, True)
+
     def language_model(self, d: Data) -> TorchModel:
         return TorchModel(self.torch, d["params"], d["config"].layer.eps, len(d["tokens"]))
 
@@ -311,6 +346,20 @@ class Jax:
             return y, back(dy)
 
         fast = self.compiled(run, d["lam"], d["c"], d["u"], d["dy"])
+        return lambda: fast()[0]
+
+    def attend(self, q: Any, k: Any, v: Any) -> Any:
+        return self.jax.nn.dot_product_attention(q, k, v, is_causal=True)
+
+    def attention(self, d: Data) -> Callable:
+        return self.compiled(self.attend, d["q"], d["k"], d["v"])
+
+    def attention_train(self, d: Data) -> Callable:
+        def run(q: Any, k: Any, v: Any, dy: Any) -> Any:
+            y, back = self.jax.vjp(self.attend, q, k, v)
+            return y, back(dy)
+
+        fast = self.compiled(run, *(d[name] for name in ("q", "k", "v", "dy")))
         return lambda: fast()[0]
 
 

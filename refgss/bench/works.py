@@ -133,6 +133,24 @@ def layer_exact(d: Data) -> tuple[Any, np.ndarray]:
     return (slice(None), slice(0, 64)), y
 
 
+def attention_data(s: Sizes) -> Data:
+    """q, k, v and dy (chunks, C, heads, D), neighbours in memory as (1, L, heads, D) has them."""
+    rng = np.random.default_rng(0)
+    shape = s["L"] // s["chunk"], s["chunk"], s["heads"], s["D"]
+    return {name: normal(rng, *shape) for name in ("q", "k", "v", "dy")}
+
+
+def attention_exact(d: Data) -> tuple[Any, np.ndarray]:
+    """The definition in binary64, in the last chunk, of its last queries."""
+    q, k, v = (d[name][-1].astype(float) for name in "qkv")
+    last, C = min(64, len(q)), len(q)
+    a = np.einsum("thd,shd->hts", q[-last:], k) / q.shape[-1] ** 0.5
+    a = np.where(np.arange(C) <= np.arange(C - last, C)[:, None], a, -np.inf)
+    w = np.exp(a - a.max(-1, keepdims=True))
+    y = np.einsum("hts,shd->thd", w / w.sum(-1, keepdims=True), v)
+    return (slice(-1, None), slice(C - last, C)), y[None]
+
+
 def model_data(s: Sizes) -> Data:
     """A random model, its matrices in each of the formats asked for, and tokens."""
     sizes = {k: s[v] for k, v in MODEL_SIZES.items()}
@@ -169,6 +187,8 @@ KERNEL = tuple(
 )
 SCAN = tuple({"B": 1, "L": 4096, "H": 256, "N": 512, "modes": kind} for kind in ("random", "slow"))
 
+ATTENTION = ({"L": 4096, "heads": 8, "D": 128, "chunk": 512},)
+
 MODEL_SIZES = {"width": "E", "gate": "F", "channels": "H", "states": "N"}
 BUNDLED = {"V": 257, "E": 128, "F": 384, "H": 64, "N": 64, "depth": 6}  # the model in the package
 LARGE = {"V": 32000, "E": 1024, "F": 4096, "H": 256, "N": 512, "depth": 16}  # 192 M parameters
@@ -201,6 +221,15 @@ WORKS = {
         ({"B": 1, "L": 4096, "H": 256, "N": 512, "modes": "random"},),
         lambda s: scan_data(s) | kernel_data(s) | {"dy": conv_data(s)["dy"]},
         lambda d: scan_exact(d | {"state": np.zeros_like(d["state"])}),
+    ),
+    "attention": Work(
+        "attention over chunks, each query to the keys before it",
+        ATTENTION,
+        attention_data,
+        attention_exact,
+    ),
+    "attention-train": Work(
+        "the same, forward and backward", ATTENTION, attention_data, attention_exact
     ),
     "decode": Work(
         "a language model, token by token",

@@ -15,6 +15,16 @@ except ImportError as error:
     raise ImportError(reason(error)) from None
 
 from refgss import __version__, ops
+from refgss.native.attention import (
+    attention,
+    attention_step,
+    attention_step_vjp,
+    attention_vjp,
+    rope,
+    rope_vjp,
+    t5_bias,
+    t5_bias_vjp,
+)
 from refgss.native.convolution import ConvStream, Spectrum, causal_conv, causal_conv_vjp
 from refgss.native.decoder import Decoder
 from refgss.native.layers import (
@@ -35,6 +45,8 @@ from refgss.native.pointwise import (
     gelu_vjp,
     layer_norm,
     layer_norm_vjp,
+    rms_norm,
+    rms_norm_vjp,
 )
 from refgss.native.state_space import (
     Prepared,
@@ -50,6 +62,7 @@ from refgss.native.state_space import (
     ssm_step,
     ssm_step_vjp,
 )
+from refgss.native.transformer import transformer_layer, transformer_layer_vjp
 from refgss.reference import s4d_lambda
 
 DELEGATED = ("s4d_lambda",)  # the reference's own: work of O(N)
@@ -58,6 +71,8 @@ COMPOSED = (  # the reference's text over native ops
     "lm_logits_vjp",
     "lm_loss",
     "lm_loss_vjp",
+    "transformer_layer",
+    "transformer_layer_vjp",
 )
 
 OPS = tuple(name for name in ops.OPS if name in globals())

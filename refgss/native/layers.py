@@ -1,7 +1,7 @@
 """The layers and the language model: layers and their gradients in C++.
 
-The language model is the reference's own text, run over the native ops: there is no second copy
-that could drift.
+The language model and the transformer layer are the reference's own text, run over the native ops:
+there is no second copy that could drift.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from refgss.config import GSS, DSSConfig, GSSConfig, TransformerConfig
 from refgss.native import _core
 from refgss.native.pointwise import dense, dense_vjp, layer_norm, layer_norm_vjp
 from refgss.native.state_space import Prepared, form_tuple, gss_lambda
+from refgss.native.transformer import transformer_layer, transformer_layer_vjp
 from refgss.reference import language_model
 from refgss.reference.language_model import ModelOps
-from refgss.reference.layers import LAYERS as REFERENCE
 from refgss.reference.layers import LayerOps
 
 Params = Mapping[str, np.ndarray]
@@ -102,7 +102,7 @@ class PreparedLayer:
 LAYERS = {
     GSSConfig: LayerOps(gss_layer, gss_layer_vjp),
     DSSConfig: LayerOps(dss_layer, dss_layer_vjp),
-    TransformerConfig: REFERENCE[TransformerConfig],  # no kernel of its own yet
+    TransformerConfig: LayerOps(transformer_layer, transformer_layer_vjp),
 }
 OPS = ModelOps(LAYERS, dense, dense_vjp, layer_norm, layer_norm_vjp)
 

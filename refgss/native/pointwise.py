@@ -1,4 +1,4 @@
-"""Layer norm, GELU and the dense map in C++: the contract of refgss.reference.
+"""Layer norm, RMS norm, GELU and the dense map in C++: the contract of refgss.reference.
 
 The library works on matrices: all axes but the last become rows.
 """
@@ -32,6 +32,22 @@ def layer_norm_vjp(
     checks.check_shape("layer_norm_vjp", "dy", dy, x.shape, "f")
     dx, dweight, dbias = _core.layer_norm_vjp(rows(x), weight, rows(dy), eps)
     return dx.reshape(x.shape), dweight, dbias
+
+
+def rms_norm(x: np.ndarray, weight: np.ndarray, *, eps: float) -> np.ndarray:
+    """x/√(mean(x²) + ε)·weight over the last axis.  Clauses: GSS-ATT-12."""
+    eps = checks.check_rms_norm("rms_norm", x, weight, eps)
+    return _core.rms_norm(rows(x), weight, eps).reshape(x.shape)
+
+
+def rms_norm_vjp(
+    x: np.ndarray, weight: np.ndarray, dy: np.ndarray, *, eps: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """dy (...,E) -> dx (...,E), dweight (E,).  Clauses: GSS-ATT-20."""
+    eps = checks.check_rms_norm("rms_norm_vjp", x, weight, eps)
+    checks.check_shape("rms_norm_vjp", "dy", dy, x.shape, "f")
+    dx, dweight = _core.rms_norm_vjp(rows(x), weight, rows(dy), eps)
+    return dx.reshape(x.shape), dweight
 
 
 def gelu(x: np.ndarray) -> np.ndarray:

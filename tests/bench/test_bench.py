@@ -18,6 +18,8 @@ SMALL = {
     "step": {"B": 2, "L": 1, "H": 3, "N": 4, "modes": "random"},
     "layer": {"B": 1, "L": 64, "E": 8, "F": 16, "H": 4, "N": 4},
     "train": {"B": 1, "L": 50, "H": 3, "N": 4, "modes": "random"},
+    "attention": {"L": 24, "heads": 2, "D": 4, "chunk": 8},
+    "attention-train": {"L": 24, "heads": 2, "D": 4, "chunk": 8},
     "decode": bench.model_sizes("bundled", "decode")
     | {"E": 40, "F": 50, "H": 9, "N": 4, "depth": 2},
     "prefill": bench.model_sizes("bundled", "prefill", ["f32", "bf16"])

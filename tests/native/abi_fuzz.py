@@ -42,6 +42,23 @@ stepper_step        stepper u:BH >y:BH
 stepper_state       stepper >state_out:BHN2
 layer_norm          x:ME weight:E bias:E eps >y:ME
 layer_norm_vjp      x:ME weight:E dy:ME eps >dx:ME >dweight:E >dbias:E
+rms_norm            x:ME weight:E eps >y:ME
+rms_norm_vjp        x:ME weight:E dy:ME eps >dx:ME >dweight:E
+attention           q:BLAP k:BLUP v:BLUP ?bias:AD nothing nothing nothing window >y:BLAP \
+>state_k_out:BSUP >state_v_out:BSUP numbers
+attention           q:BLAP k:BLUP v:BLUP ?bias:AD state_k:BSUP state_v:BSUP numbers window \
+>y:BLAP >state_k_out:BSUP >state_v_out:BSUP numbers
+attention_step      q:BAP k:BUP v:BUP ?bias:AD state_k:BSUP state_v:BSUP numbers window >y:BAP \
+>state_k_out:BSUP >state_v_out:BSUP numbers
+attention_vjp       q:BLAP k:BLUP v:BLUP bias:AD state_k:BSUP state_v:BSUP numbers dy:BLAP \
+?dstate_k:BSUP ?dstate_v:BSUP window >dq:BLAP >dk:BLUP >dv:BLUP >dbias:AD >?dstate0_k:BSUP \
+>?dstate0_v:BSUP
+attention_step_vjp  q:BAP k:BUP v:BUP nothing nothing nothing nothing dy:BAP ?dstate_k:BSUP \
+?dstate_v:BSUP window >dq:BAP >dk:BUP >dv:BUP nothing >?dstate0_k:BSUP >?dstate0_v:BSUP
+rope                x:BLAQ positions base pairing >y:BLAQ
+rope_vjp            positions dy:BLAQ base pairing >dx:BLAQ
+t5_bias             table:AT >bias:AD
+t5_bias_vjp         dbias:AD >dtable:AT
 gelu                x:ME >y:ME
 gelu_vjp            x:ME dy:ME >dx:ME
 dense               x:ME weight:EF ?bias:F >y:MF
@@ -58,6 +75,10 @@ DSS = "norm_weight:H norm_bias:H lam_a:N lam_b:N c:HN2 d:H log_delta:H w_o:HH ?b
 ROWS_ARE_CONTIGUOUS = {  # of these outputs
     ("layer_norm", "y"), ("layer_norm_vjp", "dx"), ("gelu", "y"), ("gelu_vjp", "dx"),
     ("gss_layer_vjp", "w"), ("gss_layer_keeping", "kept"),
+    ("rms_norm", "y"), ("rms_norm_vjp", "dx"),
+    *((entry, name) for entry in ("attention", "attention_step", "attention_vjp",
+                                  "attention_step_vjp")
+      for name in ("y", "state_k_out", "state_v_out", "dq", "dk", "dv", "dstate0_k", "dstate0_v")),
 }  # fmt: skip
 HUGE = (2**46, 2**60, 2**62, 2**63 - 1)
 GUARD = 64  # bytes before and after
@@ -156,6 +177,7 @@ class Fuzz:
         sizes = (0, 1, 1, 2, 3, 5, 8, 17)
         self.sizes = {axis: draw.choice(sizes) for axis in "BLHNKMEF"} | {"2": 2}
         self.sizes["E"] = max(self.sizes["E"], 1)  # a norm is over something
+        self.draw_attention()
         if draw.random() < 0.1:
             self.sizes["L"] = draw.choice((65, 130, 700))
         self.delta = draw.choice(("", "H"))
@@ -177,6 +199,16 @@ class Fuzz:
         self.alias()
         values = [a() if isinstance(a, FunctionType) else a for a in arguments]
         self.judge(entry, getattr(self.lib, f"refgss_{entry}")(*values))
+
+    def draw_attention(self) -> None:
+        """A window; heads A, groups U, their width P, slots S, distances D; T buckets, Q even."""
+        draw = self.draw
+        chunk, groups = draw.choice((1, 2, 3, 7, 40)), draw.choice((1, 2))
+        self.window = chunk, draw.choice((1, 2, 3, 4)), draw.randrange(2)
+        slots = chunk * (2 if self.window[1] == 3 else 1)
+        heads = {"U": groups, "A": groups * draw.choice((1, 3)), "P": draw.choice((1, 4, 17))}
+        self.sizes |= heads | {"S": slots, "D": slots + draw.choice((1, 2)), "T": 32}
+        self.sizes["Q"] = draw.choice((0, 6))
 
     def judge(self, entry: str, status: int) -> None:
         for free, handle in self.free:
@@ -295,6 +327,37 @@ class Fuzz:
             self.broken.append("eps")
             return self.draw.choice((0.0, -1.0, math.nan))
         return 1e-5
+
+    def make_window(self, output: bool) -> Any:
+        chunk, visible, unscaled = self.window
+        if self.wrong and self.draw.random() < 0.05:
+            chunk, visible = self.draw.choice(((0, visible), (-3, visible), (chunk, 0), (chunk, 9)))
+            self.broken.append("window")
+        self.keep.append(self.ffi.new("refgss_window *", (chunk, visible, unscaled)))
+        return self.keep[-1]
+
+    def make_numbers(self, output: bool) -> Any:
+        """Tokens that each row has read; where a call writes them, as many."""
+        t = [self.draw.randrange(self.window[0]) for _ in range(self.sizes["B"])]
+        self.keep.append(self.ffi.new("int64_t[]", t or [0]))
+        return self.keep[-1]
+
+    def make_positions(self, output: bool) -> Any:
+        r = [self.draw.randrange(-9, 2**40) for _ in range(self.sizes["B"] * self.sizes["L"])]
+        self.keep.append(self.ffi.new("int64_t[]", r or [0]))
+        return self.keep[-1]
+
+    def make_base(self, output: bool) -> float:
+        if self.wrong and self.draw.random() < 0.05:
+            self.broken.append("base")
+            return self.draw.choice((0.0, -1.0, math.nan, math.inf))
+        return 1e4
+
+    def make_pairing(self, output: bool) -> int:
+        if self.wrong and self.draw.random() < 0.05:
+            self.broken.append("pairing")
+            return self.draw.choice((0, 3, -1))
+        return self.draw.choice((1, 2))
 
     def make_form(self, output: bool) -> Any:
         method = self.draw.choice((1, 2, 3, 4))

@@ -34,6 +34,8 @@ from refgss.standard import header_file
 ABI_VERSION = 2
 DTYPES = {"float32": 1, "float64": 2}  # enum refgss_dtype
 MOST_AXES = 4
+VISIBLE = {"chunk": 1, "sliding": 2, "look1": 3, "strict": 4}  # enum refgss_visible
+PAIRING = {"half": 1, "interleaved": 2}  # enum refgss_pairing
 
 Shape = tuple[int, ...]
 Values = Mapping[str, Any]
@@ -61,9 +63,17 @@ def parameters(declared: str) -> dict[str, list[str]]:
     return found
 
 
+PART = re.compile(r"(d?state0?)_([kvt])")  # of a state that has parts: state_k is state.k
+
+
+def tensor(name: str) -> str:
+    """The name under which the tensor of a parameter travels."""
+    return PART.sub(r"\1.\2", name.removesuffix("_out"))
+
+
 def meaning(name: str) -> str:
     """The argument, option or output of the op that a parameter of this name stands for."""
-    return {"imag_is_exp": "imag"}.get(name, name.removesuffix("_out"))
+    return {"imag_is_exp": "imag"}.get(name, tensor(name).split(".")[0])
 
 
 def names_of(op: str) -> set[str]:
@@ -142,23 +152,26 @@ class Library:
         contract = ops.OPS[op]
         given = dict(zip(contract.arguments, arguments, strict=True)) | keywords
         tensors: Arrays = {
-            k: np.ascontiguousarray(ops.to_real(x)).reshape(ops.to_real(x).shape)
-            for k, x in given.items()
-            if k not in ops.SCALARS and x is not None
+            name: as_c(ops.to_real(x))
+            for k, value in given.items()
+            if k not in ops.SCALARS
+            for name, x in ops.spread(k, value).items()
         }
-        dtype = next(x.dtype for x in tensors.values() if x is not None)
-        outputs: Arrays = {name: room(op, name, given, tensors, dtype) for name in contract.outputs}
+        dtype = next(x.dtype for x in tensors.values() if x is not None and x.dtype.kind == "f")
+        outputs: Arrays = {name: room(op, name, given, tensors, dtype) for name in output_names(op)}
         pointwise = op.removesuffix("_vjp") in POINTWISE
         unseen(op, given, pointwise)
         seen = [as_seen(arrays, pointwise) for arrays in (tensors, outputs)]
-        into, out = laid(seen[0], self.layout), laid(seen[1], of_output(self.layout, pointwise))
+        into = laid(seen[0], of_numbers(self.layout))
+        whole_rows = pointwise or "window" in contract.keywords
+        out = laid(seen[1], of_numbers(of_output(self.layout, whole_rows)))
         keep: list[Any] = []  # what C sees must outlive the call
         values = [
             self.argument(name, given, into.arrays, out.arrays, keep)
             for name in self.parameters[op]
         ]
         run = partial(getattr(self.lib, f"refgss_{op}"), *values)
-        return Prepared(run, self.check, into, out, outputs, keep)
+        return Prepared(op, run, self.check, into, out, outputs, keep)
 
     def argument(
         self, name: str, given: Values, tensors: Values, outputs: Values, keep: list[Any]
@@ -168,19 +181,29 @@ class Library:
             form = given["form"]
             fields = (form.number, form.pairs, form.eps or 0.0, form.length or 0)
             keep.append(self.ffi.new("refgss_form *", fields))
+        elif name == "window":
+            window = given["window"]
+            numbers = window.chunk, VISIBLE[window.visible], window.scale == "one"
+            keep.append(self.ffi.new("refgss_window *", numbers))
         elif name == "imag_is_exp":
             return given["imag"] == "exp"
+        elif name == "pairing":
+            return PAIRING[given["pairing"]]
         elif name in ops.SCALARS:
             return given[name]
         else:
-            x = tensors.get(name) if name in given else outputs.get(meaning(name))
+            inside = meaning(name) in given and not name.endswith("_out")
+            x = (tensors if inside else outputs).get(tensor(name))
             if x is None:
                 return self.ffi.NULL
             keep.append(self.view(x, keep))
         return keep[-1]
 
     def view(self, x: np.ndarray, keep: list[Any]) -> Any:
-        """A refgss_array of an array."""
+        """A refgss_array of an array, or the integers themselves."""
+        if x.dtype == np.int64:
+            keep.append(x)
+            return self.ffi.cast("int64_t *", x.ctypes.data)
         if x.ndim > MOST_AXES or x.dtype.name not in DTYPES:
             raise NotImplementedError(f"refgss.h has no array of {x.ndim} axes of {x.dtype}")
         keep.append(x)
@@ -205,6 +228,7 @@ class Library:
 class Prepared:
     """A call of a library that can be made again and again, on the same memory."""
 
+    op: str
     run: Callable[[], int]  # the call itself: a status
     check: Callable[[int], None]
     into: Laid
@@ -226,14 +250,37 @@ class Prepared:
             raise WroteElsewhereError(f"the argument {changed} was changed")
         if changed := self.out.changed():
             raise WroteElsewhereError(f"memory beside the output {changed} was written to")
-        found = [ops.from_real(k, results[k]) if k in results else None for k in self.outputs]
+        numbers = {k: ops.from_real(k, x) for k, x in results.items()}
+        if "state.t" in numbers:
+            before = self.into.arrays.get("state.t", np.empty(0, np.int32)).dtype
+            numbers["state.t"] = numbers["state.t"].astype(before)
+        found = [
+            numbers[name] if name in numbers else ops.parts(numbers, name) or None
+            for name in ops.OPS[self.op].outputs
+        ]
         return tuple(found) if len(found) > 1 else found[0]
 
 
 # ---- Arrays as the header wants them -----------------------------------------------------------
 
-POINTWISE = ("layer_norm", "gelu", "dense")
+POINTWISE = ("layer_norm", "rms_norm", "gelu", "dense")
 OF_ROWS = ("x", "y", "dx", "dy")  # of these, all axes but the last are rows of a matrix
+
+
+def as_c(x: np.ndarray) -> np.ndarray:
+    """In row-major order; integers as the header has them."""
+    wide = x.astype(np.int64) if x.dtype.kind in "iu" else x
+    return np.ascontiguousarray(wide).reshape(x.shape)
+
+
+def of_numbers(layout: Layout) -> Layout:
+    """The layout, but for integers, which the header has in row-major order."""
+    return lambda name, x: contiguous(name, x) if x.dtype.kind == "i" else layout(name, x)
+
+
+def nothing(dtype: Any) -> Any:
+    """What an output holds before a call."""
+    return np.nan if np.dtype(dtype).kind == "f" else -1
 
 
 def as_seen(arrays: Arrays, pointwise: bool) -> dict[str, np.ndarray]:
@@ -251,13 +298,15 @@ def unseen(op: str, given: Values, pointwise: bool) -> None:
         raise NotImplementedError("refgss.h has matrices of rows, and no other axes, to compare")
     if op == "ssm_kernel_vjp" and given["dk"].shape[-1:] != (given["length"],):
         raise NotImplementedError("refgss.h has no length of a kernel but that of dk")
+    if op == "t5_bias_vjp" and given["dbias"].shape != (given["table"].shape[0], given["length"]):
+        raise NotImplementedError("refgss.h has no heads and no length but those of dbias")
 
 
 def taken(outputs: Laid) -> dict[str, np.ndarray]:
     """Copies of the outputs; their memory then holds NaN, as before the call."""
     found = {name: np.array(y, order="C") for name, y in outputs.arrays.items()}
     for y in outputs.arrays.values():
-        y[...] = np.nan
+        y[...] = nothing(y.dtype)
     return found
 
 
@@ -275,19 +324,31 @@ def room(op: str, name: str, given: Values, tensors: Values, dtype: Any) -> np.n
         return None
     if min(shape, default=0) < 0:
         raise ValueError("a length must not be negative")  # there is no such array to pass
-    return np.full(shape, np.nan, dtype)
+    kind = np.dtype(np.int64) if name == "state.t" else dtype
+    return np.full(shape, nothing(kind), kind)
+
+
+def output_names(op: str) -> list[str]:
+    """The outputs of an op, those of a state by its parts."""
+    if "window" not in ops.OPS[op].keywords:
+        return list(ops.OPS[op].outputs)
+    kept = {"state": ("state.k", "state.v", "state.t"), "dstate0": ("dstate0.k", "dstate0.v")}
+    return [part for name in ops.OPS[op].outputs for part in kept.get(name, (name,))]
 
 
 def output_shape(op: str, name: str, given: Values, tensors: Values) -> Shape | None:
     """The shape of an output in real layout; None for the gradient of what was not given."""
     if name in FORWARD:
         return FORWARD[name](op, given, {k: x.shape for k, x in tensors.items()})
-    primal = {"dstate0": "state"}.get(name, name.removeprefix("d"))
-    if primal == "state" and "state" not in tensors:
-        return FORWARD["state"](op, given, {k: x.shape for k, x in tensors.items()})
-    if given.get(primal) is None:
-        return None
-    return tuple(tensors[primal].shape)
+    primal = name.removeprefix("d").replace("state0", "state")
+    if primal.split(".")[0] == "state" and primal not in tensors:
+        return FORWARD[primal](op, given, {k: x.shape for k, x in tensors.items()})
+    return tuple(tensors[primal].shape) if primal in tensors else None
+
+
+def slots(op: str, given: Values, shapes: Mapping[str, Shape]) -> Shape:
+    *_, groups, width = shapes["k"]
+    return (shapes["q"][0], given["window"].slots, groups, width)
 
 
 def discretized(op: str, given: Values, shapes: Mapping[str, Shape]) -> Shape:
@@ -299,8 +360,15 @@ FORWARD: dict[str, Callable[[str, Values, Mapping[str, Shape]], Shape]] = {
     "abar": discretized,
     "bbar": discretized,
     "k": lambda op, given, s: (s["c"][0], given["length"]),
+    "bias": lambda op, given, s: (s["table"][0], given["length"]),
+    "dx": lambda op, given, s: s["dy" if op == "rope_vjp" else "x"],
+    "state.k": slots,
+    "state.v": slots,
+    "state.t": lambda op, given, s: (s["q"][0],),
     "state": lambda op, given, s: (s["u"][0], *s["c"]),
     "y": lambda op, given, s: (
-        (*s["x"][:-1], s["weight"][1]) if op == "dense" else s["x"] if "x" in s else s["u"]
+        (*s["x"][:-1], s["weight"][1])
+        if op == "dense"
+        else next(s[name] for name in ("x", "u", "q") if name in s)
     ),
 }
