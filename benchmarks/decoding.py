@@ -2,6 +2,8 @@
 
 decode   time per token beside PyTorch, and share of the memory speed, at both sizes
 prefill  a prompt of 512, 1024 and 2048 tokens at the large size, and of 1024 at the bundled one
+hybrid   time per token of a hybrid of GSS and attention layers in the middle of a chunk, beside
+         mere reading of what it must move
 context  a prompt of 1,000,000 tokens: its speed, the memory it takes, and the time per token after
          it and after 1,000, turn by turn
 """
@@ -10,6 +12,7 @@ import argparse
 import resource
 import statistics
 import time
+from dataclasses import replace
 
 import numpy as np
 
@@ -23,6 +26,48 @@ def tables(work, sizes, threads, seconds):
 def peak():
     """MB of memory that this process held at most."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def hybrid(threads, depth=16, before=256, rounds=12):
+    """As many layers as the 192 M model has, every fourth of attention."""
+    from refgss import native
+    from refgss.bench.native import reading, token_bytes
+    from refgss.bench.works import FORMATS
+    from refgss.model.initialization import initialize
+    from refgss.model.profiles import PROFILES
+    from refgss.model.weights import quantize
+
+    native.set_num_threads(threads)
+    profile = PROFILES["hybrid-373m"]
+    config = replace(profile.config, depth=depth)
+    params = initialize(config, profile.sizes, vocabulary=profile.vocabulary, seed=0)
+    tokens = np.random.default_rng(0).integers(0, profile.vocabulary, (1, before + 65))
+    decoders = {}
+    for weights in FORMATS:
+        stored = quantize(params, weights)
+        decoder = native.Decoder(stored, config)
+        decoder.prefill(tokens[:, :before])
+        decoders[weights] = decoder, token_bytes(stored, decoder)
+    read, _, size = reading(2**28)
+    shares = {weights: [] for weights in FORMATS}
+    times = {weights: [] for weights in FORMATS}
+    for _ in range(rounds):
+        for weights, (decoder, moved) in decoders.items():
+            start = time.perf_counter()
+            read()
+            speed = size / (time.perf_counter() - start)
+            fork = decoder.fork()
+            fork.step(tokens[:, before])  # which makes its phases
+            start = time.perf_counter()
+            for i in range(before + 1, before + 65):
+                fork.step(tokens[:, i])
+            times[weights].append((time.perf_counter() - start) / 64)
+            shares[weights].append(moved / times[weights][-1] / speed)
+    count = sum(x.size for x in params.values())
+    print(f"hybrid of {depth} layers, {count / 1e6:.1f} M numbers, {threads} threads")
+    for weights in FORMATS:
+        ms, share = statistics.median(times[weights]) * 1e3, statistics.median(shares[weights])
+        print(f"{weights:5} {ms:7.2f} ms per token, {100 * share:.0f} % of the speed of reading")
 
 
 def context(threads, length=1_000_000, short=1_000, rounds=40):
@@ -57,7 +102,9 @@ def context(threads, length=1_000_000, short=1_000, rounds=40):
 
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("parts", nargs="*", default=["decode", "prefill", "context"], metavar="PART")
+parser.add_argument(
+    "parts", nargs="*", default=["decode", "prefill", "hybrid", "context"], metavar="PART"
+)
 parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--seconds", type=float, default=10.0)
 options = parser.parse_args()
@@ -68,5 +115,7 @@ if "prefill" in options.parts:
     large = model_sizes("large", "prefill", ["f32", "bf16"])
     sizes = [large | {"L": length} for length in (512, 1024, 2048)]
     tables("prefill", [model_sizes("bundled", "prefill"), *sizes], options.threads, options.seconds)
+if "hybrid" in options.parts:
+    hybrid(options.threads)
 if "context" in options.parts:
     context(options.threads)

@@ -426,11 +426,39 @@ typedef struct refgss_dss_layer_scales {
     const refgss_array *w_o;
 } refgss_dss_layer_scales;
 
+/* A transformer layer (GSS-HYB-2) of a decoder: E model width, A = heads D, K = kv_heads D, M hidden. */
+enum refgss_position {
+    REFGSS_POSITION_NONE = 0,
+    REFGSS_POSITION_ROPE_HALF = 1, /* as refgss_pairing */
+    REFGSS_POSITION_ROPE_INTERLEAVED = 2,
+    REFGSS_POSITION_T5 = 3,      /* table (heads,32) */
+    REFGSS_POSITION_ALIBI = 4,
+    REFGSS_POSITION_LEARNED = 5  /* table (chunk or more,E), under REFGSS_VISIBLE_CHUNK alone */
+};
+enum refgss_mlp { REFGSS_MLP_GELU = 1, REFGSS_MLP_GELU_TANH = 2, REFGSS_MLP_GLU = 3, REFGSS_MLP_RELU = 4 };
+typedef struct refgss_transformer_layer_params {
+    const refgss_array *norm1_weight, *norm1_bias; /* (E); the bias NULL: an RMS norm */
+    const refgss_array *w_q, *w_k, *w_v, *w_o;     /* (E,A), (E,K), (E,K), (A,E) */
+    const refgss_array *b_q, *b_k, *b_v, *b_o;     /* (A), (K), (K), (E), or NULL */
+    const refgss_array *table;                     /* of the position, or NULL */
+    const refgss_array *norm2_weight, *norm2_bias; /* (E) */
+    const refgss_array *w_1, *w_2, *w_3;           /* (E,M), (M,E), (E,M); w_3 NULL unless glu */
+    const refgss_array *b_1, *b_2, *b_3;           /* (M), (E), (M), or NULL */
+    refgss_window window;
+    int64_t heads, kv_heads;
+    int32_t position, mlp; /* enum refgss_position, enum refgss_mlp */
+    double rope_base, eps;
+} refgss_transformer_layer_params;
+typedef struct refgss_transformer_layer_scales {
+    const refgss_array *w_q, *w_k, *w_v, *w_o, *w_1, *w_2, *w_3;
+} refgss_transformer_layer_scales;
+
 /* What a kind adds to this header: its number, its parameters and its scales, and which arrays a
  * decoder remembers of it. */
 enum refgss_layer_kind {
     REFGSS_LAYER_GSS = 1, /* refgss_gss_layer_params, refgss_gss_layer_scales */
-    REFGSS_LAYER_DSS = 2  /* refgss_dss_layer_params, refgss_dss_layer_scales */
+    REFGSS_LAYER_DSS = 2, /* refgss_dss_layer_params, refgss_dss_layer_scales */
+    REFGSS_LAYER_TRANSFORMER = 3 /* refgss_transformer_layer_params, refgss_transformer_layer_scales */
 };
 
 /* Layers of several kinds and sizes may follow one another; they share E. */
@@ -480,6 +508,7 @@ REFGSS_API int64_t refgss_decoder_position(const refgss_decoder *decoder);
  *
  *   kind       state                   snapshot
  *   gss, dss   x (B,H,N,2)             x (B,H,N,2), pending (B,n,H)
+ *   transformer  k, v (B,S,G,D), t (B,2)  the same; t, a number of tokens, as t div 2^20 and t mod 2^20
  *
  * A state is that after all tokens.  A snapshot of a state-space model is its state at the last advance,
  * and the n inputs since then; n is the same for all layers. */

@@ -33,6 +33,17 @@ template <class T> struct softmax_sums {
     T maximum[tile_queries], sum[tile_queries], along[tile_queries], factor[tile_queries];
 };
 
+/// One query and a run of keys, each `width` numbers, one after another.
+struct query_kernels {
+    /// a[s] = scale keys[s]·q, and bias[-s] more where there is one.
+    void (*logits)(int64_t count, int64_t width, const float* keys, const float* q, float scale,
+                   const float* bias, float* a);
+    /// a becomes e^(a - its largest); the sum.
+    float (*weights)(int64_t count, float* a);
+    /// y += Σ a[s] values[s].
+    void (*add)(int64_t count, int64_t width, const float* values, const float* a, float* y);
+};
+
 template <class T> struct attention_kernels {
     int key_rows, columns;  // in a panel
     /// panels[p][d][i] = number d of row i of panel p: rows of keys (key_rows) and of queries (columns).

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <vector>
 
-#include "core/array.hpp"
+#include "attention/positions.hpp"
 #include "core/scratch.hpp"
 #include "core/threads.hpp"
 
@@ -46,7 +46,10 @@ private:
     std::vector<T> values_;
 };
 
-/// y = x turned by `sign` times the angles.
+}  // namespace
+
+namespace refgss {
+
 template <class T>
 void turn(view<const T, 4> x, const int64_t* r, double base, int32_t pairing, T sign, view<T, 4> y) {
     const int64_t L = x.shape[1], H = x.shape[2], D = x.shape[3], half = D / 2, tokens = x.shape[0] * L;
@@ -66,6 +69,18 @@ void turn(view<const T, 4> x, const int64_t* r, double base, int32_t pairing, T 
         }
     });
 }
+template void turn(view<const float, 4>, const int64_t*, double, int32_t, float, view<float, 4>);
+template void turn(view<const double, 4>, const int64_t*, double, int32_t, double, view<double, 4>);
+
+int64_t t5_bucket(int64_t distance) {
+    static constexpr int64_t first[] = {16, 19, 21, 24, 27, 31, 35, 40, 46, 52, 59, 67, 77, 87, 99, 113};
+    if (distance < 16) return distance;
+    return 15 + (std::upper_bound(first, std::end(first), distance) - first);
+}
+
+}  // namespace refgss
+
+namespace {
 
 int32_t rope(const refgss_array* x, const int64_t* r, double base, int32_t pairing, int sign,
              const refgss_array* y, const char* in, const char* out) {
@@ -86,15 +101,6 @@ int32_t rope(const refgss_array* x, const int64_t* r, double base, int32_t pairi
     });
 }
 
-constexpr int64_t first_of_bucket[] = {16, 19, 21, 24, 27, 31, 35, 40, 46, 52, 59, 67, 77, 87, 99, 113};
-constexpr int64_t buckets = 32;
-
-/// GSS-ATT-5.
-int64_t bucket_of(int64_t distance) {
-    if (distance < 16) return distance;
-    return 15 + (std::upper_bound(first_of_bucket, std::end(first_of_bucket), distance) - first_of_bucket);
-}
-
 }  // namespace
 
 int32_t refgss_rope(const refgss_array* x, const int64_t* r, double base, int32_t pairing,
@@ -112,11 +118,11 @@ int32_t refgss_t5_bias(const refgss_array* table, const refgss_array* bias) {
         with_scalar(*table, [&](auto scalar) {
             using T = decltype(scalar);
             const int64_t H = table->shape[0], M = bias->shape[1];
-            const auto from = shaped<const T, 2>(table, "table", H, buckets);
+            const auto from = shaped<const T, 2>(table, "table", H, t5_buckets);
             const auto to = shaped<T, 2>(bias, "bias", H, M);
             check_outputs({{bias, "bias"}}, {{table, "table"}});
             serial_for(M, [&](int64_t n) {
-                for (int64_t h = 0; h < H; ++h) *to.at(h, n) = *from.at(h, bucket_of(n));
+                for (int64_t h = 0; h < H; ++h) *to.at(h, n) = *from.at(h, t5_bucket(n));
             });
         });
     });
@@ -129,12 +135,12 @@ int32_t refgss_t5_bias_vjp(const refgss_array* dbias, const refgss_array* dtable
             using T = decltype(scalar);
             const int64_t H = dbias->shape[0], M = dbias->shape[1];
             const auto from = checked<const T, 2>(dbias, "dbias");
-            const auto to = shaped<T, 2>(dtable, "dtable", H, buckets);
+            const auto to = shaped<T, 2>(dtable, "dtable", H, t5_buckets);
             check_outputs({{dtable, "dtable"}}, {{dbias, "dbias"}});
             for (int64_t h = 0; h < H; ++h) {
-                double sums[buckets] = {};
-                serial_for(M, [&](int64_t n) { sums[bucket_of(n)] += static_cast<double>(*from.at(h, n)); });
-                for (int64_t k = 0; k < buckets; ++k) *to.at(h, k) = static_cast<T>(sums[k]);
+                double sums[t5_buckets] = {};
+                serial_for(M, [&](int64_t n) { sums[t5_bucket(n)] += static_cast<double>(*from.at(h, n)); });
+                for (int64_t k = 0; k < t5_buckets; ++k) *to.at(h, k) = static_cast<T>(sums[k]);
             }
         });
     });

@@ -84,9 +84,27 @@ owning_layer dss_layer(const layer_arrays& p, const py::tuple& options) {
             refgss_dss_layer_scales{p["w_o.scale"]}};
 }
 
+/// (.., window, heads, kv_heads, position, mlp, rope_base, eps)
+owning_layer transformer_layer(const layer_arrays& p, const py::tuple& options) {
+    const auto window = options[1].cast<py::tuple>();
+    const auto position = options[4].cast<int32_t>(), mlp = options[5].cast<int32_t>();
+    const char* table = position == REFGSS_POSITION_T5 ? "position.table" : "position.weight";
+    return {REFGSS_LAYER_TRANSFORMER,
+            refgss_transformer_layer_params{
+                p["norm1.weight"], p["norm1.bias"], p["w_q"], p["w_k"], p["w_v"], p["w_o"], p["b_q"],
+                p["b_k"], p["b_v"], p["b_o"], p[table], p["norm2.weight"], p["norm2.bias"], p["w_1"],
+                p["w_2"], p["w_3"], p["b_1"], p["b_2"], p["b_3"],
+                {window[0].cast<int64_t>(), window[1].cast<int32_t>(), window[2].cast<bool>()},
+                options[2].cast<int64_t>(), options[3].cast<int64_t>(), position, mlp,
+                options[6].cast<double>(), options[7].cast<double>()},
+            refgss_transformer_layer_scales{p["w_q.scale"], p["w_k.scale"], p["w_v.scale"],
+                                            p["w_o.scale"], p["w_1.scale"], p["w_2.scale"],
+                                            p["w_3.scale"]}};
+}
+
 owning_layer make_layer(const layer_arrays& p, const py::tuple& options) {
     static const std::map<std::string, owning_layer (*)(const layer_arrays&, const py::tuple&)> makers{
-        {"gss", gss_layer}, {"dss", dss_layer}};
+        {"gss", gss_layer}, {"dss", dss_layer}, {"transformer", transformer_layer}};
     return makers.at(options[0].cast<std::string>())(p, options);
 }
 

@@ -143,5 +143,6 @@ struct layer_source {
 };
 std::unique_ptr<layer> make_gss(const layer_source& from);
 std::unique_ptr<layer> make_dss(const layer_source& from);
+std::unique_ptr<layer> make_transformer(const layer_source& from);
 
 }  // namespace refgss::decoding

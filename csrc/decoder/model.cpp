@@ -11,7 +11,9 @@ struct maker {
     int32_t kind;
     std::unique_ptr<layer> (*make)(const layer_source& from);
 };
-constexpr maker makers[] = {{REFGSS_LAYER_GSS, make_gss}, {REFGSS_LAYER_DSS, make_dss}};
+constexpr maker makers[] = {{REFGSS_LAYER_GSS, make_gss},
+                            {REFGSS_LAYER_DSS, make_dss},
+                            {REFGSS_LAYER_TRANSFORMER, make_transformer}};
 
 std::unique_ptr<layer> make_layer(const layer_source& from) {
     for (const maker& m : makers) {

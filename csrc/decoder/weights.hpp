@@ -25,19 +25,24 @@ std::vector<float> read_optional(const refgss_array* a, const std::string& name,
 /// The length of an axis of weights that have `rank` axes.
 int64_t axis_of(const refgss_array* a, const std::string& name, int rank, int axis);
 
-/// A LayerNorm; or none, of width 0.
+/// A LayerNorm, or an RMS norm, which has no bias; or none, of width 0.
 struct norm {
     std::vector<float> weight, bias;
     int64_t width = 0;
     float eps = 0;
+    bool centred = true;
 
     norm() = default;
     norm(const refgss_array* w, const refgss_array* b, const std::string& name, int64_t n, double e)
         : weight(read_vector(w, name + ".weight", n)), bias(read_vector(b, name + ".bias", n)),
           width(n), eps(static_cast<float>(e)) {}
+    norm(const refgss_array* w, const std::string& name, int64_t n, double e)
+        : weight(read_vector(w, name + ".weight", n)), width(n), eps(static_cast<float>(e)), centred(false) {}
     explicit operator bool() const { return width > 0; }
     void operator()(const float* x, float* y) const {
-        kernels<pointwise_kernels<float>>().layer_norm(width, x, weight.data(), bias.data(), eps, y);
+        auto& kernel = kernels<pointwise_kernels<float>>();
+        if (centred) kernel.layer_norm(width, x, weight.data(), bias.data(), eps, y);
+        else kernel.rms_norm(width, x, weight.data(), eps, y);
     }
 };
 

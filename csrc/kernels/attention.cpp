@@ -225,6 +225,74 @@ template <class T> void divide(int64_t width, const T* from, T divisor, T* to) {
     for (; d < width; ++d) to[d] = from[d] / divisor;
 }
 
+// ---- one query ----------------------------------------------------------------------------------
+
+/// Σ x, in a fixed order.
+REFGSS_INLINE float sum_of_lanes(vec<float> x) {
+    float s = 0;
+    for (int k = 0; k < vec<float>::lanes; ++k) s += x[k];
+    return s;
+}
+
+template <int Rows>
+REFGSS_INLINE void dot_rows(int64_t width, const float* keys, const float* q, float* products) {
+    constexpr int lanes = vec<float>::lanes;
+    vec<float> sum[Rows];
+    for (int r = 0; r < Rows; ++r) sum[r] = vec<float>(0.0f);
+    int64_t d = 0;
+    for (; d + lanes <= width; d += lanes) {
+        const vec<float> x = load(q + d);
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows; ++r) sum[r] = fma(x, load(keys + r * width + d), sum[r]);
+    }
+    for (int r = 0; r < Rows; ++r) {
+        products[r] = sum_of_lanes(sum[r]);
+        for (int64_t j = d; j < width; ++j) products[r] += q[j] * keys[r * width + j];
+    }
+}
+
+void query_logits(int64_t count, int64_t width, const float* keys, const float* q, float scale,
+                  const float* bias, float* a) {
+    constexpr int rows = 8;
+    int64_t s = 0;
+    for (; s + rows <= count; s += rows) dot_rows<rows>(width, keys + s * width, q, a + s);
+    for (; s < count; ++s) dot_rows<1>(width, keys + s * width, q, a + s);
+    for (s = 0; s < count; ++s) a[s] = a[s] * scale + (bias ? bias[-s] : 0.0f);
+}
+
+float query_weights(int64_t count, float* a) {
+    using F = vec<float>;
+    float most = -std::numeric_limits<float>::infinity();
+    for (int64_t s = 0; s < count; ++s) most = a[s] > most ? a[s] : most;
+    F sum(0.0f);
+    for (int64_t s = 0; s < count; s += F::lanes) {
+        const int some = count - s < F::lanes ? static_cast<int>(count - s) : F::lanes;
+        F e = exp(load_some(a + s, some) - F(most));
+        for (int k = some; k < F::lanes; ++k) e.set(k, 0.0f);
+        store_some(a + s, e, some);
+        sum = sum + e;
+    }
+    return sum_of_lanes(sum);
+}
+
+void query_add(int64_t count, int64_t width, const float* values, const float* a, float* y) {
+    constexpr int lanes = vec<float>::lanes, columns = 4;
+    int64_t d = 0;
+    for (; d + columns * lanes <= width; d += columns * lanes) {
+        vec<float> sum[columns];
+        for (int j = 0; j < columns; ++j) sum[j] = load(y + d + j * lanes);
+        for (int64_t s = 0; s < count; ++s) {
+            const vec<float> w(a[s]);
+#pragma GCC unroll 4
+            for (int j = 0; j < columns; ++j)
+                sum[j] = fma(w, load(values + s * width + d + j * lanes), sum[j]);
+        }
+        for (int j = 0; j < columns; ++j) store(y + d + j * lanes, sum[j]);
+    }
+    for (; d < width; ++d)
+        for (int64_t s = 0; s < count; ++s) y[d] += a[s] * values[s * width + d];
+}
+
 template <class T>
 constexpr attention_kernels<T> of_tiles{
     tile_rows, tile_columns<T>, pack_across<T, tile_rows>, pack_across<T, tile_columns<T>>, pack_rows<T>,
@@ -234,6 +302,7 @@ constexpr attention_kernels<T> of_tiles{
 }  // namespace REFGSS_ISA
 
 using namespace REFGSS_ISA;
+REFGSS_TABLE(query_kernels, {query_logits, query_weights, query_add})
 REFGSS_TABLE(attention_kernels<float>, of_tiles<float>)
 REFGSS_TABLE(attention_kernels<double>, of_tiles<double>)
 

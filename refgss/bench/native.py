@@ -116,16 +116,25 @@ def label(weights: str) -> str:
 
 
 def token_bytes(params: Mapping[str, np.ndarray], decoder: native.Decoder) -> float:
-    """What a token must move: each weight once; taps and inputs; the state and C once a block.
+    """What a token must move: each weight once; taps and inputs; the state and C once a block; the
+    keys and values that it sees.
 
     A tied embedding is read as the head; of one that is not, only a row.
     """
     weights = sum(x.nbytes for k, x in params.items() if "ssm." not in k)
     if not decoder.config.tied:
         weights -= params["embedding.weight"].nbytes
-    depth, batch, H, N = decoder.state.shape
+    return weights + sum(remembered_bytes(state, decoder) for state in decoder.state)
+
+
+def remembered_bytes(state: Any, decoder: native.Decoder) -> float:
+    """What a layer moves of what it remembers."""
+    if isinstance(state, Mapping):
+        _, slots, groups, width = state["k"].shape
+        return 2 * 4 * groups * width * float(np.minimum(state["t"] + 1, slots).sum())
+    batch, H, N = state.shape
     recent = (decoder.block + 1) // 2 * 2 + 1  # taps and inputs, on average; a start
-    return weights + depth * batch * H * (4 * recent + 3 * 8 * N / decoder.block)
+    return batch * H * (4 * recent + 3 * 8 * N / decoder.block)
 
 
 def reading(size: int) -> tuple[Callable, int, float]:

@@ -8,32 +8,46 @@ from typing import Any
 import numpy as np
 
 from refgss import checks, ops
-from refgss.config import DSSConfig, GSSConfig, LMConfig
+from refgss.config import DSSConfig, GSSConfig, LMConfig, TransformerConfig
 from refgss.layers import kind_of, of_layer
 from refgss.layers.states import State, bundled
 from refgss.layers.tensor import Tensor
 from refgss.native import _core
+from refgss.native.attention import window_tuple
 from refgss.native.state_space import form_tuple
 
 BLOCK = 64  # tokens between two advances of the state
 SHARE = 32  # int8 weights that share a scale
 
+POSITIONS = ("none", "rope-half", "rope-interleaved", "t5", "alibi", "learned")  # refgss_position
+MLP = {"gelu": 1, "gelu-tanh": 2, "glu": 3, "relu": 4}  # enum refgss_mlp
+COUNT_STEP = 2**20  # a number of tokens is saved as two of binary32, in steps and the rest
+
+
+def transformer_options(c: TransformerConfig) -> tuple[Any, ...]:
+    """As csrc/bindings/decoder.cpp takes them."""
+    how = POSITIONS.index(c.position), MLP[c.mlp], c.rope_base, c.eps
+    return "transformer", window_tuple(c.form), c.heads, c.groups, *how
+
+
 # the options of a layer, by the type of its config, as csrc/bindings/decoder.cpp takes them
 OPTIONS: dict[type, Callable[[Any], tuple[Any, ...]]] = {
     GSSConfig: lambda c: ("gss", c.imag == "exp", c.eps),
     DSSConfig: lambda c: ("dss", c.imag == "exp", c.eps, form_tuple(c.form)),
+    TransformerConfig: transformer_options,
 }
 
 RECURRENT = (GSSConfig, DSSConfig)  # kinds whose state waits for the next advance
 
 # matrices that may have few bits, and the axis along which their scales are shared
-SUMMED = {"w_v": 0, "w_u": 0, "w_uc": 0, "w_o": 0, "head.weight": 0, "embedding.weight": 1}
+SUMMED = dict.fromkeys(("w_v", "w_u", "w_uc", "w_o", "w_q", "w_k", "w_1", "w_2", "w_3"), 0)
+SUMMED |= {"head.weight": 0, "embedding.weight": 1}
 
 
 class Decoder:
     """A language model that reads B sequences side by side, and remembers where it is.
 
-    params   as for `lm_logits`, in float32 and complex64.  A matrix (w_v, w_u, w_uc, w_o,
+    params   as for `lm_logits`, in float32 and complex64.  A matrix (one of the layers,
              embedding.weight, head.weight) may be bf16 as uint16; or int8 beside NAME.scale, one
              bf16 (uint16) for 32 weights along the axis that is summed over: (ceil(I/32),O), or
              (V,ceil(E/32)) of the embedding.  All are copied once, into an order of their own.
@@ -71,8 +85,15 @@ class Decoder:
 
     @staticmethod
     def supports(config: LMConfig) -> bool:
-        """Whether it can decode such models: those whose layers are of kinds that it knows."""
-        return all(type(layer) in OPTIONS for layer in config.layers)
+        """Whether it can decode such models: those whose layers are of kinds that it knows.
+
+        A learned position that is not one in a chunk is not: its stream ends (GSS-HYB-10).
+        """
+        return all(
+            type(layer) in OPTIONS
+            and not (getattr(layer, "position", "") == "learned" and layer.visible != "chunk")
+            for layer in config.layers
+        )
 
     def step(self, tokens: np.ndarray) -> np.ndarray:
         """The next token of each sequence, (B,) int -> logits (B,V)."""
@@ -122,7 +143,7 @@ class Decoder:
             own = {}
             for name, tensor in parts.items():
                 x = next(saved)
-                own[name] = ops.joined_complex(x) if tensor.numbers == "complex" else x
+                own[name] = OF_SAVED[tensor.numbers](x)
             states.append(own if len(own) > 1 else next(iter(own.values())))
         return bundled(states)
 
@@ -152,6 +173,9 @@ class Decoder:
         for i, (own, parts) in enumerate(zip(state, self._parts(), strict=True)):
             checks.check_parts("Decoder", f"layer {i}: state", own, parts)
             for x in own.values() if isinstance(own, Mapping) else (own,):
+                if x.dtype.kind in "iu":
+                    arrays.append(in_steps(x))
+                    continue
                 if x.dtype not in (np.complex64, np.float32):
                     raise TypeError("Decoder: state must be complex64 or float32")
                 arrays.append(ops.to_real(x))
@@ -206,6 +230,25 @@ class Decoder:
         return np.ascontiguousarray(tokens, np.int64)
 
 
+def in_steps(t: np.ndarray) -> np.ndarray:
+    """Numbers of tokens (B,) as the library saves them, (B,2)."""
+    return np.stack([t // COUNT_STEP, t % COUNT_STEP], -1).astype(np.float32)
+
+
+def from_steps(saved: np.ndarray) -> np.ndarray:
+    """The inverse, int64."""
+    high, low = saved.astype(np.int64).T
+    return high * COUNT_STEP + low
+
+
+# from what the library saves, by the numbers of a part of a state
+OF_SAVED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "complex": ops.joined_complex,
+    "real": lambda x: x,
+    "integer": from_steps,
+}
+
+
 class Template:
     """Stands for an array where only its shape and dtype are asked for."""
 
@@ -244,7 +287,10 @@ def check_parameters(params: Mapping[str, np.ndarray], config: LMConfig) -> None
     checks.check_language_model("Decoder", seen, np.zeros((0, 0), np.int64), None, config)
     E = seen["embedding.weight"].shape[1]
     if not Decoder.supports(config):
-        raise ValueError("Decoder: all layers must be of the kinds that it knows: GSS or DSS")
+        raise ValueError(
+            "Decoder: all layers must be of kinds that it knows, and learned positions those in a "
+            "chunk"
+        )
     for i, layer in enumerate(config.layers):
         x = np.empty((0, 0, E), np.float32)
         checks.check_layer(f"Decoder, layer {i}", of_layer(seen, i), x, None, layer)
