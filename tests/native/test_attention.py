@@ -74,7 +74,7 @@ def forward(module, a, window):
 # --- values ---------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(attentions([0, 1, 2, 5], [1, 2, 3, 8], [1, 2, 5]), st.sampled_from(["f32", "f64"]))
 def test_every_result_is_within_its_budget(drawn, precision):
     arguments, window = drawn
@@ -87,7 +87,7 @@ def test_every_result_is_within_its_budget(drawn, precision):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(drawn=attentions([1, 95, 97, 150, 290], [1, 5, 33, 64, 128, 129, 200, 300], [1, 8, 17, 40]))
 def test_tiles_of_any_size_agree_with_the_definition(dtype, drawn):
     """Sums of up to n terms: √n would be usual, and n is granted; a logit is off by its size."""
@@ -133,7 +133,7 @@ def test_beside_pytorch_at_full_size():
 # --- cuts, steps, threads, layouts ----------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(attentions([11, 150, 300], [1, 4, 100, 128, 150], [4, 20]), st.data())
 def test_pieces_and_steps_are_the_whole_bit_for_bit(drawn, data):
     arguments, window = drawn

@@ -171,7 +171,10 @@ class Library:
             for name in self.parameters[op]
         ]
         run = partial(getattr(self.lib, f"refgss_{op}"), *values)
-        return Prepared(op, run, self.check, into, out, outputs, keep)
+        state = given.get("state")
+        counts = state["t"].dtype if isinstance(state, Mapping) else np.int32
+        counts = np.promote_types(counts, np.int32)
+        return Prepared(op, counts, run, self.check, into, out, outputs, keep)
 
     def argument(
         self, name: str, given: Values, tensors: Values, outputs: Values, keep: list[Any]
@@ -229,6 +232,7 @@ class Prepared:
     """A call of a library that can be made again and again, on the same memory."""
 
     op: str
+    counts: Any  # the dtype of numbers of tokens
     run: Callable[[], int]  # the call itself: a status
     check: Callable[[int], None]
     into: Laid
@@ -252,8 +256,7 @@ class Prepared:
             raise WroteElsewhereError(f"memory beside the output {changed} was written to")
         numbers = {k: ops.from_real(k, x) for k, x in results.items()}
         if "state.t" in numbers:
-            before = self.into.arrays.get("state.t", np.empty(0, np.int32)).dtype
-            numbers["state.t"] = numbers["state.t"].astype(before)
+            numbers["state.t"] = numbers["state.t"].astype(self.counts)
         found = [
             numbers[name] if name in numbers else ops.parts(numbers, name) or None
             for name in ops.OPS[self.op].outputs
