@@ -67,7 +67,7 @@ def of_signatures(content: Mapping[str, Any], vectors: Iterable[Vector]) -> Slic
         whole[id] |= 1 << i
         refusals |= 0 if output else 1 << i
     moved = {}
-    for function, lines in content["lines"].items():
+    for function, lines in content.get("lines", {}).items():
         moves = int(content["moves"][function], 16) | refusals
         run = (sum(whole[ids[i]] for i in set_bits(int(bits, 16))) for bits in lines)
         moved[function] = tuple({moves & ran for ran in run} - {0})
@@ -98,5 +98,5 @@ def published_moves(vectors: Iterable[Vector]) -> dict[str, frozenset[Result]]:
     order = results(content["vectors"], vectors)
     return {
         function: frozenset(order[i] for i in set_bits(int(bits, 16)))
-        for function, bits in content["moves"].items()
+        for function, bits in content.get("moves", {}).items()
     }
