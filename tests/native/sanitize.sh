@@ -19,7 +19,13 @@ cd "$folder/lib"
 preload=$(g++ -print-file-name=libstdc++.so)
 case $sanitizers in *undefined*) preload="$(g++ -print-file-name=libubsan.so) $preload" ;; esac
 case $sanitizers in *address*) preload="$(g++ -print-file-name=libasan.so) $preload" ;; esac
+case $sanitizers in *address*)
+    g++ -shared -fPIC -O1 "$root/tests/native/failing_new.cpp" -o "$folder/failing_new.so"
+    preload="$folder/failing_new.so $preload" ;;
+esac
 case $sanitizers in *thread*) preload="$(g++ -print-file-name=libtsan.so) $preload" ;; esac
-export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+options=detect_leaks=0:allocator_may_return_null=1
+options=$options:verify_asan_link_order=0:alloc_dealloc_mismatch=0  # for failing_new
+export ASAN_OPTIONS=$options UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 export TSAN_OPTIONS=halt_on_error=1:exitcode=66
 LD_PRELOAD=$preload python -m pytest -p no:cacheprovider -x "$@" tests/native
