@@ -236,9 +236,10 @@ def in_steps(t: np.ndarray) -> np.ndarray:
 
 
 def from_steps(saved: np.ndarray) -> np.ndarray:
-    """The inverse, int64."""
+    """The inverse: int32, as states begin, or int64 where that is too narrow."""
     high, low = saved.astype(np.int64).T
-    return high * COUNT_STEP + low
+    t = high * COUNT_STEP + low
+    return t.astype(np.int32) if t.max(initial=0) <= np.iinfo(np.int32).max else t
 
 
 # from what the library saves, by the numbers of a part of a state
