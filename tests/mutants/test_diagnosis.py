@@ -151,3 +151,20 @@ def test_signatures_are_those_of_the_declared_mutants():
 def test_parts_of_an_op_are_known_at_any_depth():
     assert {"gelu", "causal_conv", "discretize"} <= coverage.parts("lm_loss")
     assert {"lm_logits", "gss_layer_vjp", "gelu_vjp"} <= coverage.parts("lm_logits_vjp")
+
+
+def test_errors_far_larger_than_rounding_are_none_of_a_narrow_type():
+    class Scaled:
+        def __getattr__(self, name):
+            return getattr(reference, name)
+
+        def gss_layer(self, params, x, state=None, *, config):
+            y, s = reference.gss_layer(params, x, state, config=config)
+            return (1.7 * y + 0.3).astype(x.dtype), s
+
+    candidate = ModuleCandidate(Scaled())
+    paper = [v for v in VECTORS if v.op == "gss_layer" and v.layer_profile == "paper"]
+    found = [ask(candidate, Question(v, "f32")) for v in paper]
+    suspects = [s.clause for s in diagnosis.diagnose(candidate, VECTORS, found, SIGNATURES)]
+    assert suspects[0].startswith("GSS-LAY-")
+    assert "GSS-ACC-6" not in suspects
