@@ -128,6 +128,6 @@ def attention_step(
     Clauses: GSS-ATT-23, GSS-ATT-27.
     """
     checks.check_attention_step("attention_step", q, k, v)
-    one = (x[:, None] for x in (q, k, v))
-    y, state = attention(*one, bias, state, window=window, plan=plan)
+    q, k, v = (x[:, None] for x in arrays("attention_step", q, k, v))
+    y, state = attention(q, k, v, bias, state, window=window, plan=plan)
     return y[:, 0], state

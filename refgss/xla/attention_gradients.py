@@ -105,11 +105,11 @@ def attention_step_vjp(
     """dy (B,Hq,D): that of `attention` at L = 1.  Clauses: GSS-ATT-9, GSS-ATT-23."""
     checks.check_attention_step("attention_step_vjp", q, k, v)
     checks.check_shape("attention_step_vjp", "dy", dy, q.shape, "f")
-    one = (x[:, None] for x in (q, k, v))
-    dq, dk, dv, *rest = attention_vjp(
-        *one, bias, state, dy[:, None], dstate, window=window, plan=plan
+    q, k, v, dy = (x[:, None] for x in arrays("attention_step_vjp", q, k, v, dy))
+    dq, dk, dv, dbias, dstate0 = attention_vjp(
+        q, k, v, bias, state, dy, dstate, window=window, plan=plan
     )
-    return (dq[:, 0], dk[:, 0], dv[:, 0], *rest)
+    return dq[:, 0], dk[:, 0], dv[:, 0], dbias, dstate0
 
 
 def transformer_op(
