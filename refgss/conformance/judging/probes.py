@@ -77,7 +77,8 @@ def block_input(g: Given, config: TransformerConfig) -> Any:
 
 
 def positions(g: Given, config: TransformerConfig) -> np.ndarray:
-    return transformer.positions(*g["x"].shape[:2], window_state(g), config)
+    batch, length = g["x"].shape[:2]
+    return transformer.positions(batch, length, window_state(g), config)
 
 
 def window_state(g: Given) -> dict[str, Any] | None:

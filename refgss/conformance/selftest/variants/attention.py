@@ -87,7 +87,7 @@ def softmax_split(q, keys, values, bias, at, window):
     rejections=(
         Rejection(
             "GSS-ATT-10",
-            ("attention",),
+            ("attention", "attention_step"),
             "a mask that is added to the logits: NaN − ∞ is NaN, and so is 0·NaN",
         ),
     ),
@@ -113,8 +113,9 @@ def by_sdpa(q, keys, values, bias, at, window):
     some = torch.tensor(at.seen.any(2))[:, None, :, None]
     safe = torch.where(some, mask, 0)
     scale = None if window.scale == "inverse-root" else 1.0
+    query, key, value = (x.transpose(1, 2) for x in tensors)
     y = torch.nn.functional.scaled_dot_product_attention(
-        *(x.transpose(1, 2) for x in tensors), attn_mask=safe, scale=scale
+        query, key, value, attn_mask=safe, scale=scale
     )
     y = torch.where(some, y, 0).transpose(1, 2)
     return y.detach().numpy(), y, tensors, mask

@@ -99,7 +99,7 @@ def of_form(visible: Visible) -> Iterator[Case]:
     form = AttentionForm(3, visible, "one")
     grouped = inputs(draw, 2, 5, 4, 2, 2) | {"bias": draw(4, form.distances + 2)}
     grouped |= state_of(draw, form, phases(form, 2, 7), 2, 2)
-    ids = (*FORWARD, "GSS-ATT-6", "GSS-ATT-15")
+    ids: tuple[str, ...] = (*FORWARD, "GSS-ATT-6", "GSS-ATT-15")
     note = "two rows of different phase, two heads of keys for four of queries, a longer bias"
     yield from both(f"{visible}-grouped", ids, grouped, form, note=note)
     small = AttentionForm(2, visible)
@@ -151,7 +151,7 @@ def of_states(visible: Visible) -> Iterator[Case]:
     draw = Draw(f"attention/{visible}-states")
     t = phases(form, 0, 1, 2) if visible == "chunk" else [0, 2, 5]
     tensors = inputs(draw, len(t), 2, 1, 1, 2) | state_of(draw, form, t, 1, 2)
-    ids = (*FORWARD, "GSS-ATT-16")
+    ids: tuple[str, ...] = (*FORWARD, "GSS-ATT-16")
     yield from both(f"{visible}-phases", ids, tensors, form, note="a row at each phase")
     if visible != "chunk":
         far = inputs(draw, 2, 4, 1, 1, 2)
@@ -191,7 +191,7 @@ def of_logits() -> Iterator[Case]:
     draw, form = Draw("attention/logits"), AttentionForm(4)
     calm = inputs(draw, 1, 6, 1, 1, 2)
     huge = calm | {k: (100 * calm[k]).astype(F) for k in ("q", "k")}
-    ids = ("GSS-ATT-17", "GSS-ATT-18")
+    ids: tuple[str, ...] = ("GSS-ATT-17", "GSS-ATT-18")
     back = ("GSS-ATT-9", "GSS-ATT-19")
     yield from both("huge", ids, huge, form, note="logits of ten thousand", back=back)
     equal = calm | {"q": 0 * calm["q"]}
@@ -274,7 +274,7 @@ def of_nan(visible: Visible) -> Iterator[Case]:
     for name, index in (("k", (1, 2, 1, 0)), ("v", (1, 2, 1, 1)), ("q", (1, 2, 1, 0))):
         id = f"attention/{visible}-nan-{name}"
         args: Any = (id, "attention", ids, tensors, option(form), ("nan",), note)
-        yield Case(*args, nan=index, nan_in=name)
+        yield replace(Case(*args), nan=index, nan_in=name)
         if name == "k":
             o = option(form) | {"splits": [3, 5]}
             cut = replace(Case(*args), id=f"{id}-split", options=o, nan=index, nan_in=name)
@@ -282,7 +282,7 @@ def of_nan(visible: Visible) -> Iterator[Case]:
     step = of_step(tensors) | state_of(draw, form, phases(form, 1, 1), 2, 2)
     id = f"attention_step/{visible}-nan"
     args = (id, "attention_step", ids, step, option(form), ("nan",), "NaN in a key of row 1")
-    yield Case(*args, nan=(1, 1, 0), nan_in="k")
+    yield replace(Case(*args), nan=(1, 1, 0), nan_in="k")
 
 
 def empty() -> Iterator[Case]:
@@ -392,19 +392,19 @@ def rms_norms() -> Iterator[Case]:
         flags = ("small",) if label == "random" else ()
         yield Case(f"rms_norm/{label}", "rms_norm", (clause,), tensors, o, flags, note)
         grad = tensors | {"dy": draw(*v.shape)}
-        ids = ("GSS-ATT-20",) if clause == "GSS-ATT-12" else (clause,)
+        ids: tuple[str, ...] = ("GSS-ATT-20",) if clause == "GSS-ATT-12" else (clause,)
         yield Case(f"rms_norm_vjp/{label}", "rms_norm_vjp", ids, grad, o, flags, note)
     tensors = {"x": draw(2, 3, 4), "weight": draw(4)}
-    ids, note = ("GSS-NFI-11",), "NaN in one row"
-    args: Any = ("rms_norm/nan", "rms_norm", ids, tensors, {"eps": 1e-5}, ("nan",), note)
-    yield Case(*args, nan=(1, 2, 0))
+    note, row = "NaN in one row", ("GSS-NFI-11",)
+    args: Any = ("rms_norm/nan", "rms_norm", row, tensors, {"eps": 1e-5}, ("nan",), note)
+    yield replace(Case(*args), nan=(1, 2, 0))
     for op, name in (("rms_norm", "x"), ("rms_norm_vjp", "dy")):
         given = tensors | ({"dy": draw(2, 3, 4)} if op.endswith("_vjp") else {})
         for label, s in (("small", 1e-20),) + ((("large", 1e20),) if name == "dy" else ()):
             scaled = given | {name: (given[name] * np.float64(s)).astype(F)}
-            ids, note = ("GSS-ACC-1", "GSS-ACC-7"), f"{name} ~ {s:g}"
+            exact, note = ("GSS-ACC-1", "GSS-ACC-7"), f"{name} ~ {s:g}"
             id = f"{op}/scale-{label}"
-            yield Case(id, op, ids, scaled, {"eps": 1e-5}, ("extreme",), note)
+            yield Case(id, op, exact, scaled, {"eps": 1e-5}, ("extreme",), note)
 
 
 def nan_reach(output: str, case: Case) -> np.ndarray | None:

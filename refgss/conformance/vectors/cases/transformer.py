@@ -145,7 +145,7 @@ def layer_parts() -> Iterator[Case]:
 def far_positions() -> Iterator[Case]:
     """Relative positions far out: the same layer at another t."""
     for position in ("rope-half", "rope-interleaved", "t5", "alibi"):
-        config = replace(BASE, position=position, visible="sliding", chunk=4)  # type: ignore[arg-type]
+        config = replace(BASE, position=position, visible="sliding", chunk=4)
         draw = Draw(f"transformer_layer/{position}-far")
         near = given(draw, config, 1, 3, 4, 4, [4])
         ids, o = ("GSS-ATT-4", "GSS-ATT-1"), {"config": encode_option(config)}
@@ -158,11 +158,9 @@ def far_positions() -> Iterator[Case]:
     other = replace(BASE, position="rope-half", rope_base=100.0)
     tensors = given(draw, other, 1, 4, 4, 4, [1])
     note, o = "another base, heads of two pairs", {"config": encode_option(other)}
-    args: Any = ("transformer_layer/rope-base", "transformer_layer", ids)
-    yield Case(*args, tensors, o, (), note)
-    grad = with_cotangents(draw, tensors, other, 4)
-    args = ("transformer_layer_vjp/rope-base", "transformer_layer_vjp", ("GSS-HYB-7", *ids))
-    yield Case(*args, grad, o, (), note)
+    yield Case("transformer_layer/rope-base", "transformer_layer", ids, tensors, o, (), note)
+    grad, back = with_cotangents(draw, tensors, other, 4), ("GSS-HYB-7", *ids)
+    yield Case("transformer_layer_vjp/rope-base", "transformer_layer_vjp", back, grad, o, (), note)
 
 
 def layer_edges() -> Iterator[Case]:
@@ -171,28 +169,27 @@ def layer_edges() -> Iterator[Case]:
     o = {"config": encode_option(BASE)}
     for label, b, length in (("no-length", 2, 0), ("no-batch", 0, 3)):
         tensors = given(draw, BASE, b, length, 4, 2, phases(BASE.form, 1, 2)[:b] or [])
-        ids = ("GSS-NFI-14",) + (("GSS-STA-2",) if not length else ())
+        ids: tuple[str, ...] = ("GSS-NFI-14",) + (("GSS-STA-2",) if not length else ())
         yield Case(f"transformer_layer/{label}", "transformer_layer", ids, tensors, o)
     for visible in ("chunk", "sliding", "look1", "strict"):
-        config = replace(BASE, visible=visible, chunk=2)  # type: ignore[arg-type]
+        config = replace(BASE, visible=visible, chunk=2)
         tensors = given(draw, config, 2, 5, 4, 2, ())
-        args: Any = (f"transformer_layer/{visible}-nan", "transformer_layer", ("GSS-HYB-9",))
         note = "NaN at b=1, t=1: other rows stay, and who does not see it"
-        options = {"config": encode_option(config)}
-        yield Case(*args, tensors, options, ("nan",), note, nan=(1, 1, 0), nan_in="x")
-    config, _ = LAYERS["learned-long"]
-    last = given(
-        Draw("transformer_layer/learned-last"), config, 1, 2, 4, 2, [5]
-    )  # 7 rows: the last token has the last of them
-    args = ("transformer_layer/learned-last", "transformer_layer", ("GSS-HYB-10", "GSS-ATT-4"))
-    yield Case(*args, last, {"config": encode_option(config)})
-    beyond = given(draw, config, 2, 4, 4, 2, [3, 4])  # 7 rows: the last token has none
-    options = {"config": encode_option(config)}
-    args = ("transformer_layer/refuse-beyond-table", "transformer_layer", ("GSS-HYB-10",))
-    yield Case(*args, beyond, options, ("refusal",), error=True)
+        options, ids = {"config": encode_option(config)}, ("GSS-HYB-9",)
+        id = f"transformer_layer/{visible}-nan"
+        args = (id, "transformer_layer", ids, tensors, options, ("nan",), note)
+        yield Case(*args, nan=(1, 1, 0), nan_in="x")
+    config, _ = LAYERS["learned-long"]  # whose table has 7 rows
+    options, flags = {"config": encode_option(config)}, ("refusal",)
+    last = given(Draw("transformer_layer/learned-last"), config, 1, 2, 4, 2, [5])
+    ids = ("GSS-HYB-10", "GSS-ATT-4")
+    yield Case("transformer_layer/learned-last", "transformer_layer", ids, last, options)
+    beyond = given(draw, config, 2, 4, 4, 2, [3, 4])  # the last token has no row
+    id, ids = "transformer_layer/refuse-beyond-table", ("GSS-HYB-10",)
+    yield Case(id, "transformer_layer", ids, beyond, options, flags, error=True)
     grad = with_cotangents(draw, beyond, config, 2)
-    args = ("transformer_layer_vjp/refuse-beyond-table", "transformer_layer_vjp")
-    yield Case(*args, ("GSS-HYB-10", "GSS-NFI-16"), grad, options, ("refusal",), error=True)
+    id, ids = "transformer_layer_vjp/refuse-beyond-table", ("GSS-HYB-10", "GSS-NFI-16")
+    yield Case(id, "transformer_layer_vjp", ids, grad, options, flags, error=True)
 
 
 def layer_reach(output: str, case: Case) -> np.ndarray:
@@ -256,7 +253,7 @@ def hybrid_params(draw: Draw, config: cfg.LMConfig) -> dict[str, np.ndarray]:
 
 def hybrid_state(draw: Draw, config: cfg.LMConfig, b: int, t: int) -> dict[str, np.ndarray]:
     """`state.I`, or `state.I.PART`, for each layer."""
-    state = {}
+    state: dict[str, np.ndarray] = {}
     for i, layer in enumerate(config.layers):
         if isinstance(layer, TransformerConfig):
             own = state_of(draw, layer.form, phases(layer.form, *[t] * b), layer.groups, D)
