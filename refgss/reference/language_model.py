@@ -89,7 +89,7 @@ def lm_logits_vjp(
     config: LMConfig,
     ops: ModelOps = OPS,
 ) -> tuple[dict[str, Array], State]:
-    """dlogits (B,L,V), dstate of the form of a state -> dparams, dstate_0.  Clauses: GSS-GRD-11."""
+    """dlogits (B,L,V), dstate -> dparams, dstate_0.  Clauses: GSS-GRD-11, GSS-HYB-8."""
     checks.check_language_model("lm_logits_vjp", params, tokens, state, config)
     xs, _ = hidden_states(params, tokens, state, config, ops)
     head = head_weight(params, config)
