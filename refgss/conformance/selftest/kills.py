@@ -30,6 +30,7 @@ from refgss.conformance.judging.runner import Question, Record
 from refgss.conformance.selftest import chapter, mutants
 from refgss.conformance.selftest.mutants import Mutant
 from refgss.conformance.selftest.slicing import executed, moved, truth
+from refgss.conformance.selftest.substitution import functions
 from refgss.conformance.vectors.format import Vector, moderate, read_vectors
 from refgss.standard import spec_folder
 
@@ -160,6 +161,8 @@ def moves(
         before = known.moves.get(function)
         ids = set().union(*sets) - (set() if before is None else known.vectors)
         if function.startswith("checks."):  # they compute nothing; their refusals count as moved
+            ids = set()
+        if tuple(function.split(".")) not in functions(mutants.trees()):  # a method
             ids = set()
         new = [v for v in vectors if v.id in ids and not v.error]
         answers |= {v.id: truth(v) for v in new if v.id not in answers}
