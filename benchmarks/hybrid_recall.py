@@ -129,7 +129,7 @@ def plot(file: Path, curves: dict[str, np.ndarray], every: int) -> None:
             axes.plot(steps, run, color=f"C{i}", label=None if seed else name)
     axes.axhline(1 / PAIRS, color="grey", linestyle=":", label="one of the eight values")
     axes.set(xlabel="steps", ylabel="values recalled", ylim=(0, 1.02))
-    axes.legend(loc="center left")
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     figure.savefig(file, dpi=100)
 
 

@@ -14,6 +14,7 @@
 namespace refgss {
 namespace {
 
+#if !defined(REFGSS_UP_TO_AVX2)
 /// Whether this processor has AMX with bfloat16 and the system lets this process use it.
 bool tiles_allowed() {
 #if defined(__x86_64__) && defined(__linux__) && defined(REFGSS_AMX)
@@ -26,12 +27,15 @@ bool tiles_allowed() {
     return false;
 #endif
 }
+#endif
 
 isa widest() {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(REFGSS_UP_TO_AVX2)
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
         return tiles_allowed() ? isa::amx : isa::avx512;
+#endif
+#if defined(__x86_64__)
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return isa::avx2;
 #endif
     return isa::baseline;

@@ -91,8 +91,8 @@ def attention_step(
     Clauses: GSS-ATT-1..3, GSS-ATT-6..7, GSS-ATT-23, GSS-ATT-27.
     """
     checks.check_attention_step("attention_step", q, k, v)
-    one = (x[:, None] for x in (q, k, v))
-    checks.check_attention("attention_step", *one, bias, state, window)
+    rows = q[:, None], k[:, None], v[:, None]
+    checks.check_attention("attention_step", *rows, bias, state, window)
     y, after = _core.attention_step(q, k, v, bias, state_tuple(state), window_tuple(window))
     return y, state_of(after, state)
 
@@ -110,8 +110,8 @@ def attention_step_vjp(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None, State]:
     """dy (B,Hq,D): that of `attention` at L = 1.  Clauses: GSS-ATT-9, GSS-ATT-23."""
     checks.check_attention_step("attention_step_vjp", q, k, v)
-    one = (x[:, None] for x in (q, k, v))
-    given = checks.check_attention("attention_step_vjp", *one, bias, state, window)
+    rows = q[:, None], k[:, None], v[:, None]
+    given = checks.check_attention("attention_step_vjp", *rows, bias, state, window)
     checks.check_shape("attention_step_vjp", "dy", dy, q.shape, "f")
     checks.check_attention_cotangents("attention_step_vjp", q[:, None], given, dy[:, None], dstate)
     return gradients(_core.attention_step_vjp, q, k, v, bias, state, dy, dstate, window)

@@ -12,6 +12,7 @@ from refgss.config import DSSConfig, GSSConfig, LMConfig, TransformerConfig
 from refgss.layers import kind_of, of_layer
 from refgss.layers.states import State, bundled
 from refgss.layers.tensor import Tensor
+from refgss.layers.transformer import length_limit
 from refgss.native import _core
 from refgss.native.attention import window_tuple
 from refgss.native.state_space import form_tuple
@@ -91,7 +92,7 @@ class Decoder:
         """
         return all(
             type(layer) in OPTIONS
-            and not (getattr(layer, "position", "") == "learned" and layer.visible != "chunk")
+            and not (isinstance(layer, TransformerConfig) and length_limit(layer) is not None)
             for layer in config.layers
         )
 
