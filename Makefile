@@ -13,9 +13,10 @@ demo: $(VENV)/.demo
 	$(BIN)/refgss check
 	$(BIN)/refgss generate "def fibonacci(n):" --temperature 0.6
 
-# what CI runs
+# what CI runs; JOBS processes share the test files
+JOBS ?= 2
 test: $(VENV)/.test lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ from refgss.cli.arguments import Target
 from refgss.files import atomic_write
 
 WORKS = ("conv", "conv-cached", "kernel", "scan", "step", "layer", "train")
+WORKS += ("attention", "attention-train")
 MODEL_WORKS = ("decode", "prefill")  # of a language model
 
 

@@ -94,7 +94,7 @@ def test_the_reference_conforms_in_every_profile(refgss_, tmp_path):
         (["--candidate", wrong("Boastful")], 3, "protocol"),
         (["--candidate", f"cmd:{sys.executable} {RUDE} 'prints garbage'", *GELU], 3, "garbage"),
         (["--candidate", "reference", "--op", "gelu", "--clause", "GSS-KER-1"], 4, "no vector"),
-        (["--candidate", wrong("Gelu"), "--op", "dense"], 4, "claims nothing"),
+        (["--candidate", wrong("Gelu"), "--op", "dense"], 4, "claims none of the ops selected"),
         (["--candidate", wrong("Partial"), *GELU], 1, "claimed, and every case of it was declined"),
         (["--candidate", "reference", "--vectors", Path(__file__).parent], 4, "manifest.json"),
     ],
@@ -137,7 +137,7 @@ def test_without_a_candidate_every_usable_backend_is_checked(refgss_, monkeypatc
 
 
 def test_a_defect_of_our_own_is_70_and_a_sentence(refgss_, monkeypatch):
-    monkeypatch.setattr(sys.modules["refgss.cli.check"], "asked", lambda *_: 1 / 0)
+    monkeypatch.setattr(sys.modules["refgss.cli.check"], "check_one", lambda *_: 1 / 0)
     code, _, err = refgss_("check", "--candidate", "reference")
     assert code == 70 and "ZeroDivisionError" in err and "report it" in err
     assert len(err.strip().splitlines()) == 1

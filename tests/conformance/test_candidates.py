@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refgss.cli.check import profiles_of
+from refgss.cli.check import note_claims
 from refgss.conformance.candidates.calling import ModuleCandidate
 from refgss.conformance.candidates.claims import CandidateError
 from refgss.conformance.candidates.processes import IN_A_ROW, read_stages
@@ -163,7 +163,7 @@ def test_stages_are_read_as_carefully_as_outputs(make, tmp_path):
 def test_60_000_claims_cost_no_time(capsys):
     started = time.monotonic()
     with closing(open_candidate(rude("claims 60,000 ops"))) as candidate:
-        profiles_of([], candidate.about)
+        note_claims([], candidate.about)
         assert not any(VECTORS[0].op in candidate.about.offered for _ in range(100_000))
     assert time.monotonic() - started < 10
     assert len(capsys.readouterr().err.splitlines()) < 10

@@ -10,6 +10,7 @@ from refgss.conformance.candidates.calling import ModuleCandidate
 from refgss.conformance.judging import runner
 from refgss.conformance.vectors import coverage
 from refgss.conformance.vectors.format import read_vectors
+from refgss.layers.states import mapped
 from refgss.ops import OPS
 from refgss.standard import spec_folder
 
@@ -30,10 +31,10 @@ def failures(op, function, selection="default"):
 def test_a_state_of_zeros_where_none_was_given(op):
     def forgetful(params, x, state=None, *, config):
         y, after = getattr(reference, op)(params, x, state, config=config)
-        return y, 0 * after if state is None else after
+        return y, mapped(np.zeros_like, after) if state is None else after
 
     failed = failures(op, forgetful)
-    assert failed and all(id.endswith("-whole") for id in failed)
+    assert any(id.endswith("-whole") for id in failed)
 
 
 STATEFUL = [op for op in OPS if op.endswith("_vjp") and "state" in OPS[op].arguments]
@@ -103,12 +104,15 @@ def test_an_epsilon_that_is_always_1e_5(op):
 
     def fixed(*arguments, config):
         layer = getattr(config, "layer", config)
-        layer = replace(layer, eps=1e-5)
+        if isinstance(layer, tuple):
+            layer = tuple(replace(one, eps=1e-5) for one in layer)
+        else:
+            layer = replace(layer, eps=1e-5)
         config = replace(config, layer=layer) if hasattr(config, "layer") else layer
         return getattr(reference, op)(*arguments, config=config)
 
     failed = failures(op, fixed)
-    assert failed and all("option-" in id and "eps" in id for id in failed)
+    assert any("option-" in id and "eps" in id for id in failed)
 
 
 def test_a_gradient_of_a_bias_that_there_is_not():

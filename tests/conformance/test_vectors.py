@@ -228,8 +228,13 @@ def test_the_installed_set_reads_as_a_foreign_one_does(tmp_path):
         same(a, b)
 
 
-def test_the_installed_set_is_read_within_a_second_of_computing():
+def test_the_installed_set_is_read_in_little_more_time_than_its_index_and_hashes():
+    folder = spec_folder() / "vectors"
     assembled.cache_clear()
     start = time.process_time()
-    read_vectors(spec_folder() / "vectors")
-    assert time.process_time() - start < 2  # half a second on an idle machine; once it was four
+    for file in folder.iterdir():
+        hashlib.sha256(file.read_bytes())
+    json.loads((folder / "index.json").read_bytes())
+    least = time.process_time()
+    read_vectors(folder)
+    assert time.process_time() - least < 15 * (least - start)  # 6 on an idle machine; once 30

@@ -269,5 +269,5 @@ def test_the_command_says_the_losses_and_refuses_what_it_would_ignore(text, tmp_
     assert "held-out loss" in shown and "windows of 16 tokens" in shown and "nan" not in shown
     start = ["--from", str(tmp_path / "a" / "model.safetensors")]
     assert run(["train", text, "--out", str(tmp_path / "b"), *out, *start, "--width", "9"]) == 2
-    assert "--width is that of the model of --from" in capsys.readouterr().err
+    assert "--width is determined by the model of --from" in capsys.readouterr().err
     assert not (tmp_path / "b").exists()

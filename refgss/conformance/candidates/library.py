@@ -303,6 +303,12 @@ def unseen(op: str, given: Values, pointwise: bool) -> None:
         raise NotImplementedError("refgss.h has no length of a kernel but that of dk")
     if op == "t5_bias_vjp" and given["dbias"].shape != (given["table"].shape[0], given["length"]):
         raise NotImplementedError("refgss.h has no heads and no length but those of dbias")
+    turned = given.get("x", given.get("dy"))
+    if "r" in given and given["r"].shape != turned.shape[:2]:
+        raise NotImplementedError("refgss.h has no shape of r: one number a token")
+    state = given.get("state")
+    if isinstance(state, Mapping) and state["t"].shape != given["q"].shape[:1]:
+        raise NotImplementedError("refgss.h has no shape of the tokens seen: one number a row")
 
 
 def taken(outputs: Laid) -> dict[str, np.ndarray]:

@@ -78,7 +78,7 @@ def with_product(product: Product) -> Callable[[str], Any]:
 BOTH = ("pointwise.dense", "pointwise.dense_vjp")
 MULTIPLYING = tuple(  # the ops that have a product of matrices in them
     f"{op}{end}"
-    for op in ("dense", "gss_layer", "dss_layer", "lm_logits", "lm_loss")
+    for op in ("dense", "gss_layer", "dss_layer", "transformer_layer", "lm_logits", "lm_loss")
     for end in ("", "_vjp")
 )
 
