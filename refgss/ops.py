@@ -38,6 +38,7 @@ class Op:
 SCALARS = frozenset("length n init imag eps form config base pairing window".split())
 SPREAD = frozenset({"params", "state", "dstate"})  # arguments whose parts may travel as tensors
 OPTIONAL = frozenset({"state", "bias"})  # tensors that may be None
+IN_PARTS = frozenset({"dparams", "state", "dstate0"})  # outputs whose parts may travel so
 WHOLES = {"ssm_step": "ssm_scan", "attention_step": "attention"}  # of one token: of many
 
 
@@ -235,7 +236,10 @@ def named_outputs(op: str, result: Any) -> dict[str, Any]:
     for name, value in zip(names, result, strict=True):
         if name == "dparams" and not isinstance(value, Mapping):
             raise TypeError(f"{op} must return dparams as a mapping of names to arrays")
-        outputs |= spread(name, value)
+        if name in IN_PARTS:
+            outputs |= spread(name, value)
+        elif value is not None:
+            outputs[name] = value
     return outputs
 
 

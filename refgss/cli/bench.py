@@ -10,8 +10,17 @@ from refgss.cli import terminal
 from refgss.cli.arguments import Target
 from refgss.files import atomic_write
 
-WORKS = ("conv", "conv-cached", "kernel", "scan", "step", "layer", "train")
-WORKS += ("attention", "attention-train")
+WORKS = (
+    "conv",
+    "conv-cached",
+    "kernel",
+    "scan",
+    "step",
+    "layer",
+    "train",
+    "attention",
+    "attention-train",
+)
 MODEL_WORKS = ("decode", "prefill")  # of a language model
 
 
