@@ -11,11 +11,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from numbers import Real
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from refgss.config import AttentionForm, KernelForm, LayerConfig, LMConfig, TransformerConfig
+from refgss.config import (
+    AttentionForm,
+    BlockRecurrentConfig,
+    Gate,
+    KernelForm,
+    LayerConfig,
+    LMConfig,
+    TransformerConfig,
+)
 from refgss.layers import kind_of
 from refgss.layers.tensor import Tensor
 
@@ -280,12 +288,18 @@ def check_attention(
 
 def check_phases(op: str, t: Any, window: AttentionForm) -> None:
     """How many tokens each row has seen.  Clauses: GSS-ATT-26."""
+    chunk = window.chunk
+    check_counts(op, t, (chunk, f"the chunk, {chunk}") if window.visible == "chunk" else None)
+
+
+def check_counts(op: str, t: Any, limit: tuple[int, str] | None) -> None:
+    """Numbers of tokens, below a limit that has a name.  Clauses: GSS-ATT-26, GSS-BRT-18."""
     seen = known(t)
     if seen is None or not seen.size:
         return
-    if seen.min() < 0 or (window.visible == "chunk" and seen.max() >= window.chunk):
-        below = f"and below the chunk, {window.chunk}" * (window.visible == "chunk")
-        raise ValueError(f"{op}: every state.t must be at least 0 {below}".rstrip())
+    if seen.min() < 0 or (limit is not None and seen.max() >= limit[0]):
+        below = "" if limit is None else f" and below {limit[1]}"
+        raise ValueError(f"{op}: every state.t must be at least 0{below}")
 
 
 def check_attention_cotangents(op: str, q: Any, state: Any, dy: Any, dstate: Any) -> None:
@@ -322,6 +336,101 @@ def check_positions(op: str, length: int, state: Any, config: TransformerConfig)
             f"{op}: there are {config.rows} learned positions, and token {t.max() + length} "
             "is beyond them"
         )
+
+
+def check_heads(op: str, q: Any, k: Any, v: Any, axes: str, agree: tuple[int, ...]) -> None:
+    """q with these axes, k and v alike, and as long as q along some.  Clauses: GSS-NFI-1."""
+    check_rank(op, "q", q, axes, "f")
+    check_rank(op, "k", k, axes, "f")
+    for i in agree:
+        check_agree(op, ("rows", "tokens", "heads", "numbers a head")[i], "k", k, i, "q", q, i)
+    if not q.shape[-2] or not q.shape[-1]:
+        raise ValueError(f"{op}: q must have at least one head and a width, not {tuple(q.shape)}")
+    check_shape(op, "v", v, k.shape, "f")
+
+
+def check_window_attention(
+    op: str, q: Any, k: Any, v: Any, bias: Any, scale: Any, state: Any, window: int
+) -> Mapping[str, Any]:
+    """q, k, v (B,L,H,D), bias (H,M), scale (H,); returns the state, zeros for None.
+
+    Clauses: GSS-NFI-1, GSS-BRT-7.
+    """
+    if isinstance(window, bool) or not isinstance(window, int | np.integer):
+        raise TypeError(f"{op}: window must be an integer, not {type(window).__name__}")
+    if window < 1:
+        raise ValueError(f"{op}: window must be at least 1, not {window}")
+    check_heads(op, q, k, v, "B,L,H,D", (0, 1, 2, 3))
+    B, _, heads, D = q.shape
+    if bias is not None:
+        check_rank(op, "bias", bias, "H,M", "f")
+        check_agree(op, "heads", "bias", bias, 0, "q", q, 2)
+        if bias.shape[1] < window + 1:
+            raise ValueError(f"{op}: bias must have {window + 1} distances, not {bias.shape[1]}")
+    check_scale(op, scale, heads)
+    slots = Tensor((B, window, heads, D))
+    if state is None:
+        zeros = np.zeros(slots.shape, str(k.dtype))
+        return {"k": zeros, "v": zeros}
+    check_parts(op, "state", state, {"k": slots, "v": slots})
+    return state
+
+
+def check_state_attention(op: str, q: Any, k: Any, v: Any, scale: Any) -> None:
+    """q (B,T,H,D), k, v (B,M,H,D), scale (H,) or None.  Clauses: GSS-NFI-1."""
+    check_heads(op, q, k, v, "B,T,H,D", (0, 2, 3))
+    check_scale(op, scale, q.shape[2])
+
+
+def check_scale(op: str, scale: Any, heads: int) -> None:
+    """A number for each head, or None.  Clauses: GSS-NFI-1."""
+    if scale is not None:
+        check_shape(op, "scale", scale, (heads,), "f")
+
+
+def check_l2_normalize(op: str, x: Any, eps: Any) -> float:
+    """x (...,D); returns ε as a number of Python.  Clauses: GSS-NFI-1."""
+    check_kind(op, "x", x, "f")
+    if not x.shape or not x.shape[-1]:
+        raise ValueError(f"{op}: x must have a last axis that is not empty")
+    return positive(op, "eps", eps)
+
+
+def check_gate(op: str, s: Any, z: Any, f: Any, i: Any, kind: str) -> None:
+    """s, z (...,E), f (E,) under "fixed" and else (...,E), i under "lstm" alone.
+
+    Clauses: GSS-NFI-1, GSS-BRT-13.
+    """
+    if kind not in get_args(Gate):
+        raise ValueError(f"{op}: kind must be 'fixed', 'lstm' or 'full', not {kind!r}")
+    check_kind(op, "s", s, "f")
+    if not s.shape:
+        raise ValueError(f"{op}: s must have a last axis")
+    check_shape(op, "z", z, s.shape, "f")
+    check_shape(op, "f", f, s.shape[-1:] if kind == "fixed" else s.shape, "f")
+    if (i is not None) != (kind == "lstm"):
+        raise ValueError(f"{op}: i belongs to the kind 'lstm', and only to it")
+    if i is not None:
+        check_shape(op, "i", i, s.shape, "f")
+
+
+def check_block_recurrent(
+    op: str, params: Mapping[str, Any], x: Any, state: Any, config: BlockRecurrentConfig
+) -> Mapping[str, Any]:
+    """A layer; returns the state, zeros for None.  Clauses: GSS-NFI-1, GSS-BRT-18."""
+    check_layer(op, params, x, state, config)
+    if state is None:
+        kind = kind_of(config)
+        parts = kind.state(config, kind.sizes(params), x.shape[0])
+        types = {"real": str(x.dtype), "integer": "int32"}
+        return {n: np.zeros(tensor.shape, types[tensor.numbers]) for n, tensor in parts.items()}
+    check_windows(op, state["t"], config)
+    return state
+
+
+def check_windows(op: str, t: Any, config: BlockRecurrentConfig) -> None:
+    """How many tokens each row has read.  Clauses: GSS-BRT-18."""
+    check_counts(op, t, (2 * config.window, f"two windows, {2 * config.window}"))
 
 
 def check_dense(op: str, x: Any, weight: Any, bias: Any) -> None:
@@ -431,6 +540,8 @@ def check_language_model(
         own = None if state is None else state[i]
         if isinstance(layer, TransformerConfig) and (own is None or "t" in own):
             check_positions(op, tokens.shape[1], own, layer)
+        if isinstance(layer, BlockRecurrentConfig) and own is not None and "t" in own:
+            check_windows(op, own["t"], layer)
 
 
 def check_depth(op: str, name: str, state: Any, depth: int) -> None:

@@ -1,9 +1,9 @@
 """The options of every op, as frozen dataclasses: nothing that changes a number is hidden.
 
 `KernelForm` says how Λ, C and Δ become a kernel, `AttentionForm` which keys a query sees;
-`GSSConfig`, `DSSConfig` and `TransformerConfig` say what a layer does, `LMConfig` how layers become
-a language model.  All are hashable and JSON-able
-(`to_json`), so that they serve as static arguments under `jit` and travel in messages.
+`GSSConfig`, `DSSConfig`, `TransformerConfig` and `BlockRecurrentConfig` say what a layer does,
+`LMConfig` how layers become a language model.  All are hashable and JSON-able (`to_json`), so that
+they serve as static arguments under `jit` and travel in messages.
 """
 
 from __future__ import annotations
@@ -178,10 +178,10 @@ def one_of(what: str, value: Any, known: tuple[Any, ...]) -> None:
         raise ValueError(f"unknown {what} {value!r}: use {', '.join(known[:-1])} or {known[-1]}")
 
 
-def whole(what: str, value: Any) -> None:
-    """Raises ValueError unless an option is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{what} must be a whole number of at least 1, not {value!r}")
+def whole(what: str, value: Any, least: int = 1) -> None:
+    """Raises ValueError unless an option is an integer of at least this."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{what} must be a whole number of at least {least}, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -288,6 +288,53 @@ class TransformerConfig:
     def rows(self) -> int:
         """Of the learned table."""
         return self.chunk if self.positions is None else self.positions
+
+
+# --- the block-recurrent transformer --------------------------------------------------------------
+
+Gate = Literal["fixed", "lstm", "full"]
+Update = Literal["skip", "single", "dual"]
+Distance = Literal["none", "t5"]
+
+
+@dataclass(frozen=True)
+class BlockRecurrentConfig:
+    """A layer of the Block-Recurrent Transformer (GSS-BRT-1..21): tokens and a state.
+
+    heads    of queries, keys and values, of tokens and of the state alike.
+    window   W: a token sees the W tokens before it, and the state changes after every W tokens.
+    states   S: vectors of the state; with 0 of them nothing is remembered beyond the window.
+    gate     how the state takes what is new: by a learned vector ("fixed"), or by gates of the
+             input, that are one ("full") or two ("lstm").
+    update   what the state takes: attention ("skip"), an MLP of attention ("single"), or both, one
+             after the other, each with a gate ("dual").
+    normalize_keys
+             queries and keys have length 1, and each head a learned scale; else 1/√D.
+    position "t5", a bias of the distance, or "none".
+    mlp      of tokens and of the state, as in a transformer layer.
+    eps      of the RMS norms.
+    """
+
+    heads: int = 8
+    window: int = 512
+    states: int = 512
+    gate: Gate = "fixed"
+    update: Update = "skip"
+    normalize_keys: bool = True
+    position: Distance = "t5"
+    mlp: Mlp = "relu"
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        plain(self)
+        whole("heads", self.heads)
+        whole("window", self.window)
+        whole("states", self.states, least=0)
+        for what, known in (("gate", Gate), ("update", Update), ("mlp", Mlp)):
+            one_of(what, getattr(self, what), get_args(known))
+        one_of("position", self.position, get_args(Distance))
+        if not isinstance(self.normalize_keys, bool):
+            raise ValueError(f"normalize_keys must be True or False, not {self.normalize_keys!r}")
 
 
 class LayerConfig(Protocol):

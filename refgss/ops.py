@@ -35,11 +35,15 @@ class Op:
     axes: Mapping[str, str]
 
 
-SCALARS = frozenset("length n init imag eps form config base pairing window".split())
+SCALARS = frozenset("length n init imag eps form config base pairing window kind".split())
 SPREAD = frozenset({"params", "state", "dstate"})  # arguments whose parts may travel as tensors
-OPTIONAL = frozenset({"state", "bias"})  # tensors that may be None
+OPTIONAL = frozenset({"state", "bias", "scale", "i"})  # tensors that may be None
 IN_PARTS = frozenset({"dparams", "state", "dstate0"})  # outputs whose parts may travel so
-WHOLES = {"ssm_step": "ssm_scan", "attention_step": "attention"}  # of one token: of many
+WHOLES = {  # of one token: of many
+    "ssm_step": "ssm_scan",
+    "attention_step": "attention",
+    "block_recurrent_step": "block_recurrent_layer",
+}
 
 
 def _op(arguments: str, keywords: str, outputs: str, axes: Mapping[str, str]) -> Op:
@@ -58,6 +62,14 @@ WINDOW_VJP = {"dstate.k": "B S G P", "dstate.v": "B S G P"}
 ATTENTION = {"q": "B L A P", "k": "B L G P", "v": "B L G P", "bias": "A M"} | WINDOW
 ATTENTION_STEP = ATTENTION | {"q": "B A P", "k": "B G P", "v": "B G P"}
 TRANSFORMER = {"params": "", "x": "B L E"} | WINDOW
+# H: heads; W: tokens of a window; T: queries, M: keys or distances; S: vectors of a state
+OF_WINDOW = {"q": "B L H P", "k": "B L H P", "v": "B L H P", "bias": "H M", "scale": "H"}
+OF_WINDOW |= {"state.k": "B W H P", "state.v": "B W H P"}
+OF_STATE = {"q": "B T H P", "k": "B M H P", "v": "B M H P", "scale": "H"}
+GATE = {"s": "... E", "z": "... E", "f": "", "i": "... E"}
+SLOTS = {"state.s": "B S E", "state.k": "B W H P", "state.v": "B W H P", "state.t": "B"}
+SLOTS_VJP = {"dstate.s": "B S E", "dstate.k": "B W H P", "dstate.v": "B W H P"}
+RECURRENT = {"params": "", "x": "B L E"} | SLOTS
 LM = {"params": "", "tokens": "B L", "state": "D B H N"}
 OPS: dict[str, Op] = {
     "s4d_lambda": _op("n", "init", "lam", {}),
@@ -136,6 +148,35 @@ OPS: dict[str, Op] = {
         "dparams dx dstate0",
         TRANSFORMER | {"dout": "B L E"} | WINDOW_VJP,
     ),
+    "l2_normalize": _op("x", "eps", "y", {"x": "... E"}),
+    "l2_normalize_vjp": _op("x dy", "eps", "dx", {"x": "B E", "dy": "B E"}),
+    "window_attention": _op("q k v bias scale state", "window", "y state", OF_WINDOW),
+    "window_attention_vjp": _op(
+        "q k v bias scale state dy dstate",
+        "window",
+        "dq dk dv dbias dscale dstate0",
+        OF_WINDOW | {"dy": "B L H P", "dstate.k": "B W H P", "dstate.v": "B W H P"},
+    ),
+    "state_attention": _op("q k v scale", "", "y", OF_STATE),
+    "state_attention_vjp": _op(
+        "q k v scale dy", "", "dq dk dv dscale", OF_STATE | {"dy": "B T H P"}
+    ),
+    "gate": _op("s z f i", "kind", "y", GATE),
+    "gate_vjp": _op("s z f i dout", "kind", "ds dz df di", GATE | {"dout": "... E"}),
+    "block_recurrent_layer": _op("params x state", "config", "y state", RECURRENT),
+    "block_recurrent_layer_vjp": _op(
+        "params x state dout dstate",
+        "config",
+        "dparams dx dstate0",
+        RECURRENT | {"dout": "B L E"} | SLOTS_VJP,
+    ),
+    "block_recurrent_step": _op("params x state", "config", "y state", RECURRENT | {"x": "B E"}),
+    "block_recurrent_step_vjp": _op(
+        "params x state dout dstate",
+        "config",
+        "dparams dx dstate0",
+        RECURRENT | {"x": "B E", "dout": "B E"} | SLOTS_VJP,
+    ),
     "lm_logits": _op("params tokens state", "config", "logits state", LM),
     "lm_logits_vjp": _op(
         "params tokens state dlogits dstate",
@@ -157,11 +198,12 @@ def decode_option(op: str, name: str, value: Any) -> Any:
     """A JSON value as what the op takes: a form, or the options of a layer or a model."""
     if name == "form":
         return KernelForm(**value)
-    if name == "window":
+    if name == "window" and isinstance(value, Mapping):  # else a number of tokens
         return AttentionForm(**value)
     if name != "config":
         return value
     base = op.removesuffix("_vjp")
+    base = WHOLES.get(base, base)
     return kind_of_op(base).config_of(value) if base.endswith("_layer") else model_from_json(value)
 
 

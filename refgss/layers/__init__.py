@@ -30,9 +30,11 @@ from typing import Any
 
 from refgss import __version__
 from refgss.config import LayerConfig, LMConfig, to_json
-from refgss.layers import dss, gss, transformer
+from refgss.layers import block_recurrent, dss, gss, transformer
 
-KINDS: dict[type, ModuleType] = {kind.Config: kind for kind in (gss, dss, transformer)}
+KINDS: dict[type, ModuleType] = {
+    kind.Config: kind for kind in (gss, dss, transformer, block_recurrent)
+}
 
 
 def kind_of(config: LayerConfig) -> ModuleType:

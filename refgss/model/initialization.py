@@ -8,8 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from refgss.config import DSSConfig, GSSConfig, Imag, LayerConfig, LMConfig, TransformerConfig
-from refgss.layers import kind_of, transformer
+from refgss.config import (
+    BlockRecurrentConfig,
+    DSSConfig,
+    GSSConfig,
+    Imag,
+    LayerConfig,
+    LMConfig,
+    TransformerConfig,
+)
+from refgss.layers import block_recurrent, kind_of, transformer
 from refgss.reference.initialization import dss_parameters, gss_parameters
 
 Params = dict[str, np.ndarray]
@@ -28,7 +36,7 @@ def initialize(
 
     sizes by the names of the Sizes of each kind of layer, as far as it has them: width E; gate F,
     channels H and states N of a GSS layer; inner (the heads together) and hidden (of the MLP) of a
-    transformer layer, which have usual values.
+    transformer layer or a block-recurrent one, which have usual values.
     memory spreads the modes of GSS layers over time constants from 1 to so many tokens (GSS-INI-9).
     Equal arguments give equal numbers.  Raises ValueError where a size is missing, below 1, or of
     no layer of the model.
@@ -117,6 +125,32 @@ def transformer_initial(
     return layer
 
 
+def block_recurrent_initial(
+    config: BlockRecurrentConfig,
+    sizes: Sizes,
+    depth: int,
+    memory: float | None,
+    rng: np.random.Generator,
+) -> Params:
+    """As its authors have it; of both maps that end a branch of tokens, half the variance / depth.
+
+    Clauses: GSS-BRT-2.
+    """
+    layer = {}
+    for name, tensor in block_recurrent.parameters(config, sizes).items():
+        rows, terms = tensor.shape[0], 2 * depth if name in ("w_o", "w_2") else 1
+        variance = {"initial": 0.01, "ids": 1, "table": 1 / 32, "b_f": 0.01, "b_i": 0.01}.get(
+            name.split(".")[-1]
+        )
+        if len(tensor.shape) == 2 and variance is None:
+            variance = (0.1 if "gate" in name else 1) / (rows * terms)
+        if variance is None:  # norms and scales
+            layer[name] = np.ones(tensor.shape)
+        else:
+            layer[name] = rng.standard_normal(tensor.shape) * np.sqrt(variance)
+    return layer
+
+
 def output(rows: int, E: int, depth: int, bias: bool, rng: np.random.Generator) -> Params:
     """The map that ends a layer, the smaller the more of them are added up."""
     w_o = {"w_o": matrix(rng, rows, E, 1 / (rows * depth))}
@@ -128,6 +162,7 @@ INITIAL: dict[type, Callable[..., Params]] = {
     GSSConfig: gss_initial,
     DSSConfig: dss_initial,
     TransformerConfig: transformer_initial,
+    BlockRecurrentConfig: block_recurrent_initial,
 }
 
 

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from refgss import checks
-from refgss.config import GSS, DSSConfig, GSSConfig, TransformerConfig
+from refgss.config import GSS, BlockRecurrentConfig, DSSConfig, GSSConfig, TransformerConfig
 from refgss.native import _core
 from refgss.native.pointwise import dense, dense_vjp, layer_norm, layer_norm_vjp
 from refgss.native.state_space import Prepared, form_tuple, gss_lambda
 from refgss.native.transformer import transformer_layer, transformer_layer_vjp
 from refgss.reference import language_model
 from refgss.reference.language_model import ModelOps
+from refgss.reference.layers import LAYERS as LAYERS_OF_REFERENCE
 from refgss.reference.layers import LayerOps
 
 Params = Mapping[str, np.ndarray]
@@ -103,6 +104,7 @@ LAYERS = {
     GSSConfig: LayerOps(gss_layer, gss_layer_vjp),
     DSSConfig: LayerOps(dss_layer, dss_layer_vjp),
     TransformerConfig: LayerOps(transformer_layer, transformer_layer_vjp),
+    BlockRecurrentConfig: LAYERS_OF_REFERENCE[BlockRecurrentConfig],
 }
 OPS = ModelOps(LAYERS, dense, dense_vjp, layer_norm, layer_norm_vjp)
 

@@ -1,7 +1,8 @@
 """The ground truth: every op of the standard, forward and gradient, in plain NumPy.
 
 Read in this order: discretization, kernel, convolution, recurrence, pointwise, layers,
-attention, transformer, language_model.  These are the definitions, not the fast algorithms.
+attention, transformer, window_attention, block_recurrent, language_model.  These are the
+definitions, not the fast algorithms.
 """
 
 from refgss import __version__, ops
@@ -14,6 +15,12 @@ from refgss.reference.attention import (
     rope_vjp,
     t5_bias,
     t5_bias_vjp,
+)
+from refgss.reference.block_recurrent import (
+    block_recurrent_layer,
+    block_recurrent_layer_vjp,
+    block_recurrent_step,
+    block_recurrent_step_vjp,
 )
 from refgss.reference.convolution import causal_conv, causal_conv_vjp
 from refgss.reference.discretization import (
@@ -29,8 +36,12 @@ from refgss.reference.layers import dss_layer, dss_layer_vjp, gss_layer, gss_lay
 from refgss.reference.pointwise import (
     dense,
     dense_vjp,
+    gate,
+    gate_vjp,
     gelu,
     gelu_vjp,
+    l2_normalize,
+    l2_normalize_vjp,
     layer_norm,
     layer_norm_vjp,
     rms_norm,
@@ -39,6 +50,12 @@ from refgss.reference.pointwise import (
 from refgss.reference.recurrence import ssm_scan, ssm_scan_vjp, ssm_step, ssm_step_vjp
 from refgss.reference.stages import probe
 from refgss.reference.transformer import transformer_layer, transformer_layer_vjp
+from refgss.reference.window_attention import (
+    state_attention,
+    state_attention_vjp,
+    window_attention,
+    window_attention_vjp,
+)
 
 OPS = tuple(name for name in ops.OPS if name in globals())
 __all__ = ["OPS", "capabilities", "probe", *OPS]

@@ -193,13 +193,38 @@ def exponentials(a: Array, seen: np.ndarray) -> tuple[Array, Array, Array]:
     return e, np.where(some, e.sum(2, keepdims=True), 1), m
 
 
+def weighted(a: Array, x: Array, seen: np.ndarray) -> Array:
+    """Σ_s softmax_s(a) x_s over what is seen: a (B,L,T,H), x (B,T,H,D) -> (B,L,H,D).
+
+    Clauses: GSS-ATT-3, GSS-ATT-18, GSS-BRT-4.
+    """
+    e, total, _ = exponentials(a, seen)
+    w = e / total
+    return online_allowance(over_seen(w, x, seen), w, x, seen)
+
+
+def weighted_vjp(a: Array, x: Array, seen: np.ndarray, dy: Array) -> tuple[Array, Array]:
+    """dy (B,L,H,D) -> da (B,L,T,H), 0 where it is not seen, and dx (B,T,H,D).
+
+    With w the weights and dw_ts = dy_t·x_s: da = w (dw - Σ_s w dw).
+
+    Clauses: GSS-ATT-9, GSS-ATT-16, GSS-ATT-19, GSS-BRT-20.
+    """
+    e, total, m = exponentials(a, seen)
+    some = seen[..., None]
+    w = either(e / total, np.where(some, np.exp(np.where(some, a, m) - (m + np.log(total))), 0))
+    dw = np.where(some, np.einsum("bthd,bshd->btsh", dy, x), 0)
+    y = weighted(a, x, seen)
+    along = either((w * dw).sum(2), (dy * y).sum(3))
+    da = w * (dw - along[:, :, None])
+    return da, over_seen(by_keys(w), dy, seen.transpose(0, 2, 1))
+
+
 def attend(
     q: Array, keys: Array, values: Array, bias: Array | None, at: Tokens, window: AttentionForm
 ) -> Array:
-    """y (B,L,Hq,D) of the keys and values (B,S+L,G,D).  Clauses: GSS-ATT-3, GSS-ATT-18."""
-    e, total, _ = exponentials(logits(q, keys, bias, at, window), at.seen)
-    w, x = e / total, of_heads(values, q.shape[2])
-    return online_allowance(over_seen(w, x, at.seen), w, x, at.seen)
+    """y (B,L,Hq,D) of the keys and values (B,S+L,G,D).  Clauses: GSS-ATT-3."""
+    return weighted(logits(q, keys, bias, at, window), of_heads(values, q.shape[2]), at.seen)
 
 
 def attention(
@@ -239,8 +264,6 @@ def attention_vjp(
 ) -> tuple[Array, Array, Array, Array | None, State]:
     """dy (B,L,Hq,D), dstate {"k", "v"} -> dq, dk, dv, dbias or None, dstate_0 {"k", "v"}.
 
-    With w the weights and dw_ts = dy_t·v_s: da = w (dw - Σ_s w dw).
-
     Clauses: GSS-ATT-9, GSS-ATT-16, GSS-ATT-19.
     """
     state = checks.check_attention("attention_vjp", q, k, v, bias, state, window)
@@ -269,23 +292,16 @@ def attend_vjp(
 ) -> tuple[Array, Array, Array, Array | None]:
     """dy (B,L,Hq,D) -> dq, dkeys and dvalues (B,S+L,G,D), dbias or None.
 
-    Clauses: GSS-ATT-9, GSS-ATT-16, GSS-ATT-19.
+    Clauses: GSS-ATT-9, GSS-ATT-16.
     """
-    A, G, seen = q.shape[2], keys.shape[2], at.seen[..., None]
+    A, G, by_key = q.shape[2], keys.shape[2], at.seen.transpose(0, 2, 1)
     a = logits(q, keys, bias, at, window)
-    e, total, m = exponentials(a, at.seen)
-    w = either(e / total, np.where(seen, np.exp(np.where(seen, a, m) - (m + np.log(total))), 0))
-    dw = np.where(seen, np.einsum("bthd,bshd->btsh", dy, of_heads(values, A)), 0)
-    y = attend(q, keys, values, bias, at, window)
-    along = either((w * dw).sum(2), (dy * y).sum(3))
-    da = w * (dw - along[:, :, None])
-    by_key = at.seen.transpose(0, 2, 1)
-    dvalues = of_groups(over_seen(by_keys(w), dy, by_key), G)
-    dbias = None if bias is None else by_distance(da, at, bias)
+    da, dvalues = weighted_vjp(a, of_heads(values, A), at.seen, dy)
+    dbias = None if bias is None else by_distance(da, at.seen, at.distance, bias)
     if window.scale == "inverse-root":
         da = over_root(da, q.shape[3])
     dq = over_seen(da, of_heads(keys, A), at.seen)
-    return dq, of_groups(over_seen(by_keys(da), q, by_key), G), dvalues, dbias
+    return dq, of_groups(over_seen(by_keys(da), q, by_key), G), of_groups(dvalues, G), dbias
 
 
 def by_keys(w: Array) -> Array:
@@ -293,9 +309,9 @@ def by_keys(w: Array) -> Array:
     return np.einsum("btsh->bsth", w)
 
 
-def by_distance(da: Array, at: Tokens, bias: Array) -> Array:
-    """dbias (Hq,M): the sum over all that are so far apart."""
-    distance = np.where(at.seen, at.distance, -1)
+def by_distance(da: Array, seen: np.ndarray, distance: np.ndarray, bias: Array) -> Array:
+    """dbias (Hq,M): the sum over all that are seen and so far apart."""
+    distance = np.where(seen, distance, -1)
     return np.stack([da[distance == n].sum(0) for n in range(bias.shape[1])], 1)
 
 

@@ -108,6 +108,13 @@ def normal_pdf(x):
     return np.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
 
 
+@readable
+def sigmoid(x):
+    """1/(1 + e^-x), by e^-|x|, which does not overflow.  Clauses: GSS-BRT-13, GSS-ACC-3."""
+    small = np.exp(-np.abs(x))
+    return np.where(x < 0, small, 1) / (1 + small)
+
+
 CUBIC = 0.044715  # of the approximation of Φ by tanh
 
 

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refgss import checks
-from refgss.config import GSS, DSSConfig, GSSConfig, TransformerConfig
+from refgss.config import GSS, BlockRecurrentConfig, DSSConfig, GSSConfig, TransformerConfig
+from refgss.reference.block_recurrent import block_recurrent_layer, block_recurrent_layer_vjp
 from refgss.reference.discretization import gss_lambda, gss_lambda_vjp
 from refgss.reference.elementary import Array
 from refgss.reference.pointwise import dense, dense_vjp, gelu, gelu_vjp, layer_norm, layer_norm_vjp
@@ -182,4 +183,5 @@ LAYERS: dict[type, LayerOps] = {
     GSSConfig: LayerOps(gss_layer, gss_layer_vjp),
     DSSConfig: LayerOps(dss_layer, dss_layer_vjp),
     TransformerConfig: LayerOps(transformer_layer, transformer_layer_vjp),
+    BlockRecurrentConfig: LayerOps(block_recurrent_layer, block_recurrent_layer_vjp),
 }

@@ -1,4 +1,4 @@
-"""Chapters 6 and 19: layer norm, RMS norm, GELU and the dense map, each beside its gradient."""
+"""Chapters 6, 18 and 20: norms, GELU, the dense map and gates, each beside its gradient."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from refgss import checks
-from refgss.reference.elementary import Array, normal_cdf, normal_pdf
+from refgss.reference.elementary import Array, either, normal_cdf, normal_pdf, sigmoid
 
 
 def layer_norm(x: Array, weight: Array, bias: Array, *, eps: float) -> Array:
@@ -63,6 +63,65 @@ def rms_norm_vjp(x: Array, weight: Array, dy: Array, *, eps: float) -> tuple[Arr
     xhat, g = x * scale, dy * weight
     dx = (g - xhat * (g * xhat).mean(-1, keepdims=True)) * scale
     return dx, (dy * xhat).sum(tuple(range(x.ndim - 1)))
+
+
+def l2_normalize(x: Array, *, eps: float) -> Array:
+    """x/√(Σ x² + ε) over the last axis: x (...,D) -> (...,D); zeros stay zeros.
+
+    Clauses: GSS-BRT-3, GSS-NFI-1.
+    """
+    eps = checks.check_l2_normalize("l2_normalize", x, eps)
+    return x * inverse_length(x, eps)
+
+
+def inverse_length(x: Array, eps: float) -> Array:
+    """1/√(Σ x² + ε) (...,1).  Clauses: GSS-BRT-3."""
+    return 1 / np.sqrt((x * x).sum(-1, keepdims=True) + eps)
+
+
+def l2_normalize_vjp(x: Array, dy: Array, *, eps: float) -> Array:
+    """dy (...,D) -> dx (...,D).  Clauses: GSS-BRT-20."""
+    eps = checks.check_l2_normalize("l2_normalize_vjp", x, eps)
+    checks.check_shape("l2_normalize_vjp", "dy", dy, x.shape, "f")
+    scale = inverse_length(x, eps)
+    xhat = x * scale
+    return (dy - xhat * (dy * xhat).sum(-1, keepdims=True)) * scale
+
+
+def gate(s: Array, z: Array, f: Array, i: Array | None = None, *, kind: str) -> Array:
+    """What is kept of s and taken of z, (...,E) both.
+
+    kind "fixed": s σ(f) + z σ(-f), f (E,); "full": the same with f + 1, f (...,E); "lstm":
+    s σ(f + 1) + z σ(i - 1), f and i (...,E).  i belongs to "lstm".
+    Clauses: GSS-BRT-13, GSS-NFI-1.
+    """
+    checks.check_gate("gate", s, z, f, i, kind)
+    keep, take = shares(f, i, kind)
+    return s * keep + z * take
+
+
+def shares(f: Array, i: Array | None, kind: str) -> tuple[Array, Array]:
+    """The factors of s and of z.  Clauses: GSS-BRT-13."""
+    if kind == "lstm":
+        return sigmoid(f + 1), sigmoid(i - 1)
+    if kind == "full":
+        f = f + 1
+    return sigmoid(f), sigmoid(-f)
+
+
+def gate_vjp(
+    s: Array, z: Array, f: Array, i: Array | None, dout: Array, *, kind: str
+) -> tuple[Array, Array, Array, Array | None]:
+    """dout (...,E) -> ds, dz (...,E), df of the shape of f, di or None.  Clauses: GSS-BRT-20."""
+    checks.check_gate("gate_vjp", s, z, f, i, kind)
+    checks.check_shape("gate_vjp", "dout", dout, s.shape, "f")
+    keep, take = shares(f, i, kind)
+    ds, dz = dout * keep, dout * take
+    if kind == "lstm":
+        return ds, dz, ds * s * (1 - keep), dz * z * (1 - take)
+    both = ds * take
+    df = either((s - z) * both, s * both - z * both)
+    return ds, dz, df.sum(tuple(range(s.ndim - 1))) if kind == "fixed" else df, None
 
 
 def gelu(x: Array) -> Array:

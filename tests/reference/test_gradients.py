@@ -105,8 +105,10 @@ def test_the_gradient_of_a_state_left_out_is_that_at_zero(forward):
     check()
 
 
-# beside PyTorch's autograd in test_attention and test_transformer
+# beside PyTorch's autograd in test_attention and test_transformer; slopes in test_block_recurrent
 ELSEWHERE = {"rms_norm", "rope", "t5_bias", "attention", "attention_step", "transformer_layer"}
+ELSEWHERE |= {"l2_normalize", "window_attention", "state_attention", "gate"}
+ELSEWHERE |= {"block_recurrent_layer", "block_recurrent_step"}
 
 
 def test_every_gradient_op_is_differenced():

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from refgss import checks, ops, reference
 from refgss import config as cfg
 from refgss.conformance.vectors import cases
-from refgss.layers import transformer
+from refgss.layers import block_recurrent, transformer
 from refgss.layers.tensor import Tensor
 from refgss.reference import initialization
 
@@ -41,6 +41,17 @@ LEARNED = cfg.TransformerConfig(2, chunk=3, visible="sliding", position="learned
 TRANSFORMER = {
     k: np.ones(t.shape) for k, t in transformer.parameters(LEARNED, transformer.Sizes(4)).items()
 }
+LAST = {"k": np.zeros((1, 3, 2, 2)), "v": np.zeros((1, 3, 2, 2))}
+RECURRENT = cfg.BlockRecurrentConfig(heads=2, window=3, states=2, update="dual")
+BLOCK_RECURRENT = {
+    k: np.ones(t.shape)
+    for k, t in block_recurrent.parameters(RECURRENT, block_recurrent.Sizes(4)).items()
+}
+MEMORY = {
+    k: np.zeros(t.shape, int if t.numbers == "integer" else float)
+    for k, t in block_recurrent.state(RECURRENT, block_recurrent.Sizes(4), 1).items()
+}
+SZF = {n: np.ones((2, 4)) for n in "szf"}
 
 GOOD = {  # op -> positional arguments, keywords
     "s4d_lambda": ({"n": 4}, {"init": "lin"}),
@@ -70,6 +81,26 @@ GOOD = {  # op -> positional arguments, keywords
     "transformer_layer": (
         {"params": TRANSFORMER, "x": np.ones((1, 5, 4)), "state": None},
         {"config": LEARNED},
+    ),
+    "l2_normalize": ({"x": np.ones((2, 4))}, {"eps": 1e-6}),
+    "window_attention": (
+        {n: np.ones((1, 5, 2, 2)) for n in "qkv"}
+        | {"bias": np.ones((2, 4)), "scale": np.ones(2), "state": LAST},
+        {"window": 3},
+    ),
+    "state_attention": (
+        {"q": np.ones((1, 5, 2, 2)), "k": np.ones((1, 4, 2, 2)), "v": np.ones((1, 4, 2, 2))}
+        | {"scale": np.ones(2)},
+        {},
+    ),
+    "gate": (SZF | {"i": None}, {"kind": "full"}),
+    "block_recurrent_layer": (
+        {"params": BLOCK_RECURRENT, "x": np.ones((1, 5, 4)), "state": MEMORY},
+        {"config": RECURRENT},
+    ),
+    "block_recurrent_step": (
+        {"params": BLOCK_RECURRENT, "x": np.ones((1, 4)), "state": MEMORY},
+        {"config": RECURRENT},
     ),
     "gss_layer": (
         {"params": GSS_LAYER, "x": np.ones((1, 5, 4), np.float32), "state": None},
@@ -211,6 +242,49 @@ REFUSALS = [
         config=cfg.TransformerConfig(4, position="rope-half"),
     ),
     bad("transformer_layer", "the parameter w_1 is missing", params=without(TRANSFORMER, "w_1")),
+    bad("l2_normalize", "x must have a last axis that is not empty", x=np.ones((2, 0))),
+    bad("l2_normalize", "eps must be positive and finite", eps=0.0),
+    bad("window_attention", "window must be an integer, not float", TypeError, window=3.0),
+    bad("window_attention", "window must be at least 1, not 0", window=0),
+    bad("window_attention", "k has 4 tokens where q has 5", k=np.ones((1, 4, 2, 2))),
+    bad("window_attention", "bias must have 4 distances, not 3", bias=np.ones((2, 3))),
+    bad("window_attention", "bias has 1 heads where q has 2", bias=np.ones((1, 4))),
+    bad("window_attention", "scale must have shape (2,)", scale=np.ones(1)),
+    bad("window_attention", "state must be a mapping with k, v", state=LAST["k"]),
+    bad("window_attention", "state.k must have shape (1, 2, 2, 2)", window=2),
+    bad(
+        "state_attention",
+        "q must have at least one head and a width",
+        **dict.fromkeys("qkv", np.ones((1, 5, 2, 0))),
+    ),
+    bad("state_attention", "k has 3 heads where q has 2", k=np.ones((1, 4, 3, 2))),
+    bad("state_attention", "v must have shape (1, 4, 2, 2)", v=np.ones((1, 5, 2, 2))),
+    bad("gate", "kind must be 'fixed', 'lstm' or 'full', not 'bias'", kind="bias"),
+    bad("gate", "s must have a last axis", s=np.float64(1)),
+    bad("gate", "f must have shape (4,), not (2, 4)", kind="fixed"),
+    bad("gate", "i belongs to the kind 'lstm', and only to it", i=np.ones((2, 4))),
+    bad("gate", "i belongs to the kind 'lstm', and only to it", kind="lstm"),
+    bad(
+        "block_recurrent_layer",
+        "state.t must be at least 0 and below two windows, 6",
+        state=MEMORY | {"t": np.array([6])},
+    ),
+    bad(
+        "block_recurrent_layer",
+        "state.k must have shape (1, 4, 2, 2), not (1, 6, 2, 2)",
+        config=cfg.BlockRecurrentConfig(heads=2, window=2, states=2, update="dual"),
+    ),
+    bad(
+        "block_recurrent_layer",
+        "the parameter state.w_1 is missing",
+        params=without(BLOCK_RECURRENT, "state.w_1"),
+    ),
+    bad(
+        "block_recurrent_layer",
+        "3 heads do not divide the width 4 of the attention",
+        config=cfg.BlockRecurrentConfig(heads=3, window=3, states=2, update="dual"),
+    ),
+    bad("block_recurrent_step", "x must have axes (B,E)", x=np.ones((1, 1, 4))),
     bad("gss_layer", "norm.weight is missing", params=without(GSS_LAYER, "norm.weight")),
     bad("gss_layer", "ssm.norm.bias is missing", params=without(GSS_LAYER, "ssm.norm.bias")),
     bad("gss_layer", "b_o has no meaning", config=cfg.GSSConfig(ssm_norm=True)),
@@ -255,6 +329,18 @@ OPTIONS = {  # a config that cannot be made, and what its refusal must say
     ),
     "unknown position 'rope'": lambda: cfg.TransformerConfig(position="rope"),
     "3 kv_heads do not divide 8 heads": lambda: cfg.TransformerConfig(8, 3),
+    "states must be a whole number of at least 0, not -1": lambda: cfg.BlockRecurrentConfig(
+        states=-1
+    ),
+    "window must be a whole number of at least 1, not 0": lambda: cfg.BlockRecurrentConfig(
+        window=0
+    ),
+    "unknown gate 'bias'": lambda: cfg.BlockRecurrentConfig(gate="bias"),
+    "unknown update 'triple'": lambda: cfg.BlockRecurrentConfig(update="triple"),
+    "unknown position 'alibi'": lambda: cfg.BlockRecurrentConfig(position="alibi"),
+    "normalize_keys must be True or False, not 'yes'": lambda: cfg.BlockRecurrentConfig(
+        normalize_keys="yes"
+    ),
     "rope_base must be positive and finite": lambda: cfg.TransformerConfig(rope_base=-1.0),
     "positions belong to the learned position": lambda: cfg.TransformerConfig(positions=9),
     "a chunk of 8 needs as many learned positions, not 4": lambda: cfg.TransformerConfig(
