@@ -143,8 +143,10 @@ void attend(const attention_input<T>& in, const padded_bias<T>& bias, const quer
     const auto values = in.values(block.b, block.h / in.heads_each());
     const auto count = [&](int64_t t) { return static_cast<int>(std::min<int64_t>(tile_queries, block.to - t)); };
 
+    const int64_t tiles = whole_panels(block.to - block.from, tile_queries) / tile_queries;
     for (int64_t t = block.from, tile = 0; t < block.to; t += tile_queries, ++tile) {
-        const auto row = [&](int i) { return in.q.at(block.b, t + i - start, block.h); };
+        const auto row = [&](int64_t i) { return in.q.at(block.b, t + i - start, block.h); };
+        prefetch_rows(count(t), 0, 1, D, row);
         kernel.pack_queries(count(t), D, space.rows.of(count(t), row), space.queries(tile));
         std::fill_n(space.outputs(tile), space.outputs_each, T(0));
         softmax_sums<T>& sums = space.sums(tile);
@@ -159,7 +161,10 @@ void attend(const attention_input<T>& in, const padded_bias<T>& bias, const quer
         const bool finite =
             kernel.pack_rows(many, tile_keys, D, space.rows.of(many, [&](int r) { return values.at(s + r); }),
                              space.values());
+        const int64_t then = std::min(in.see.cut(next), in.see.end(block.to - 1)) - next;
         for (int64_t t = block.from, tile = 0; t < block.to; t += tile_queries, ++tile) {
+            prefetch_rows(then, tile, tiles, D, [&](int64_t r) { return keys.at(next + r); });
+            prefetch_rows(then, tile, tiles, D, [&](int64_t r) { return values.at(next + r); });
             const sight seen = sight_of(in.see, t, count(t), s, many);
             if (!anything_seen(seen)) continue;
             softmax_sums<T>& sums = space.sums(tile);

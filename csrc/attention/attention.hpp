@@ -54,7 +54,7 @@ template <class T> struct attention_kernels {
 
     /// s[r][i] = Σ_d keys[r][d] queries[i][d], where seen.
     void (*products)(const sight& tile, int64_t width, const T* keys, const T* queries, T* s);
-    /// s becomes e^(a - maximum), 0 where not seen.  With `second`: its sums too, and s becomes a.
+    /// s becomes e^(a - maximum), 0 where not seen.  With `second`: its sums too, and s stays.
     void (*weigh)(const sight& tile, const logit_map<T>& map, T* s, const T* second, softmax_sums<T>& sums);
     /// s becomes P, the weights, and ds, dP so far, P (dP - along); both 0 where not seen.  The sums are
     /// those of all tiles, `sum` inverted.  Adds ds[r][i] to diagonals[i - r], where that is not null.

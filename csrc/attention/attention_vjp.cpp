@@ -174,8 +174,7 @@ private:
             if (!anything_seen(seen)) continue;
             const place at = place_of(tile);
             if (!at.kept) form(seen, keys, at);
-            const logit_map<T> map = at.kept ? logit_map<T>{T(1), nullptr}
-                                             : logit_map<T>{in_.scale, bias_.at(h, t, keys.from)};
+            const logit_map<T> map{in_.scale, bias_.at(h, t, keys.from)};
             T* diagonals = dbias_ ? space_.diagonals.data() + tile_keys : nullptr;
             std::fill(space_.diagonals.begin(), space_.diagonals.end(), T(0));
             kernel.differentiate(seen, map, at.s, at.ds, space_.sums, diagonals);

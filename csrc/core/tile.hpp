@@ -60,6 +60,22 @@ inline void tile_product(int rows, int64_t terms, const T* const* a, const T* b,
     }
 }
 
+/// s = Σ_k a[k][:] b[k][:], rows of b `stride` apart.
+template <class T, int Rows, int RowStep, int TermStep>
+REFGSS_INLINE void packed_run(int64_t terms, const T* a, const T* b, int64_t stride, vec<T> (&s)[Rows][2]) {
+#pragma GCC unroll 12
+    for (int i = 0; i < Rows; ++i) s[i][0] = s[i][1] = vec<T>(T(0));
+    for (int64_t k = 0; k < terms; ++k, a += TermStep, b += stride) {
+        const vec<T> b0 = load(b), b1 = load(b + vec<T>::lanes);
+#pragma GCC unroll 12
+        for (int i = 0; i < Rows; ++i) {
+            const vec<T> x(a[i * RowStep]);
+            s[i][0] = fma(x, b0, s[i][0]);
+            s[i][1] = fma(x, b1, s[i][1]);
+        }
+    }
+}
+
 /// sum (Rows, 2 registers) = (0 or sum) + Σ_k a[k][:] b[k][:], rows of b `stride` apart, in runs.  They
 /// meet beside the sum, whose rows may lie a power of two apart: then a cache holds few of them.  Numbers
 /// of a that differ by a row, or by a term, lie so many apart: as in a packed panel, unless told.
@@ -67,6 +83,17 @@ template <class T, int Rows, int RowStep = 1, int TermStep = tile_rows>
 void packed_product(int64_t terms, const T* a, const T* b, int64_t stride, T* sum, int64_t columns,
                     bool add) {
     constexpr int lanes = vec<T>::lanes;
+    if (terms <= run_length) {  // the registers hold all
+        vec<T> s[Rows][2];
+        packed_run<T, Rows, RowStep, TermStep>(terms, a, b, stride, s);
+#pragma GCC unroll 12
+        for (int i = 0; i < Rows; ++i) {
+            T* to = sum + i * columns;
+            store(to, add ? load(to) + s[i][0] : s[i][0]);
+            store(to + lanes, add ? load(to + lanes) + s[i][1] : s[i][1]);
+        }
+        return;
+    }
     vec<T> total[Rows][2];
 #pragma GCC unroll 12
     for (int i = 0; i < Rows; ++i) {
@@ -75,19 +102,9 @@ void packed_product(int64_t terms, const T* a, const T* b, int64_t stride, T* su
         total[i][1] = add ? load(to + lanes) : vec<T>(T(0));
     }
     for (int64_t first = 0; first < terms; first += run_length) {
-        const int64_t end = terms - first < run_length ? terms : first + run_length;
+        const int64_t count = terms - first < run_length ? terms - first : run_length;
         vec<T> s[Rows][2];
-#pragma GCC unroll 12
-        for (int i = 0; i < Rows; ++i) s[i][0] = s[i][1] = vec<T>(T(0));
-        for (int64_t k = first; k < end; ++k, a += TermStep, b += stride) {
-            const vec<T> b0 = load(b), b1 = load(b + lanes);
-#pragma GCC unroll 12
-            for (int i = 0; i < Rows; ++i) {
-                const vec<T> x(a[i * RowStep]);
-                s[i][0] = fma(x, b0, s[i][0]);
-                s[i][1] = fma(x, b1, s[i][1]);
-            }
-        }
+        packed_run<T, Rows, RowStep, TermStep>(count, a + first * TermStep, b + first * stride, stride, s);
 #pragma GCC unroll 12
         for (int i = 0; i < Rows; ++i) {
             total[i][0] = total[i][0] + s[i][0];

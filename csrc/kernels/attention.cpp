@@ -43,20 +43,19 @@ template <class T>
 bool pack_rows(int rows, int most, int64_t width, const T* const* from, T* panels) {
     constexpr int lanes = vec<T>::lanes, columns = tile_columns<T>;
     vec<T> odd(T(0));  // x - x is 0, or NaN
-    for (int64_t first = 0; first < width; first += columns, panels += most * columns)
-        for (int r = 0; r < rows; ++r) {
-            T* to = panels + r * columns;
+    for (int r = 0; r < rows; ++r) {
+        T* to = panels + r * columns;
+        for (int64_t first = 0; first < width; first += columns, to += most * columns) {
             if (first + columns <= width) {
-                const vec<T> a = load(from[r] + first), b = load(from[r] + first + lanes);
-                store(to, a), store(to + lanes, b);
-                odd = odd + (a - a) + (b - b);
-                continue;
+                store(to, load(from[r] + first)), store(to + lanes, load(from[r] + first + lanes));
+            } else {
+                for (int64_t j = 0; j < columns; ++j)
+                    to[j] = first + j < width ? from[r][first + j] : T(0);
             }
-            for (int64_t j = 0; j < columns; ++j)
-                to[j] = first + j < width ? from[r][first + j] : T(0);
             const vec<T> a = load(to), b = load(to + lanes);
             odd = odd + (a - a) + (b - b);
         }
+    }
     bool finite = true;
     for (int k = 0; k < lanes; ++k) finite = finite && odd[k] == T(0);
     return finite;
@@ -114,35 +113,39 @@ template <class T> REFGSS_INLINE void clear_unseen(const sight& tile, const seen
     for (int r = rows.end; r < end; ++r) store(s + r * tile_queries, vec<T>(T(0)));
 }
 
-template <class T> REFGSS_INLINE vec<T> logit(const logit_map<T>& map, vec<T> product, int offset) {
-    const vec<T> a = product * vec<T>(map.scale);
-    return map.bias ? a + load(map.bias + offset) : a;
+/// scale product - less, and the bias: with `less` the maximum, what softmax takes e to the power of.
+template <class T>
+REFGSS_INLINE vec<T> logit(const logit_map<T>& map, vec<T> product, int offset, vec<T> less) {
+    if (map.bias) return fma(product, vec<T>(map.scale), load(map.bias + offset)) - less;
+    return fma(product, vec<T>(map.scale), -less);
+}
+/// NaN is less than everything.
+template <class T> REFGSS_INLINE vec<T> greater(vec<T> a, vec<T> b) {
+    return typename vec<T>::raw(a.v > b.v ? a.v : b.v);
 }
 
 template <class T>
 void weigh(const sight& tile, const logit_map<T>& map, T* s, const T* second, softmax_sums<T>& sums) {
     using V = vec<T>;
     using bits = typename lanes_of<T>::integers;
-    const V lowest(-std::numeric_limits<T>::infinity());
+    const V lowest(-std::numeric_limits<T>::infinity()), zero(T(0));
     for (int i = 0; i < tile.queries; i += V::lanes) {
         const int last = i + V::lanes < tile.queries ? i + V::lanes : tile.queries;
         const seen_rows rows(tile, i, last - 1);
         const V before = load(sums.maximum + i);
         V most = before;
         for_seen<T>(tile, i, rows, [&](int r, auto who) {
-            T* at = s + r * tile_queries + i;
-            const V a = who(logit(map, load(at), i - r), lowest);
-            store(at, a);
-            most = select<T>((bits)(a.v > most.v), a, most);
+            const V a = logit(map, load(s + r * tile_queries + i), i - r, zero);
+            most = greater<T>(who(a, lowest), most);
         });
-        const V top = select<T>((bits)(most.v == lowest.v), V(T(0)), most);  // nothing seen so far
+        const V top = select<T>((bits)(most.v == lowest.v), zero, most);  // nothing seen so far
         const V factor = exp(before - top);
         V sum(T(0)), along(T(0));
         for_seen<T>(tile, i, rows, [&](int r, auto who) {
             T* at = s + r * tile_queries + i;
-            const V p = exp(load(at) - top);
+            const V p = who(exp(logit(map, load(at), i - r, top)), zero);
             sum = sum + p;
-            if (second) along = along + who(p * load(second + r * tile_queries + i), V(T(0)));
+            if (second) along = along + who(p * load(second + r * tile_queries + i), zero);
             else store(at, p);
         });
         if (!second) clear_unseen(tile, rows, s + i);
@@ -163,7 +166,7 @@ void differentiate(const sight& tile, const logit_map<T>& map, T* s, T* ds,
         const V most = load(sums.maximum + i), inverse = load(sums.sum + i), along = load(sums.along + i);
         for_seen<T>(tile, i, rows, [&](int r, auto who) {
             T *at = s + r * tile_queries + i, *d = ds + r * tile_queries + i;
-            const V p = who(exp(logit(map, load(at), i - r) - most) * inverse, V(T(0)));
+            const V p = who(exp(logit(map, load(at), i - r, most)) * inverse, V(T(0)));
             const V dp = who(p * (load(d) - along), V(T(0)));
             store(at, p);
             store(d, dp);
