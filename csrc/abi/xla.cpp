@@ -7,6 +7,7 @@
 #include <cstring>
 #include <deque>
 #include <string>
+#include <vector>
 
 #include "abi/xla_ffi.hpp"
 #include "core/status.hpp"
@@ -19,20 +20,26 @@ namespace {
 /// The arrays and options of one call.
 class call {
 public:
-    explicit call(const xla::frame& frame) : options_(frame.options) {
-        collect(frame.operands, operands_);
-        collect(frame.results, results_);
-    }
+    explicit call(const xla::frame& frame)
+        : options_(frame.options), operands_(frame.operands), results_(frame.results) {}
 
     /// The next operand or result.
-    const refgss_array* in() { return next(operands_, operand_); }
-    const refgss_array* out() { return next(results_, result_); }
+    const refgss_array* in() { return array(next(operands_, operand_)); }
+    const refgss_array* out() { return array(next(results_, result_)); }
+    /// The next operand, of whole numbers.
+    std::vector<int64_t> integers_in() {
+        const xla::buffer& b = next(operands_, operand_);
+        if (b.rank != 1 || (b.dtype != xla::s32 && b.dtype != xla::s64))
+            throw error{REFGSS_ERROR_TYPE, "whole numbers of a custom call must be a row of int32 or int64"};
+        if (b.dtype == xla::s32) return copied<int32_t>(b);
+        return copied<int64_t>(b);
+    }
     /// The same where it is there, else NULL.
     const refgss_array* in_if(bool there) { return there ? in() : nullptr; }
     const refgss_array* out_if(bool there) { return there ? out() : nullptr; }
     /// The same as a matrix: all axes but the last are rows.
-    const refgss_array* rows_in() { return as_rows(next(operands_, operand_)); }
-    const refgss_array* rows_out() { return as_rows(next(results_, result_)); }
+    const refgss_array* rows_in() { return as_rows(array(next(operands_, operand_))); }
+    const refgss_array* rows_out() { return as_rows(array(next(results_, result_))); }
 
     double option(const char* name) const {
         for (int64_t i = 0; i < options_.count; ++i) {
@@ -50,19 +57,23 @@ public:
         return {static_cast<int32_t>(option("method")), static_cast<int32_t>(option("pairs")),
                 option("form_eps"), static_cast<int64_t>(option("form_length"))};
     }
-
-private:
-    using arrays = std::deque<refgss_array>;
-
-    static refgss_array* next(arrays& from, size_t& at) {
-        if (at == from.size())
-            throw error{REFGSS_ERROR_VALUE, "the custom call has too few operands or results"};
-        return &from[at++];
+    refgss_window window() const {
+        return {static_cast<int64_t>(option("chunk")), static_cast<int32_t>(option("visible")),
+                has("unscaled")};
     }
 
-    static void collect(const xla::buffers& buffers, arrays& into) {
-        for (int64_t i = 0; i < buffers.count; ++i)
-            into.push_back(array_of(*static_cast<const xla::buffer*>(buffers.items[i])));
+private:
+    static const xla::buffer& next(const xla::buffers& from, int64_t& at) {
+        if (at == from.count)
+            throw error{REFGSS_ERROR_VALUE, "the custom call has too few operands or results"};
+        return *static_cast<const xla::buffer*>(from.items[at++]);
+    }
+
+    refgss_array* array(const xla::buffer& b) { return &arrays_.emplace_back(array_of(b)); }
+
+    template <class T> static std::vector<int64_t> copied(const xla::buffer& b) {
+        const auto* from = static_cast<const T*>(b.data);
+        return {from, from + b.shape[0]};
     }
 
     static refgss_array array_of(const xla::buffer& b) {
@@ -94,8 +105,9 @@ private:
     }
 
     const xla::attributes& options_;
-    arrays operands_, results_;
-    size_t operand_ = 0, result_ = 0;
+    const xla::buffers &operands_, &results_;
+    int64_t operand_ = 0, result_ = 0;
+    std::deque<refgss_array> arrays_;  // those handed out
 };
 
 xla::failure* failed(const xla::frame& frame, int32_t status) {
@@ -151,6 +163,17 @@ refgss_dss_layer_params dss_params(const call& c, Next next, NextIf next_if) {
 refgss_dss_layer_params dss_params_in(call& c) {
     return dss_params(c, [&] { return c.in(); }, [&](bool there) { return c.in_if(there); });
 }
+
+/// The state of attention, where there is one.
+struct state_operands {
+    explicit state_operands(call& c) : k(c.in_if(c.has("state"))), v(c.in_if(c.has("state"))) {
+        if (k != nullptr) t = c.integers_in();
+    }
+    const int64_t* tokens() const { return k != nullptr ? t.data() : nullptr; }
+
+    const refgss_array *k, *v;
+    std::vector<int64_t> t;
+};
 
 }  // namespace
 
@@ -214,6 +237,16 @@ HANDLER(layer_norm_vjp) {
     return refgss_layer_norm_vjp(x, weight, dy, c.option("eps"), dx, dweight, dbias);
 }
 
+HANDLER(rms_norm) {
+    auto *x = c.rows_in(), *weight = c.in();
+    return refgss_rms_norm(x, weight, c.option("eps"), c.rows_out());
+}
+
+HANDLER(rms_norm_vjp) {
+    auto *x = c.rows_in(), *weight = c.in(), *dy = c.rows_in(), *dx = c.rows_out();
+    return refgss_rms_norm_vjp(x, weight, dy, c.option("eps"), dx, c.out());
+}
+
 HANDLER(gelu) {
     auto* x = c.rows_in();
     return refgss_gelu(x, c.rows_out());
@@ -234,6 +267,28 @@ HANDLER(dense_vjp) {
     c.in_if(c.has("bias"));
     auto *dy = c.rows_in(), *dx = c.rows_out(), *dweight = c.out(), *dbias = c.out_if(c.has("bias"));
     return refgss_dense_vjp(x, weight, dy, dx, dweight, dbias);
+}
+
+// the state's t is an operand alone: what it becomes is known without a kernel
+HANDLER(attention) {
+    auto *q = c.in(), *k = c.in(), *v = c.in(), *bias = c.in_if(c.has("bias"));
+    const state_operands state(c);
+    const refgss_window window = c.window();
+    auto *y = c.out(), *k_out = c.out(), *v_out = c.out();
+    std::vector<int64_t> t_out(q->shape[0] + 1);  // one more, for an address where there are no rows
+    return refgss_attention(q, k, v, bias, state.k, state.v, state.tokens(), &window, y, k_out, v_out,
+                            t_out.data());
+}
+
+HANDLER(attention_vjp) {
+    auto *q = c.in(), *k = c.in(), *v = c.in(), *bias = c.in_if(c.has("bias"));
+    const state_operands state(c);
+    auto *dy = c.in(), *dk_out = c.in_if(c.has("dstate")), *dv_out = c.in_if(c.has("dstate"));
+    const refgss_window window = c.window();
+    auto *dq = c.out(), *dk = c.out(), *dv = c.out(), *dbias = c.out_if(c.has("bias"));
+    auto *dk0 = c.out_if(c.has("state")), *dv0 = c.out_if(c.has("state"));
+    return refgss_attention_vjp(q, k, v, bias, state.k, state.v, state.tokens(), dy, dk_out, dv_out,
+                                &window, dq, dk, dv, dbias, dk0, dv0);
 }
 
 HANDLER(gss_layer) {

@@ -10,6 +10,7 @@ from jax import lax
 
 from refgss import checks
 from refgss.config import AttentionForm
+from refgss.xla import ffi
 from refgss.xla.blocks import attend, blocks_of
 from refgss.xla.inputs import arrays
 from refgss.xla.pairs import Array
@@ -62,10 +63,10 @@ def attention_compiled(
     """Over the devices of the plan's axis where a piece sees keys of another, else on each."""
     (B, L, G, D), axis, fresh = k.shape, plan.length_axis, state is None
     if axis is None or not reach(L, lax.axis_size(axis), window, fresh):
-        return attention_here(q, k, v, bias, state, window, plan.precision)
+        return attention_here(q, k, v, bias, state, window, plan)
     given = zero_state(B, G, D, k.dtype, window) if state is None else with_signed_time(state)
     arrived = on_arrival({"k": k, "v": v}, given, fresh, window, axis)
-    y, left = attention_here(q, k, v, bias, arrived, window, plan.precision)
+    y, left = attention_here(q, k, v, bias, arrived, window, plan)
     return y, from_last(left, axis)
 
 
@@ -82,13 +83,39 @@ def attention_here(
     bias: Array | None,
     state: State | None,
     window: AttentionForm,
-    precision: str,
+    plan: Plan,
 ) -> tuple[Array, State]:
     """All that this device holds, from the state that enters."""
+    start = jnp.zeros(len(k), jnp.int32)
+    good = None
+    if state is not None:
+        state = with_signed_time(state)
+        start = state["t"]
+        good = is_phase(start, window)
+        state["t"] = jnp.where(good, start, 0)
+    if plan.native:
+        y, *parts = ffi.attention(q, k, v, bias, state, window)
+    else:
+        y, *parts = attention_in_blocks(q, k, v, bias, state, window, plan.precision)
+    if good is not None:  # compiled code cannot refuse, but its results show it
+        y, *parts = (jnp.where(of_rows(good[:, None]), x, jnp.nan) for x in (y, *parts))
+    return y, {"k": parts[0], "v": parts[1], "t": counted(start + k.shape[1], window)}
+
+
+def attention_in_blocks(
+    q: Array,
+    k: Array,
+    v: Array,
+    bias: Array | None,
+    state: State | None,
+    window: AttentionForm,
+    precision: str,
+) -> tuple[Array, Array, Array]:
+    """y, and the keys and values of the next state."""
     (B, L, heads, D), G = q.shape, k.shape[2]
     new = {"k": k, "v": v}
     blocks = blocks_of(L, window, state is None, precision)
-    given = zero_state(B, G, D, k.dtype, window) if state is None else with_signed_time(state)
+    given = zero_state(B, G, D, k.dtype, window) if state is None else state
     start = given["t"]
 
     def with_earlier(part: str) -> Array:
@@ -106,11 +133,7 @@ def attention_here(
         blocks,
     )
     y = y.reshape(B, blocks.count * blocks.size, heads, D)[:, :L]
-    parts = {n: handed_on(given[n], x, start, start + L, window) for n, x in new.items()}
-    if state is not None:  # compiled code cannot refuse, but its results show it
-        good = of_rows(is_phase(start, window)[:, None])
-        y, parts = jax.tree.map(lambda x: jnp.where(good, x, jnp.nan), (y, parts))
-    return y, {**parts, "t": counted(start + L, window)}
+    return y, *(handed_on(given[n], x, start, start + L, window) for n, x in new.items())
 
 
 def attention_step(

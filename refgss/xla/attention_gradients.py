@@ -22,7 +22,9 @@ from refgss.xla.window import State, zero_state
 Params = Mapping[str, Array]
 
 
-def rms_norm_vjp(x: Array, weight: Array, dy: Array, *, eps: float) -> tuple[Array, Array]:
+def rms_norm_vjp(
+    x: Array, weight: Array, dy: Array, *, eps: float, plan: Plan | None = None
+) -> tuple[Array, Array]:
     """dy (...,E) -> dx (...,E), dweight (E,).  Clauses: GSS-ATT-20."""
     eps = checks.check_rms_norm("rms_norm_vjp", x, weight, eps)
     return pull_back(
@@ -31,6 +33,7 @@ def rms_norm_vjp(x: Array, weight: Array, dy: Array, *, eps: float) -> tuple[Arr
         tuple(arrays("rms_norm_vjp", x, weight)),
         cotangents={"dy": dy},
         eps=eps,
+        plan=plan,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from refgss.config import DSSConfig, GSSConfig, KernelForm
+from refgss.config import AttentionForm, DSSConfig, GSSConfig, KernelForm
 from refgss.xla.pairs import Array
 
 MAJOR = 0  # csrc/abi/xla_ffi.hpp
 TARGETS = (
     *("causal_conv", "causal_conv_vjp", "ssm_kernel", "ssm_kernel_vjp", "ssm_scan", "ssm_scan_vjp"),
-    *("layer_norm", "layer_norm_vjp", "gelu", "gelu_vjp", "dense", "dense_vjp"),
+    *("layer_norm", "layer_norm_vjp", "rms_norm", "rms_norm_vjp", "gelu", "gelu_vjp"),
+    *("dense", "dense_vjp", "attention", "attention_vjp"),
     *("gss_layer", "gss_layer_keeping", "gss_layer_vjp", "dss_layer", "dss_layer_vjp"),
 )
 
@@ -62,6 +64,7 @@ def run(
 def op(name: str, outputs: tuple, kept: tuple, options: tuple, *primals: Array) -> tuple:
     """A native op; its gradient is the native NAME_vjp, of the same options.
 
+    Operands that are integers have no gradient.
     Where something is kept for the gradient, NAME_keeping returns it after the outputs.
     """
     return run(name, outputs, options, primals)
@@ -78,14 +81,15 @@ def forward(name: str, outputs: tuple, kept: tuple, options: tuple, *primals: An
 def backward(
     name: str, outputs: tuple, kept: tuple, options: tuple, residuals: tuple, cotangents: tuple
 ) -> tuple:
-    gradients = tuple(map(like, residuals[: len(residuals) - len(kept)]))
-    first, *states = cotangents  # a state that nobody uses costs nothing
-    dy = jnp.zeros(first.shape, first.dtype) if is_zero(first) else first
-    used = [d for d in states if not is_zero(d)]
+    primals = residuals[: len(residuals) - len(kept)]
+    first, *states = cotangents
+    used = states if any(not is_zero(d) for d in states) else []  # what nobody uses costs nothing
     options = (*options, ("dstate", bool(used)))
     # the cotangent of a complex number is the conjugate of JAX's (GSS-GRD-1)
-    standard = tuple(map(conjugate, (dy, *used)))
-    return tuple(map(conjugate, run(f"{name}_vjp", gradients, options, residuals + standard)))
+    standard = tuple(conjugate(filled(d)) for d in (first, *used))
+    outputs = tuple(like(x) for x in primals if not is_integer(x))
+    gradients = iter(run(f"{name}_vjp", outputs, options, residuals + standard))
+    return tuple(None if is_integer(x) else conjugate(next(gradients)) for x in primals)
 
 
 op.defvjp(forward, backward, symbolic_zeros=True)
@@ -94,6 +98,14 @@ op.defvjp(forward, backward, symbolic_zeros=True)
 def is_zero(cotangent: Any) -> bool:
     """Known to be zero while tracing."""
     return isinstance(cotangent, jax.custom_derivatives.SymbolicZero)
+
+
+def filled(cotangent: Any) -> Array:
+    return jnp.zeros(cotangent.shape, cotangent.dtype) if is_zero(cotangent) else cotangent
+
+
+def is_integer(x: Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.integer)
 
 
 def conjugate(x: Array) -> Array:
@@ -143,6 +155,10 @@ def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
     return op("layer_norm", (like(x),), (), (("eps", eps),), x, weight, bias)[0]
 
 
+def rms_norm(x: Array, weight: Array, eps: float) -> Array:
+    return op("rms_norm", (like(x),), (), (("eps", eps),), x, weight)[0]
+
+
 def gelu(x: Array) -> Array:
     return op("gelu", (like(x),), (), (), x)[0]
 
@@ -150,6 +166,27 @@ def gelu(x: Array) -> Array:
 def dense(x: Array, weight: Array, bias: Array | None) -> Array:
     y = shaped(x, *x.shape[:-1], weight.shape[1])
     return op("dense", (y,), (), (("bias", bias is not None),), *given(x, weight, bias))[0]
+
+
+def attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    bias: Array | None,
+    state: Mapping[str, Array] | None,
+    window: AttentionForm,
+) -> tuple[Array, Array, Array]:
+    """y, and the keys and values of the next state; t must be that of a state."""
+    from refgss.native.attention import window_tuple
+
+    options = (
+        *zip(("chunk", "visible", "unscaled"), window_tuple(window), strict=True),
+        ("bias", bias is not None),
+        ("state", state is not None),
+    )
+    slots = shaped(k, k.shape[0], window.slots, *k.shape[2:])
+    parts = () if state is None else (state["k"], state["v"], state["t"])
+    return op("attention", (like(q), slots, slots), (), options, *given(q, k, v, bias, *parts))
 
 
 GSS_PARAMETERS = (

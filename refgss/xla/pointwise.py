@@ -31,10 +31,12 @@ def layer_norm(
     return d * lax.rsqrt((d * d).mean(-1, keepdims=True) + eps) * weight + bias
 
 
-def rms_norm(x: Array, weight: Array, *, eps: float) -> Array:
+def rms_norm(x: Array, weight: Array, *, eps: float, plan: Plan | None = None) -> Array:
     """x/√(mean x² + ε)·weight over the last axis: x (...,E), weight (E,).  Clauses: GSS-ATT-12."""
     eps = checks.check_rms_norm("rms_norm", x, weight, eps)
     x, weight = arrays("rms_norm", x, weight)
+    if resolve(plan).native:
+        return ffi.rms_norm(x, weight, eps)
     return x * lax.rsqrt((x * x).mean(-1, keepdims=True) + eps) * weight
 
 

@@ -52,7 +52,7 @@ def transformer_compiled(
 
     def norm(name: str, x: Array) -> Array:
         if config.norm == "rms":
-            return rms_norm(x, p[f"{name}.weight"], eps=config.eps)
+            return rms_norm(x, p[f"{name}.weight"], eps=config.eps, plan=plan)
         return layer_norm(x, p[f"{name}.weight"], p[f"{name}.bias"], eps=config.eps, plan=plan)
 
     def mlp(x: Array) -> Array:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from refgss import config, xla
+from refgss.layers import transformer
 from refgss.xla import Plan, ffi
 
 from .examples import complex_normal, layer_parameters, model_parameters, normal, worst
@@ -88,8 +89,37 @@ def scan(u, lam, c, state, delta, *, form, plan):
     return xla.ssm_scan(u, lam, c, state, delta=delta, form=form, plan=plan)
 
 
-def output_of_layer(params, x, *, config, plan):
-    return xla.gss_layer(params, x, config=config, plan=plan)[0]
+def output_of(layer, params, x, *, config, plan):
+    return layer(params, x, config=config, plan=plan)[0]
+
+
+def transformer_parameters(cfg):
+    rng, sizes = np.random.default_rng(1), transformer.Sizes(8, 16, 12)
+    return {k: normal(rng, *t.shape) for k, t in transformer.parameters(cfg, sizes).items()}
+
+
+def attention(q, k, v, bias, keys, values, t, *, window, plan):
+    """Its state apart, so that integers are no primals."""
+    state = {"k": keys, "v": values, "t": t}
+    y, after = xla.attention(q, k, v, bias, state, window=window, plan=plan)
+    return y, after["k"], after["v"]
+
+
+def fresh_attention(q, k, v, *, window, plan):
+    return xla.attention(q, k, v, None, window=window, plan=plan)[0]
+
+
+def cases_of_attention(rng):
+    for visible, given in (("chunk", True), ("strict", True), ("look1", False)):
+        window = config.AttentionForm(4, visible)
+        q, k, v = (normal(rng, 3, 9, heads, 5) for heads in (4, 2, 2))
+        if given:
+            f = partial(attention, t=np.array([0, 1, 3], np.int32), window=window)
+            old = [normal(rng, 3, window.slots, 2, 5) for _ in range(2)]
+            yield f"attention {visible}", f, (q, k, v, normal(rng, 4, 7), *old)
+        else:
+            f = partial(fresh_attention, window=window)
+            yield f"attention {visible}, fresh", f, (q, k, v)
 
 
 def cases():
@@ -104,6 +134,7 @@ def cases():
         yield f"ssm_kernel {form.method}", partial(kernel, form=form), (lam, c, delta)
         yield f"ssm_scan {form.method}", partial(scan, form=form), (u, lam, c, state, delta)
     yield "layer_norm", partial(xla.layer_norm, eps=1e-5), (x, w[:, 0], w[:, 1])
+    yield "rms_norm", partial(xla.rms_norm, eps=1e-5), (x, w[:, 0])
     yield "gelu", xla.gelu, (x,)
     yield "dense", xla.dense, (x, w, b)
     yield "dense without bias", xla.dense, (x, w)
@@ -114,12 +145,24 @@ def cases():
         yield f"{name} from a state", f, (p, x, state)
     p, x = layer_parameters(config.PAPER), normal(rng, 2, 33, 8)
     yield "gss_layer", partial(xla.gss_layer, config=config.PAPER), (p, x)
-    yield "gss_layer's output", partial(output_of_layer, config=config.PAPER), (p, x)
+    yield from cases_of_attention(rng)
+    cfg = config.TransformerConfig(heads=2, chunk=4, position="t5", norm="rms", mlp="glu")
+    f = partial(output_of, xla.transformer_layer, config=cfg)
+    yield "transformer_layer's output", f, (transformer_parameters(cfg), x)
+    yield "gss_layer's output", partial(output_of, xla.gss_layer, config=config.PAPER), (p, x)
 
 
 def wide(x):
     """As float64 or complex128: an error of meaning is far above 2^-30, roundings far below."""
     return np.asarray(x, np.result_type(x, np.float64))
+
+
+@pytest.fixture(autouse=True)
+def small_programs():
+    """What takes time is to compile them well."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def agree(f, primals):
