@@ -13,6 +13,7 @@ import argparse
 import json
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -43,34 +44,53 @@ def main() -> None:
         warmup=20,
         weight_decay=0.1,
     )
-    runs = {name: Run(model, sizes, recipe=recipe) for name, (model, sizes) in SIZES.items()}
-    spent = {name: np.zeros(2) for name in runs}
-    with tempfile.TemporaryDirectory() as name:
-        folders = {name_: Path(name) / name_ for name_ in runs}
-        for turn in range(1, TURNS + 1):
-            stop = round(arguments.steps * turn / TURNS)
-            for model, run in runs.items():
-                spent[model] += turn_of(run, folders[model], stop)
-        curves = {model: metrics(folder) for model, folder in folders.items()}
-        sizes = {
-            model: sum(
-                x.size * (1 + np.iscomplexobj(x))
-                for x in load_checkpoint(f / "model.safetensors").params.values()
-            )
-            for model, f in folders.items()
-        }
+    with tempfile.TemporaryDirectory() as folder:
+        found = trained_in_turns(SIZES, recipe, Path(folder))
     tokens = arguments.steps * recipe.batch * recipe.length
     print(f"{arguments.steps} steps, {tokens} tokens of the Python standard library")
-    print("model  parameters  held-out nats per byte  bits per byte  wall s  processor s")
-    for model in runs:
-        nats = curves[model]["held_out"][-1][1]
-        wall, cpu = spent[model]
+    table(found)
+    if arguments.plot:
+        plot(arguments.plot, found, arguments.steps)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model at the end of its run: its folder, seconds of wall and processor time, curves."""
+
+    folder: Path
+    spent: np.ndarray
+    curves: dict[str, list[tuple[int, float]]]
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "model.safetensors"
+
+    def parameters(self) -> int:
+        params = load_checkpoint(self.file).params.values()
+        return sum(x.size * (1 + np.iscomplexobj(x)) for x in params)
+
+
+def trained_in_turns(
+    models: dict[str, tuple[LMConfig, Sizes]], recipe: Recipe, folder: Path
+) -> dict[str, Trained]:
+    """All of them by one recipe, in turns of a tenth of the steps."""
+    runs = {name: Run(model, sizes, recipe=recipe) for name, (model, sizes) in models.items()}
+    spent = {name: np.zeros(2) for name in runs}
+    for turn in range(1, TURNS + 1):
+        for name, run in runs.items():
+            spent[name] += turn_of(run, folder / name, round(recipe.steps * turn / TURNS))
+    return {n: Trained(folder / n, spent[n], metrics(folder / n)) for n in runs}
+
+
+def table(found: dict[str, Trained]) -> None:
+    print("model   parameters  held-out nats per byte  bits per byte  wall s  processor s")
+    for name, model in found.items():
+        nats = model.curves["held_out"][-1][1]
+        wall, cpu = model.spent
         print(
-            f"{model:5}  {sizes[model]:10}  {nats:22.4f}  {nats / np.log(2):13.4f}"
+            f"{name:6}  {model.parameters():10}  {nats:22.4f}  {nats / np.log(2):13.4f}"
             f"  {wall:6.0f}  {cpu:11.0f}"
         )
-    if arguments.plot:
-        plot(arguments.plot, curves, spent, arguments.steps)
 
 
 def turn_of(run: Run, folder: Path, stop: int) -> np.ndarray:
@@ -91,15 +111,15 @@ def metrics(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {k: [(x["step"], x[k]) for x in lines if k in x] for k in ("loss", "held_out")}
 
 
-def plot(file: Path, curves: dict, spent: dict, steps: int) -> None:
+def plot(file: Path, found: dict[str, Trained], steps: int) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    for model, curve in curves.items():
-        step, nats = np.array(curve["held_out"]).T
-        left.plot(step, nats, marker=".", label=model)
-        right.plot(step / steps * spent[model][1], nats, marker=".", label=model)
+    for name, model in found.items():
+        step, nats = np.array(model.curves["held_out"]).T
+        left.plot(step, nats, marker=".", label=name)
+        right.plot(step / steps * model.spent[1], nats, marker=".", label=name)
     left.set(xlabel="steps", ylabel="held-out nats per byte")
     right.set(xlabel="processor seconds")
     left.legend()

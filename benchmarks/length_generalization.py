@@ -33,13 +33,7 @@ def main() -> None:
     parser.add_argument("--pieces", type=int, default=32, help="that count in a stretch")
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
-    checkpoint = load_checkpoint(arguments.model)
-    length = checkpoint.about["run"]["recipe"]["length"]
-    with tempfile.TemporaryDirectory() as folder:
-        text = prepare(DataConfig(), load_tokenizer(checkpoint.tokenizer), Path(folder))
-        tokens = length * (arguments.pieces + 2 * (TIMES - 1))
-        stretches = spaced_windows(text.held_out, tokens, arguments.stretches)
-    losses = np.hstack([by_distance(checkpoint, stretch, length) for stretch in stretches])
+    losses, length = losses_by_distance(arguments.model, arguments.stretches, arguments.pieces)
     rise = losses - losses[0]
     print(f"{arguments.model.name}: trained at {length}, {losses.shape[1]} pieces of held-out text")
     print("positions         nats per token   difference from the first, standard error")
@@ -51,6 +45,17 @@ def main() -> None:
         )
     if arguments.plot:
         plot(arguments.plot, losses, length)
+
+
+def losses_by_distance(model: Path, stretches: int, pieces: int) -> tuple[np.ndarray, int]:
+    """(16, stretches · pieces): the mean loss of each piece; the length of a piece."""
+    checkpoint = load_checkpoint(model)
+    length = checkpoint.about["run"]["recipe"]["length"]
+    with tempfile.TemporaryDirectory() as folder:
+        text = prepare(DataConfig(), load_tokenizer(checkpoint.tokenizer), Path(folder))
+        tokens = length * (pieces + 2 * (TIMES - 1))
+        read = spaced_windows(text.held_out, tokens, stretches)
+    return np.hstack([by_distance(checkpoint, stretch, length) for stretch in read]), length
 
 
 def by_distance(checkpoint, stretch: np.ndarray, length: int) -> np.ndarray:

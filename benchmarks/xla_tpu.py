@@ -1,6 +1,6 @@
 """What the TPU compiler says, without a TPU: cost and memory of this backend and of pseudocode.
 
-    python benchmarks/xla_tpu.py [--only kernel|layer|plans|depth|rounding] [--quick]
+    python benchmarks/xla_tpu.py [--only kernel|layer|plans|depth|attention|rounding] [--quick]
 
 Needs libtpu.  Each program is compiled ahead of time for one chip.  The compiler reports
 operations, bytes moved and temporary memory beyond what fits on the chip, and estimates the cycles
@@ -29,10 +29,12 @@ from xla_pseudocode import gss_layer as transcribed_layer
 from xla_pseudocode import kernel_and_convolution as transcribed
 
 from refgss import xla
-from refgss.config import GSS, PAPER, LMConfig
+from refgss.config import GSS, PAPER, LMConfig, TransformerConfig
+from refgss.layers import transformer
 from refgss.xla import Plan
 
 PLAN = xla.plan_for("tpu")
+PARTS = ["kernel", "layer", "plans", "depth", "attention", "rounding"]
 
 
 def kernel_and_convolution(plan: Plan) -> Callable:
@@ -157,10 +159,24 @@ def rounding(rows: int = 512, width: int = 1024) -> None:
         print(f"{name:42}{np.linalg.norm(y - truth) / np.linalg.norm(truth):13.1e}")
 
 
+def attention(tpu: Compiler, B: int, L: int, E: int, F: int) -> None:
+    """A transformer layer, and whether any array of its program has the square of the length."""
+    for visible in ("chunk", "strict"):
+        config = TransformerConfig(chunk=512, visible=visible)
+        shapes = transformer.parameters(config, transformer.Sizes(E, E, F))
+        p = tpu.parameters({k: t.shape for k, t in shapes.items()})
+        layer = lambda p, x: xla.transformer_layer(p, x, config=config, plan=PLAN)[0]  # noqa: B023, E731
+        tpu.report(f"transformer layer, {visible}", layer, p, tpu.array((B, L, E)))
+        name = f"transformer train step, {visible}"
+        tpu.report(name, train_step(layer), p, tpu.array((B, L, E)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--topology", default="v5e:2x2")
-    parser.add_argument("--only", choices=["kernel", "layer", "plans", "depth", "rounding"])
+    parser.add_argument(
+        "--only", choices=["kernel", "layer", "plans", "depth", "attention", "rounding"]
+    )
     parser.add_argument("--quick", action="store_true", help="lengths divided by 8")
     options = parser.parse_args()
     if options.only in (None, "rounding"):
@@ -203,6 +219,8 @@ def main() -> None:
         ):
             name = ", ".join(f"{k}={v}" for k, v in change.items())
             tpu.report(f"GSS, {name}", train_step(gss(replace(PLAN, **change))), p, x)
+    if options.only in (None, "attention"):
+        attention(tpu, B, L, E, F)
     if options.only in (None, "depth"):
         config = LMConfig(PAPER, depth=16)
         layers = {

@@ -14,6 +14,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from refgss import config, xla
+from refgss.layers import transformer
 
 from .examples import layer_parameters
 from .test_sharding import shapes_moved
@@ -112,6 +113,21 @@ def test_kernels_for_one_chip(chips, form):
     f = lambda lam, c, delta: xla.ssm_kernel(lam, c, 64, delta=delta, form=form, plan=PLAN)  # noqa: E731
     compiled = jax.jit(f).lower(**a).compile()
     assert not imprecise(compiled.as_text()) and not wide(compiled.as_text())
+
+
+@pytest.mark.parametrize("visible", ["chunk", "strict"])
+def test_attention_for_one_chip(chips, visible):
+    """Forward, backward and update: no array has the square of the length."""
+    cfg = config.TransformerConfig(heads=2, chunk=32, visible=visible)
+    shapes = transformer.parameters(cfg, transformer.Sizes(E, E, 2 * E))
+    p = {k: np.ones(t.shape, np.float32) for k, t in shapes.items()}
+    layer = lambda p, x: xla.transformer_layer(p, x, config=cfg, plan=PLAN)[0].mean()  # noqa: E731
+    f = lambda p, x: jax.tree.map(lambda p, g: p - g, p, jax.grad(layer)(p, x))  # noqa: E731
+    compiled = lowered(f, chips, p, (B, L, E)).compile()
+    assert not imprecise(compiled.as_text()) and not wide(compiled.as_text())
+    arrays = re.findall(r"\b(?:f32|pred)\[([\d,]+)\]", compiled.as_text())
+    sizes = [np.prod([int(n) for n in shape.split(",")]) for shape in arrays]
+    assert B * L * 32 <= max(sizes) < B * L * L
 
 
 @pytest.mark.parametrize("training", [False, True])
