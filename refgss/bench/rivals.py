@@ -211,14 +211,19 @@ class TorchModel:
     def step(self, tokens: Any) -> Any:
         """(B,) -> (B,V)."""
         x = self.embedding[tokens]
-        for p, state in zip(self.layers, self.states, strict=True):
-
-            def recurrence(u: Any, p: Any = p, state: Any = state) -> Any:
-                state.mul_(p["abar"]).add_(u[..., None])
-                return self.torch.einsum("hn,bhn->bh", p["weight"], state).real
-
-            x = self.layer(p, x, recurrence)
+        for i in range(len(self.layers)):
+            x = self.step_layer(i, x)
         return self.head(x)
+
+    def step_layer(self, i: int, x: Any) -> Any:
+        """(B,E) -> (B,E), and the state is that after the token."""
+        p, state = self.layers[i], self.states[i]
+
+        def recurrence(u: Any) -> Any:
+            state.mul_(p["abar"]).add_(u[..., None])
+            return self.torch.einsum("hn,bhn->bh", p["weight"], state).real
+
+        return self.layer(p, x, recurrence)
 
     def prepare(self, length: int) -> None:
         """The spectrum of the kernel, and Λ's powers for the final state."""
