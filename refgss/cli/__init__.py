@@ -24,6 +24,7 @@ from refgss.cli.exits import DEFECT, USAGE, ExitError, code_of, sentence_of
 from refgss.cli.generate import generate
 from refgss.cli.info import info
 from refgss.cli.reports import diff, report, verify
+from refgss.cli.serve import serve
 from refgss.cli.spec import spec
 from refgss.cli.train import train
 from refgss.cli.vectors import vectors
@@ -37,7 +38,7 @@ def commands() -> None:
 
 for command in (check, spec, vectors, report, diff, verify, info, bench, train):
     commands.add_command(command)
-for command in (generate, evaluate_, quantize, import_):
+for command in (generate, serve, evaluate_, quantize, import_):
     commands.add_command(command)
 
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
 
-import refgss
 from refgss.cli.terminal import note
 from refgss.conformance.candidates.claims import CandidateError
 from refgss.conformance.candidates.targets import ALIASES, import_backend
 from refgss.model import Checkpoint, load_checkpoint
 from refgss.model.session import default_backend
-
-BUNDLED = Path(refgss.__file__).parent / "model" / "bundled.safetensors"
+from refgss.model.text import BUNDLED
 
 
 def model_and_rest(arguments: tuple[str, ...]) -> tuple[Checkpoint, tuple[str, ...]]:

@@ -47,6 +47,57 @@ class Stream:
         return shown if self.stopped else shown + self._scanner.held
 
 
+class Token(NamedTuple):
+    """One token that a stream has read."""
+
+    id: int  # -1 at the end, for the text that was held back
+    text: bytes  # what it adds to the text that may be shown
+    logprob: float  # of the token before any setting of the sampling, in nats
+    top: tuple[tuple[int, float], ...]  # the likeliest tokens and theirs
+    end: str  # "" but for the last: "stop" or "length"
+
+
+def stream(
+    session: Session,
+    tokenizer: Tokenizer,
+    count: int,
+    *,
+    sampling: Sampling,
+    stops: tuple[bytes, ...] = (),
+    top: int = 0,
+) -> Iterator[Token]:
+    """As `generate`, with each token's log-probability and those of the `top` likeliest tokens.
+
+    The last, of id -1, has the text that was held back and says why the text ends: "stop" at a stop
+    string or the end of the document, or "length".
+    """
+    shown, end = Stream(session, 0, tokenizer, stops), "length"
+    for _ in range(count):
+        logits = session.logits
+        at, size = session.positions, tokenizer.size
+        token = int(choose(logits, session.recent, at, sampling, size)[0])
+        if token == tokenizer.separator:
+            end = "stop"
+            break
+        logprobs = log_softmax(logits[0, :size])
+        likeliest = np.argsort(-logprobs, kind="stable")[:top]
+        session.step(np.array([token]))
+        text = shown.feed(token)
+        chances = tuple((int(i), float(logprobs[i])) for i in likeliest)
+        yield Token(token, text, float(logprobs[token]), chances, "")
+        if shown.stopped:
+            end = "stop"
+            break
+    yield Token(-1, shown.end(), 0.0, (), "stop" if shown.stopped else end)
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """(V,) -> (V,) log-probabilities in binary64."""
+    x = logits.astype(np.float64)
+    x = x - x.max()
+    return np.asarray(x - np.log(np.exp(x).sum()))
+
+
 def held_back(session: Session, tokenizer: Tokenizer) -> bytes:
     """The text of a stream that an earlier `generate` held back, as it stands."""
     text = Stream(session, 0, tokenizer, ()).end()

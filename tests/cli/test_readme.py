@@ -51,7 +51,7 @@ def test_its_commands_do_what_it_says(tmp_path):
 
 def test_mypy_accepts_its_python(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     files = [tmp_path / f"block_{i}.py" for i in range(len(blocks))]
     for file, block in zip(files, blocks, strict=True):
         file.write_text(block, "utf-8")
