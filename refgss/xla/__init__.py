@@ -24,6 +24,15 @@ from refgss.xla.attention_gradients import (
     t5_bias_vjp,
     transformer_layer_vjp,
 )
+from refgss.xla.block_recurrent import block_recurrent_layer, block_recurrent_step
+from refgss.xla.block_recurrent_gradients import (
+    block_recurrent_layer_vjp,
+    block_recurrent_step_vjp,
+    gate_vjp,
+    l2_normalize_vjp,
+    state_attention_vjp,
+    window_attention_vjp,
+)
 from refgss.xla.convolution import causal_conv
 from refgss.xla.discretization import discretize, gss_lambda, s4d_lambda
 from refgss.xla.gradients import (
@@ -46,11 +55,12 @@ from refgss.xla.kernel import ssm_kernel
 from refgss.xla.language_model import lm_logits, lm_loss
 from refgss.xla.layers import dss_layer, gss_layer
 from refgss.xla.plan import Plan, plan_for
-from refgss.xla.pointwise import dense, gelu, layer_norm, rms_norm
+from refgss.xla.pointwise import dense, gate, gelu, l2_normalize, layer_norm, rms_norm
 from refgss.xla.positions import rope, t5_bias
 from refgss.xla.recurrence import ssm_scan, ssm_step
 from refgss.xla.sharding import sequence_parallel
 from refgss.xla.transformer import transformer_layer
+from refgss.xla.window_attention import state_attention, window_attention
 
 OPS = tuple(name for name in ops.OPS if name in globals())
 __all__ = ["OPS", "Plan", "capabilities", "plan_for", "sequence_parallel", "with_plan", *OPS]

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from refgss import checks
-from refgss.config import GSS, DSSConfig, GSSConfig, TransformerConfig
+from refgss.config import GSS, BlockRecurrentConfig, DSSConfig, GSSConfig, TransformerConfig
 from refgss.layers.states import State
 from refgss.xla import ffi
+from refgss.xla.block_recurrent import block_recurrent_layer
 from refgss.xla.discretization import gss_lambda
 from refgss.xla.inputs import arrays, parameters
 from refgss.xla.pairs import Array
@@ -109,4 +110,5 @@ LAYERS: dict[type, Callable[..., tuple[Array, State]]] = {
     GSSConfig: gss_layer,
     DSSConfig: dss_layer,
     TransformerConfig: transformer_layer,
+    BlockRecurrentConfig: block_recurrent_layer,
 }

@@ -1,4 +1,4 @@
-"""Chapter 6: layer norm, GELU and the dense map; the RMS norm of chapter 18."""
+"""Chapter 6: layer norm, GELU and the dense map; norms and gates of chapters 18 and 20."""
 
 from __future__ import annotations
 
@@ -38,6 +38,26 @@ def rms_norm(x: Array, weight: Array, *, eps: float, plan: Plan | None = None) -
     if resolve(plan).native:
         return ffi.rms_norm(x, weight, eps)
     return x * lax.rsqrt((x * x).mean(-1, keepdims=True) + eps) * weight
+
+
+def l2_normalize(x: Array, *, eps: float) -> Array:
+    """x/√(Σ x² + ε) over the last axis: x (...,D); zeros stay zeros.  Clauses: GSS-BRT-3."""
+    eps = checks.check_l2_normalize("l2_normalize", x, eps)
+    (x,) = arrays("l2_normalize", x)
+    return x * lax.rsqrt((x * x).sum(-1, keepdims=True) + eps)
+
+
+def gate(s: Array, z: Array, f: Array, i: Array | None = None, *, kind: str) -> Array:
+    """What is kept of s and taken of z, (...,E) both.  Clauses: GSS-BRT-13.
+
+    kind "fixed": s σ(f) + z σ(-f), f (E,); "full": the same with f + 1, f (...,E); "lstm":
+    s σ(f + 1) + z σ(i - 1), f and i (...,E).
+    """
+    checks.check_gate("gate", s, z, f, i, kind)
+    s, z, f, i = arrays("gate", s, z, f, i)
+    if kind != "fixed":
+        f = f + 1
+    return s * jax.nn.sigmoid(f) + z * jax.nn.sigmoid(-f if i is None else i - 1)
 
 
 @jax.custom_jvp
