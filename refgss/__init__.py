@@ -11,6 +11,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
+def get_include() -> str:
+    """The folder with refgss.h, for a compiler's -I."""
+    from refgss.standard import header_file
+
+    return str(header_file().parent)
+
+
 def __getattr__(name: str) -> Any:
     """`generate` and `stream`, imported when they are asked for: the spec needs no model."""
     if name in ("generate", "stream"):

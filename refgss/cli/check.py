@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import click
@@ -20,6 +19,7 @@ from refgss.cli.exits import (
     StaleWaiverError,
     sentence_of,
 )
+from refgss.cli.new_candidate import FRAMEWORKS, write_candidate
 from refgss.conformance import PROFILES
 from refgss.conformance.candidates.claims import Candidate, CandidateError, Capabilities, claimed
 from refgss.conformance.candidates.targets import ALIASES, import_backend, open_candidate
@@ -193,7 +193,16 @@ class Targets:
     help="Minimize the worst failure of each op and save it as a vector in this new folder.",
 )
 @click.option(
-    "--new-candidate", type=Target(), help="Write a NumPy candidate to start from, then exit."
+    "--new-candidate",
+    type=Target(),
+    help="Write a candidate to start from (FILE.py, .c, .rs or .mjs), then exit.",
+)
+@click.option(
+    "--framework",
+    type=click.Choice(FRAMEWORKS),
+    default="numpy",
+    show_default=True,
+    help="Arrays of the new candidate, if it is in Python.",
 )
 def check(
     specs: Sequence[str],
@@ -215,10 +224,11 @@ def check(
     folder: Path | None,
     counterexamples: Path | None,
     new_candidate: Path | None,
+    framework: str,
 ) -> None:
     """Judge an implementation against the standard, clause by clause."""
     if new_candidate is not None:
-        return write_template(new_candidate)
+        return write_candidate(new_candidate, framework)
     specs = list(dict.fromkeys(specs)) or usable_backends()
     if len(specs) > 1 and (badge or waiver_file or counterexamples):
         raise click.UsageError("--badge, --waivers and --shrink are for one --candidate at a time")
@@ -372,16 +382,6 @@ def read_waivers(path: Path, published: VectorSet) -> list[waivers.Waiver]:
                 f"{path} waives {waiver.id}, which is no vector: {guess}".rstrip(": ")
             )
     return found
-
-
-def write_template(path: Path) -> None:
-    """The NumPy candidate that a newcomer fills in."""
-    if path.exists():
-        raise click.UsageError(f"{path} exists: choose another name")
-    if path.suffix != ".py":
-        raise click.UsageError(f"{path} does not end in .py, as a Python file must")
-    atomic_write(path, files("refgss.conformance.candidates").joinpath("template.py").read_bytes())
-    terminal.say(f"wrote {path}; now run: refgss check --candidate python:{path}")
 
 
 def finish(done: Sequence[reports.Report], stale: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -367,6 +368,31 @@ def test_a_new_candidate_is_checked_as_it_is_written(refgss_, tmp_path):
     assert refgss_("check", "--candidate", f"python:{file}", "--fresh", "0")[0] == 0
     code, _, err = refgss_("check", "--new-candidate", file)
     assert code == 2 and "exists" in err
+
+
+@pytest.mark.parametrize(("name", "tool"), [("my.c", "cc"), ("my.rs", "rustc"), ("my.mjs", "node")])
+def test_a_new_candidate_in_another_language_is_checked_by_the_commands_it_tells(
+    refgss_, tmp_path, name, tool
+):
+    if shutil.which(tool) is None:
+        pytest.skip(f"needs {tool}")
+    code, out, _ = refgss_("check", "--new-candidate", tmp_path / name)
+    assert code == 0
+    *building, checking = [line for line in out.splitlines() if line.startswith("  ")]
+    for command in building:
+        subprocess.run(command, shell=True, check=True)
+    candidate = shlex.split(checking)[3]
+    code, out, _ = refgss_("check", "--candidate", candidate, "--op", "causal_conv", "--quick")
+    assert code == 0 and "conforms" in out
+
+
+def test_a_framework_is_for_python(refgss_, tmp_path):
+    file = tmp_path / "my.c"
+    code, _, err = refgss_("check", "--new-candidate", file, "--framework", "jax")
+    assert code == 2 and "is for Python" in err and not file.exists()
+    file = tmp_path / "my.py"
+    assert refgss_("check", "--new-candidate", file, "--framework", "torch")[0] == 0
+    assert "import torch" in file.read_text()
 
 
 def test_spec_prints_clauses(refgss_):

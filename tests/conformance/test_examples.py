@@ -3,12 +3,15 @@
 import shutil
 import subprocess
 from contextlib import closing
+from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+import refgss
 from refgss.conformance.candidates.targets import open_candidate
+from refgss.conformance.clauses import read_clauses
 from refgss.conformance.judging.compare import NEUTRAL
 from refgss.conformance.judging.diagnosis import diagnose
 from refgss.conformance.judging.likeness import published
@@ -17,7 +20,8 @@ from refgss.conformance.reports.report import by_clause
 from refgss.conformance.vectors.format import read_vectors
 from refgss.standard import spec_folder
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "candidates"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+TEMPLATES = files("refgss.conformance.candidates").joinpath("templates")
 VECTORS = read_vectors(spec_folder() / "vectors").vectors
 STATELESS = [v for v in VECTORS if "state" not in v.expected]  # gated-state-spaces-pytorch has none
 
@@ -47,14 +51,30 @@ def passed_ops(records):
 
 
 def test_the_template_conforms():
-    records = check("python:refgss.conformance.candidates.template")
+    records = check("python:refgss.conformance.candidates.templates.numpy_gss")
+    assert failures(records) == []
+    assert passed_ops(records) == {"causal_conv", "ssm_kernel", "layer_norm"}
+
+
+@pytest.mark.parametrize("framework", ["torch", "jax"])
+def test_the_templates_of_frameworks_conform(framework):
+    """On small vectors: JAX compiles for each shape."""
+    pytest.importorskip(framework)
+    few = [v for v in VECTORS if sum(x.size for x in v.tensors.values()) < 40]
+    must = {clause.id for clause in read_clauses(spec_folder()).values() if clause.level == "MUST"}
+    few = [v for v in few if must & {*v.clauses}]
+    chosen = [v for v in few if v.op in ("causal_conv", "layer_norm") or "kernel/zoh" in v.id]
+    records = check(
+        f"python:refgss.conformance.candidates.templates.{framework}_gss",
+        vectors=chosen[::4],
+    )
     assert failures(records) == []
     assert passed_ops(records) == {"causal_conv", "ssm_kernel", "layer_norm"}
 
 
 @needs_node
 def test_javascript_conforms():
-    records = check(f"cmd:node {EXAMPLES / 'gss.mjs'}")
+    records = check(f"cmd:node {TEMPLATES / 'gss.mjs'}")
     assert failures(records) == []
     assert passed_ops(records) == {"causal_conv", "gelu", "layer_norm", "ssm_kernel", "ssm_step"}
 
@@ -84,9 +104,8 @@ def test_gated_state_spaces_pytorch_is_not_the_papers_layer():
 @needs_cc
 def test_c_conforms(tmp_path):
     library = tmp_path / "libgss.so"
-    include = EXAMPLES.parents[1] / "include"
     command = ["cc", "-std=c11", "-Wall", "-Wextra", "-Werror", "-O2", "-shared", "-fPIC"]
-    command += [f"-I{include}", str(EXAMPLES / "gss.c"), "-o", str(library), "-lm"]
+    command += [f"-I{refgss.get_include()}", str(TEMPLATES / "gss.c"), "-o", str(library), "-lm"]
     subprocess.run(command, check=True)
     records = check(f"lib:{library}")
     assert failures(records) == []
@@ -101,7 +120,7 @@ def test_c_conforms(tmp_path):
 def test_rust_conforms(tmp_path):
     library = tmp_path / "libgss_rust.so"
     command = ["rustc", "--edition", "2021", "-O", "-D", "warnings", "--crate-type", "cdylib"]
-    subprocess.run([*command, str(EXAMPLES / "gss.rs"), "-o", str(library)], check=True)
+    subprocess.run([*command, str(TEMPLATES / "gss.rs"), "-o", str(library)], check=True)
     records = check(f"lib:{library}")
     assert failures(records) == []
     assert passed_ops(records) == {"causal_conv", "dense", "gelu", "gss_lambda", "layer_norm"}

@@ -19,7 +19,7 @@ def jax_array(x: np.ndarray) -> Any:
 
 def torch_tensor(x: np.ndarray) -> Any:
     """A tensor on the same memory, so that strides and alignment are the array's."""
-    return importlib.import_module("torch").from_numpy(x)
+    return importlib.import_module("torch").from_numpy(np.asarray(x))
 
 
 ARRAYS: dict[str, Callable[[np.ndarray], Any]] = {

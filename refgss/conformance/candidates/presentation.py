@@ -97,9 +97,8 @@ def constant_axes(x: np.ndarray) -> list[int]:
 
 def unaligned(name: str, x: np.ndarray) -> np.ndarray:
     """One number away from a multiple of 64 bytes, so that no wide load is aligned."""
-    step = x.real.dtype.itemsize
     room = np.empty(x.nbytes + 2 * LINE, np.uint8)
-    start = -room.ctypes.data % LINE + step
+    start = -room.ctypes.data % LINE + x.dtype.itemsize
     found = room[start : start + x.nbytes].view(x.dtype).reshape(x.shape)
     found[...] = x
     return found
@@ -170,7 +169,7 @@ def of_output(layout: Layout, whole_rows: bool) -> Layout:
 def other_values(tensors: Arrays) -> dict[str, np.ndarray]:
     """Arguments of the same shapes that are valid too: numbers halved, tokens in reverse order."""
     return {
-        name: x * x.dtype.type(0.5) if x.dtype.kind == "f" else x[..., ::-1].copy()
+        name: np.asarray(x * x.dtype.type(0.5)) if x.dtype.kind == "f" else x[..., ::-1].copy()
         for name, x in tensors.items()
     }
 

@@ -1,7 +1,7 @@
 """gated-state-spaces-pytorch 0.1.0 as a candidate: its GSS layer and language model.
 
     pip install gated-state-spaces-pytorch==0.1.0
-    refgss check --candidate python:examples/candidates/gated_state_spaces_pytorch_adapter.py
+    refgss check --candidate python:examples/gated_state_spaces_pytorch_adapter.py
 
 The library has one layer, that of the profile gss-pytorch, and it runs whole sequences from no
 state.  Asked for the paper's layer it gives its own: `--profile paper` shows where they differ.

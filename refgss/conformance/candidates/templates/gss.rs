@@ -1,6 +1,6 @@
 //! A candidate in Rust without dependencies: the gate's ops behind include/refgss.h.
 //!
-//!     rustc --edition 2021 -O --crate-type cdylib examples/candidates/gss.rs -o libgss_rust.so
+//!     rustc --edition 2021 -O --crate-type cdylib gss.rs -o libgss_rust.so
 //!     refgss check --candidate lib:./libgss_rust.so
 //!
 //! Everything is computed in binary64 by the definitions and rounded once, when it is stored.

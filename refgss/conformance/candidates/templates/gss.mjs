@@ -1,6 +1,6 @@
 // A candidate in JavaScript without dependencies: a program that speaks the protocol of chapter 13.
 //
-//     refgss check --candidate 'cmd:node examples/candidates/gss.mjs'
+//     refgss check --candidate 'cmd:node gss.mjs'
 //
 // Everything is computed in binary64 and rounded to the precision of the case when it is written.
 import { readFileSync, writeFileSync } from "node:fs";

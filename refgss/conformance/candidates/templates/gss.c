@@ -1,6 +1,7 @@
 /* A candidate in C99 without dependencies: the core ops behind include/refgss.h.
  *
- *     cc -O2 -shared -fPIC -Iinclude examples/candidates/gss.c -o libgss.so -lm
+ *     include=$(python -c "import refgss; print(refgss.get_include())")
+ *     cc -O2 -shared -fPIC -I"$include" gss.c -o libgss.so -lm
  *     refgss check --candidate lib:./libgss.so
  *
  * Everything is computed in binary64 by the definitions and rounded once, when it is stored.
