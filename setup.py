@@ -196,7 +196,13 @@ setup(
     package_dir={"refgss.spec": "spec", "refgss.include": "include"},
     include_package_data=False,  # of spec/ and include/ what follows, and nothing else
     package_data={
-        "refgss": ["py.typed", "**/*.html", "**/*.toml", "model/*.safetensors", "**/templates/gss.*"],
+        "refgss": [
+            "py.typed",
+            "**/*.html",
+            "**/*.toml",
+            "model/*.safetensors",
+            "**/templates/gss.*",
+        ],
         "refgss.spec": ["*.md", "*.json", "schemas/*.json", "vectors/*"],
         "refgss.include": ["*.h"],
     },
