@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 BUILT_FROM := pyproject.toml setup.py $(wildcard include/*.h csrc/*/*.?pp csrc/*/*/*.?pp)
 
-.PHONY: demo test lint fuzz sanitize clean
+.PHONY: demo test lint fuzz sanitize site clean
 
 # judge every backend of this machine, and let the bundled model write
 demo: $(VENV)/.demo
@@ -46,6 +46,10 @@ sanitize: $(VENV)/.test
 	PATH=$(abspath $(BIN)):$$PATH tests/native/sanitize.sh thread \
 	    -m "not long" \
 	    -k "(threads or callers or control_c or kept or layers or slow) and not forked and not instruction_set"
+
+# the documentation, as a folder of HTML
+site: $(VENV)/.test
+	$(BIN)/python -m mkdocs build --strict -d build/site
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info refgss/native/*.so

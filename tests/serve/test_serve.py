@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -274,3 +275,18 @@ def test_a_port_that_is_taken_is_said():
             text=True,
         )
     assert done.returncode == 2 and "choose another --host or --port" in done.stderr
+
+
+def test_the_clients_of_its_page_work_as_written():
+    pytest.importorskip("openai")
+    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text("utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    _, command = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    with serving("--name", "my") as (port, _):
+        at = f"127.0.0.1:{port}"
+        for run in ([sys.executable, "-c", program], ["sh", "-c", command]):
+            if not shutil.which(run[0]) or (run[0] == "sh" and not shutil.which("curl")):
+                continue
+            run = [word.replace("127.0.0.1:8000", at) for word in run]
+            done = subprocess.run(run, capture_output=True, text=True)
+            assert done.returncode == 0 and done.stdout, done.stderr
