@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -26,15 +26,19 @@ class Op:
     `checks.layer_shapes` tells their axes.  So do those of a state that has parts: as `state.k`,
     and as `state.1` or `state.1.k` where a model's is a tuple (GSS-FMT-18).  Arguments named in
     SCALARS are options, all others are tensors.  In `axes`, "..." stands for any leading axes, and
-    axes of one letter are equally long; Δ ("delta") is a scalar, (H,) or (H,2).
+    axes of one letter are equally long; Δ ("delta") is a scalar, (H,) or (H,2).  Of a score op the
+    arguments named in `axes` are tensors, all others are options, JSON values.  `kinds` tells which
+    outputs are no real or complex numbers: INTEGER or TEXT, which are exact.
     """
 
     arguments: tuple[str, ...]
     keywords: tuple[str, ...]
     outputs: tuple[str, ...]
     axes: Mapping[str, str]
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
 
+INTEGER, TEXT = "integer", "text"
 SCALARS = frozenset("length n init imag eps form config base pairing window kind".split())
 SPREAD = frozenset({"params", "state", "dstate"})  # arguments whose parts may travel as tensors
 OPTIONAL = frozenset({"state", "bias", "scale", "i"})  # tensors that may be None
@@ -194,8 +198,79 @@ OPS: dict[str, Op] = {
 }
 
 
+# --- scores: pure functions of records, in binary64 alone; no backend of layers has them --------
+
+
+def _score(
+    arguments: str,
+    keywords: str,
+    outputs: str,
+    axes: Mapping[str, str] | None = None,
+    kinds: Mapping[str, str] | None = None,
+) -> Op:
+    row = _op(arguments, keywords, outputs, axes or {})
+    return Op(row.arguments, row.keywords, row.outputs, row.axes, kinds or {})
+
+
+# n: samples; K: classes; M: bins; names with s or t in front belong to the source or the target
+SCORES: dict[str, Op] = {
+    "softmax": _score("logits", "temperature", "p", {"logits": "n K"}),
+    "renormalize": _score("p", "", "p", {"p": "n K"}),
+    "nll": _score("logits labels", "temperature", "nll", {"logits": "n K", "labels": "n"}),
+    "fit_temperature": _score(
+        "logits labels",
+        "",
+        "temperature at_bound",
+        {"logits": "n K", "labels": "n"},
+        {"at_bound": INTEGER},
+    ),
+    "calibration_error": _score(
+        "confidence correct",
+        "bins edges binning",
+        "ece mce rmsce counts hits confidence",
+        {"confidence": "n", "correct": "n"},
+        {"counts": INTEGER, "hits": INTEGER},
+    ),
+    "brier": _score("p labels", "per", "brier", {"p": "n K", "labels": "n"}),
+    "confidence": _score("p", "score", "confidence", {"p": "n K"}),
+    "atc": _score(
+        "source correct target",
+        "rule ties",
+        "threshold source_accuracy target_accuracy",
+        {"source": "n", "correct": "n", "target": "m"},
+    ),
+    "average_confidence": _score("target", "", "accuracy", {"target": "m"}),
+    "difference_of_confidences": _score(
+        "source correct target",
+        "clip",
+        "accuracy",
+        {"source": "n", "correct": "n", "target": "m"},
+    ),
+    "importance_reweighting": _score(
+        "source correct target",
+        "bins",
+        "accuracy dropped",
+        {"source": "n", "correct": "n", "target": "m"},
+        {"dropped": INTEGER},
+    ),
+    "agreement": _score("first second", "", "accuracy", {"first": "m K", "second": "m K"}),
+    "resample": _score("group", "seed replicate", "indices", {"group": "n"}, {"indices": INTEGER}),
+    "percentile_interval": _score("values", "percent", "low high", {"values": "B"}),
+}
+CONTRACT: dict[str, Op] = OPS | SCORES
+
+
+def exact_kind(op: str, output: str) -> str | None:
+    """INTEGER or TEXT where an output is exact; None where it is of real or complex numbers."""
+    if op in SCORES:
+        return SCORES[op].kinds.get(output.split(".")[0])
+    return INTEGER if is_integer(output) else None
+
+
 def decode_option(op: str, name: str, value: Any) -> Any:
     """A JSON value as what the op takes: a form, or the options of a layer or a model."""
+    if op in SCORES:
+        return value
     if name == "form":
         return KernelForm(**value)
     if name == "window" and isinstance(value, Mapping):  # else a number of tokens
@@ -216,9 +291,11 @@ def encode_option(value: Any) -> Any:
 
 def invoke(module: Any, op: str, tensors: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
     """module.op(...) on a case; returns what the op returned."""
-    contract = OPS[op]
+    contract = CONTRACT[op]
 
     def argument(name: str) -> Any:
+        if op in SCORES:
+            return tensors[name] if name in contract.axes else options[name]
         if name in SCALARS:
             return decode_option(op, name, options[name])
         if name in SPREAD and name not in tensors:
@@ -269,7 +346,7 @@ def call(
 
 def named_outputs(op: str, result: Any) -> dict[str, Any]:
     """What an op returned, by name; parts are spread out, a None gradient is left out."""
-    names = OPS[op].outputs
+    names = CONTRACT[op].outputs
     if len(names) == 1:
         result = (result,)
     if not isinstance(result, tuple | list) or len(result) != len(names):
@@ -278,11 +355,27 @@ def named_outputs(op: str, result: Any) -> dict[str, Any]:
     for name, value in zip(names, result, strict=True):
         if name == "dparams" and not isinstance(value, Mapping):
             raise TypeError(f"{op} must return dparams as a mapping of names to arrays")
-        if name in IN_PARTS:
+        if op in SCORES:
+            outputs |= spread(name, as_arrays(value, exact_kind(op, name)))
+        elif name in IN_PARTS:
             outputs |= spread(name, value)
         elif value is not None:
             outputs[name] = value
     return outputs
+
+
+def as_arrays(value: Any, kind: str | None) -> Any:
+    """What a score op returned, as arrays: a text as its bytes in UTF-8, a list of texts in parts.
+
+    Raises TypeError where the value is not of that kind.
+    """
+    if kind != TEXT:
+        return np.asarray(value, np.int64) if isinstance(value, bool | int) else value
+    if isinstance(value, list | tuple):
+        return [as_arrays(text, kind) for text in value]
+    if not isinstance(value, str):
+        raise TypeError(f"a text is due, not {type(value).__name__}")
+    return np.frombuffer(value.encode("utf-8", "surrogatepass"), np.uint8)
 
 
 def to_real(x: Any) -> np.ndarray:

@@ -113,11 +113,11 @@ def asked(config: pytest.Config) -> list[Question]:
     from refgss.conformance import PROFILES
     from refgss.conformance.judging.runner import SELECTIONS, profiles_to_check, select
     from refgss.conformance.vectors.format import read_vectors
-    from refgss.ops import OPS
+    from refgss.ops import CONTRACT
     from refgss.standard import spec_folder
 
     about = candidate_of(config).about
-    ops = list(known(setting(config, "op"), OPS, "op")) or sorted(about.offered)
+    ops = list(known(setting(config, "op"), CONTRACT, "op")) or sorted(about.offered)
     profiles = profiles_to_check(
         list(known(setting(config, "profile"), PROFILES, "profile")), about.profiles
     )

@@ -16,6 +16,7 @@ from click.exceptions import Exit, NoArgsIsHelpError
 
 from refgss import __version__
 from refgss.cli import terminal
+from refgss.cli.accuracy import calibrate, estimate
 from refgss.cli.bench import bench
 from refgss.cli.check import check
 from refgss.cli.convert import import_, quantize
@@ -38,7 +39,7 @@ def commands() -> None:
 
 for command in (check, spec, vectors, report, diff, verify, info, bench, train):
     commands.add_command(command)
-for command in (generate, serve, evaluate_, quantize, import_):
+for command in (generate, serve, evaluate_, calibrate, estimate, quantize, import_):
     commands.add_command(command)
 
 

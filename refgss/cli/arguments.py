@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from refgss.conformance.clauses import read_clauses
-from refgss.ops import OPS
+from refgss.ops import CONTRACT
 from refgss.standard import spec_folder
 
 LONGEST = 80  # characters of a name that are compared with those that are known
@@ -46,7 +46,7 @@ class Name(click.ParamType):
         return self.fail(sentence, param, context)
 
 
-OP = Name("op", lambda: OPS, "refgss spec --ops")
+OP = Name("op", lambda: CONTRACT, "refgss spec --ops")
 CLAUSE = Name("clause", lambda: read_clauses(spec_folder()), "refgss spec --list")
 
 

@@ -36,13 +36,14 @@ from refgss.conformance.reports.junit import junit as junit_of
 from refgss.conformance.vectors import fresh
 from refgss.conformance.vectors.format import VectorSet, read_vectors, write_vectors
 from refgss.files import atomic_write, filling
-from refgss.ops import OPS
+from refgss.ops import CONTRACT
 from refgss.standard import spec_folder
 
 EPILOG = """
 \b
 A candidate is one of
   reference, native, jax     a backend of this project
+  scores                     the scores of this project
   python:MODULE[:OBJECT]     functions with the reference's names, in a process of their own
   python:FILE.py             the same, from a file
   lib:FILE.so                a library that implements include/refgss.h
@@ -304,7 +305,7 @@ def usable_backends() -> list[str]:
 
 def note_claims(requested: Sequence[str], about: Capabilities) -> None:
     """Notes about claims that mean nothing, and about what is checked without being claimed."""
-    note_unknown("op", runner.unknown_ops(about), OPS)
+    note_unknown("op", runner.unknown_ops(about), CONTRACT)
     note_unknown("profile", sorted(set(about.profiles) - set(PROFILES)), PROFILES)
     for profile in sorted(set(requested) - set(about.profiles)):
         terminal.note(f"the candidate does not claim {profile}; it is checked because you asked")

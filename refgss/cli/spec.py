@@ -14,23 +14,25 @@ from rich.table import Table
 from rich.text import Text
 
 import refgss
-from refgss import reference
 from refgss.cli import terminal
 from refgss.cli.arguments import nearest
 from refgss.cli.exits import NOT_CONFORMING, ExitError
 from refgss.conformance.clauses import Clause, citing_functions, read_clauses
+from refgss.conformance.definition import definition
 from refgss.conformance.vectors.format import read_vectors
-from refgss.ops import OPS, Op
+from refgss.ops import CONTRACT, Op
 from refgss.standard import spec_folder
 
-TEXT = ("reference.", "checks.")  # a backend that names a clause is no definition of it
+TEXT = ("reference.", "scores.", "checks.")  # a backend that names a clause is no definition of it
 
 
 @dataclass(frozen=True)
 class Coverage:
     """What stands behind each clause, by its id."""
 
-    functions: Mapping[str, list[str]]  # where vectors judge: of the reference and of checks.py
+    functions: Mapping[
+        str, list[str]
+    ]  # where vectors judge: of the reference, scores and checks.py
     vectors: Mapping[str, list[str]]
     mutants: Mapping[str, list[str]]  # killed ones only
 
@@ -88,7 +90,7 @@ def spec(name: str | None, every: bool, signatures: bool, covered: bool) -> None
         raise click.UsageError("give a clause such as GSS-KER-1, or --list, --ops or --coverage")
     clauses = read_clauses(spec_folder())
     if signatures:
-        show_ops(OPS)
+        show_ops(CONTRACT)
     elif every:
         show_list(clauses)
     elif covered:
@@ -104,13 +106,13 @@ def show_named(name: str, clauses: Mapping[str, Clause]) -> None:
     of_area = {id: clause for id, clause in clauses.items() if id.startswith(area)}
     if upper in clauses:
         show_clause(clauses[upper], coverage())
-    elif name.lower() in OPS:
+    elif name.lower() in CONTRACT:
         show_op(name.lower(), clauses, coverage())
     elif of_area:
         show_list(of_area)
     else:
         areas = {id.rpartition("-")[0] for id in clauses}
-        guess = nearest(name, (*clauses, *areas, *OPS))
+        guess = nearest(name, (*clauses, *areas, *CONTRACT))
         raise click.UsageError(
             f"there is no clause, area or op {name}: {guess}`refgss spec --list` and `--ops` list "
             "what there is"
@@ -119,7 +121,7 @@ def show_named(name: str, clauses: Mapping[str, Clause]) -> None:
 
 def show_op(op: str, clauses: Mapping[str, Clause], behind: Coverage) -> None:
     """An op: its signature, the clauses that its function names, and its vectors."""
-    show_ops({op: OPS[op]})
+    show_ops({op: CONTRACT[op]})
     for clause in clauses.values():
         functions = behind.functions.get(clause.id, ())
         if any(f.rpartition(".")[2] == op for f in functions):
@@ -134,7 +136,9 @@ def show_ops(ops: Mapping[str, Op]) -> None:
         keywords = ["*", *op.keywords] if op.keywords else []
         arguments = ", ".join((*op.arguments, *keywords))
         terminal.say(f"{name}({arguments}) -> {', '.join(op.outputs)}", bold=True)
-        terminal.say(f"    {(getattr(reference, name).__doc__ or '').strip().splitlines()[0]}")
+        terminal.say(
+            f"    {(getattr(definition(name), name).__doc__ or '').strip().splitlines()[0]}"
+        )
 
 
 def show_list(clauses: Mapping[str, Clause]) -> None:

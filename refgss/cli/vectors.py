@@ -27,7 +27,7 @@ from refgss.conformance.vectors.format import (
 from refgss.conformance.vectors.format import lint as problems
 from refgss.conformance.vectors.words import told
 from refgss.files import atomic_write, filling
-from refgss.ops import OPS
+from refgss.ops import CONTRACT
 from refgss.standard import spec_folder
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def summarize(found: VectorSet) -> None:
     terminal.say(f"{len(found.vectors)} vectors of {found.date} ({found.digest[:16]})")
     counts = Counter(v.op for v in found.vectors)
     refused = Counter(v.op for v in found.vectors if v.error)
-    for op in OPS:
+    for op in CONTRACT:
         if counts[op]:
             more = f", {refused[op]} of them to be refused" if refused[op] else ""
             terminal.say(f"{counts[op]:6} {op}{more}")

@@ -31,6 +31,11 @@ class Clause:
         """Clauses on files, claims and sampling (FMT, CNF, SMP) are not: no op is called there."""
         return self.id.split("-")[1] not in ("FMT", "CNF", "SMP")
 
+    @property
+    def of_scores(self) -> bool:
+        """Whether it is about scores, not about layers."""
+        return self.id.split("-")[1] in ("TSK", "ANS", "CAL", "EST")
+
 
 def read_clauses(folder: Path) -> dict[str, Clause]:
     """All clauses of the chapters NN-*.md in order.  Raises ValueError where an id comes twice."""

@@ -79,6 +79,13 @@ def test_javascript_conforms():
     assert passed_ops(records) == {"causal_conv", "gelu", "layer_norm", "ssm_kernel", "ssm_step"}
 
 
+@needs_node
+def test_a_scorer_in_javascript_conforms():
+    records = check(f"cmd:node {EXAMPLES / 'scores.mjs'}", "scores")
+    assert failures(records) == []
+    assert passed_ops(records) == {"softmax", "calibration_error", "average_confidence", "atc"}
+
+
 @needs_torch
 def test_gated_state_spaces_pytorch_conforms_to_its_profile():
     records = check(ADAPTER, vectors=STATELESS)

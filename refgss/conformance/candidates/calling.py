@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from refgss import ops, reference
+from refgss import ops
 from refgss.conformance.candidates import presentation
 from refgss.conformance.candidates.claims import claimed, one_line
 from refgss.conformance.candidates.frameworks import ARRAYS
 from refgss.conformance.candidates.presentation import Layout, WroteElsewhereError, contiguous
+from refgss.conformance.definition import definition
 from refgss.conformance.judging.compare import Answer, Failure, Outcome, Outputs
 
 
@@ -89,7 +90,9 @@ class Asking:
         return step
 
     def truth(self, tensors: Mapping[str, np.ndarray]) -> Answer:
-        return answer_of(reference, self.op, ops.at_precision(tensors, "f64"), self.options)
+        return answer_of(
+            definition(self.op), self.op, ops.at_precision(tensors, "f64"), self.options
+        )
 
 
 def presented(

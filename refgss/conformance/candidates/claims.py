@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from refgss import ops
-from refgss.conformance import PROFILES
+from refgss.conformance import LAYER_PROFILES, PRECISIONS
 from refgss.conformance.candidates import protocol
 from refgss.conformance.candidates.presentation import ways_of
 from refgss.conformance.judging.compare import Answer
@@ -38,7 +38,7 @@ class Capabilities:
     @cached_property
     def offered(self) -> frozenset[str]:
         """The ops of the standard that are among those claimed."""
-        return frozenset(ops.OPS).intersection(self.ops)
+        return frozenset(ops.CONTRACT).intersection(self.ops)
 
 
 class Candidate(Protocol):
@@ -73,7 +73,8 @@ def claimed(module: Any) -> Capabilities:
     if not hasattr(module, "capabilities"):
         name = getattr(module, "__name__", type(module).__name__)
         has = tuple(op for op in ops.OPS if hasattr(module, op))
-        return Capabilities(name, "", has, PROFILES, ways=ways_of("numpy"))
+        profiles = (*PRECISIONS, *LAYER_PROFILES)  # scores are claimed by name: theirs are common
+        return Capabilities(name, "", has, profiles, ways=ways_of("numpy"))
     try:
         says = module.capabilities()
         if hasattr(module, "probe"):

@@ -14,19 +14,22 @@ from refgss.conformance.candidates.calling import ModuleCandidate
 from refgss.conformance.candidates.claims import Candidate, CandidateError
 from refgss.conformance.candidates.processes import ProcessCandidate
 
+SCORERS = {"scores": "refgss.scores"}
 ALIASES = {"reference": "refgss.reference", "native": "refgss.native", "jax": "refgss.xla"}
 
 
 def open_candidate(spec: str, timeout: float = 30.0, memory: int = 8 << 30) -> Candidate:
     """The candidate that a command line names.
 
-    spec is reference, native, jax, python:MODULE[:OBJECT], python:FILE.py, lib:FILE or
+    spec is reference, native, jax, scores, python:MODULE[:OBJECT], python:FILE.py, lib:FILE or
     cmd:"PROGRAM ARGS".  A process may take `timeout` seconds a case and `memory` bytes.
     Raises CandidateError where it cannot be started, ValueError where spec is none of these.
     """
     kind, _, target = spec.partition(":")
     if kind in ALIASES and not target:
         return ModuleCandidate(import_backend(kind))
+    if kind in SCORERS and not target:
+        return ModuleCandidate(importlib.import_module(SCORERS[kind]))
     if kind in ("python", "lib") and target:
         worker = python("-m", "refgss.conformance.candidates.worker", kind, target)
         return ProcessCandidate(worker, timeout, memory)
@@ -36,11 +39,15 @@ def open_candidate(spec: str, timeout: float = 30.0, memory: int = 8 << 30) -> C
         except ValueError as e:
             raise ValueError(f"the command {target!r} cannot be split into words: {e}") from e
     ending = {".py": "python", ".so": "lib", ".dylib": "lib"}.get(Path(spec).suffix)
-    guesses = [f"{ending}:{spec}"] if ending and not target else get_close_matches(spec, ALIASES)
+    guesses = (
+        [f"{ending}:{spec}"]
+        if ending and not target
+        else get_close_matches(spec, [*ALIASES, *SCORERS])
+    )
     raise ValueError(
         f"unknown candidate {spec!r}: "
         + (f"did you mean {guesses[0]}? " if guesses else "")
-        + "use reference, native, jax, python:MODULE[:OBJECT], python:FILE.py, lib:FILE or "
+        + "use reference, native, jax, scores, python:MODULE[:OBJECT], python:FILE.py, lib:FILE or "
         'cmd:"PROGRAM ARGS"'
     )
 

@@ -9,7 +9,8 @@ from enum import StrEnum
 import numpy as np
 
 from refgss.conformance.vectors.format import Expected, Vector
-from refgss.ops import FLOATS, OPS, is_integer, never_returned
+from refgss.ops import CONTRACT, FLOATS, INTEGER, TEXT, exact_kind, never_returned
+from refgss.text import printable
 
 
 class Outcome(StrEnum):
@@ -106,7 +107,7 @@ def other_names(vector: Vector, got: Set[str]) -> str | None:
     wanted = vector.expected.keys()
     if missing := sorted(wanted - got):
         return f"the output {missing[0]} is missing"
-    known = set(OPS[vector.op].outputs) - never_returned(vector.tensors)
+    known = set(CONTRACT[vector.op].outputs) - never_returned(vector.tensors)
     in_parts = {name.split(".")[0] for name in wanted if "." in name}  # all parts are wanted
     free = known - in_parts
     surplus = {name for name in got - wanted if name.split(".")[0] not in free}
@@ -117,16 +118,19 @@ def judge_output(
     name: str, want: Expected, got: np.ndarray, vector: Vector, precision: str
 ) -> Finding:
     """One output: its shape, its type, then its worst element.  Clauses: GSS-ARR-1, GSS-ARR-2."""
+    kind = exact_kind(vector.op, name)
+    if kind == TEXT:
+        return judge_text(name, want, got)
     if got.shape != want.full_shape:
         return Finding(
             Outcome.WRONG_SHAPE, f"{name} has shape {got.shape}, not {want.full_shape}", name
         )
-    if is_integer(name):
+    if kind == INTEGER:
         if got.dtype.kind not in "iu":
             return Finding(Outcome.WRONG_DTYPE, f"{name} is {got.dtype}, not an integer type", name)
     wanted = np.dtype(FLOATS[precision])
     # an op without tensors is not told a precision, so binary64 is welcome
-    free = is_integer(name) or (not vector.tensors and got.dtype == np.float64)
+    free = kind == INTEGER or (not vector.tensors and got.dtype == np.float64)
     if got.dtype != wanted and not free:
         return Finding(Outcome.WRONG_DTYPE, f"{name} is {got.dtype}, not {wanted}", name)
     values = (got if want.at is None else got.ravel()[want.at]).astype(np.float64)
@@ -152,6 +156,16 @@ def judge_output(
     elif np.isnan(want.hi[worst]):
         detail = f"{name} must be NaN here"
     return Finding(**{**vars(finding), "outcome": outcome, "detail": detail})
+
+
+def judge_text(name: str, want: Expected, got: np.ndarray) -> Finding:
+    """A text: its bytes in UTF-8, all of them."""
+    if got.dtype != np.uint8 or got.ndim != 1:
+        return Finding(Outcome.WRONG_DTYPE, f"{name} is {got.dtype} {got.shape}, no text", name)
+    if np.array_equal(got, want.exact):
+        return Finding(Outcome.PASS, output=name, ratio=0.0)
+    told = [repr(printable(x.tobytes().decode("utf-8", "replace"))) for x in (got, want.exact)]
+    return Finding(Outcome.WRONG_VALUE, f"{name} is {told[0]}, not {told[1]}", name, np.inf)
 
 
 def error_ratio(values: np.ndarray, want: Expected, precision: str) -> np.ndarray:

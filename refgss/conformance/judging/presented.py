@@ -15,6 +15,7 @@ from refgss.conformance.candidates.presentation import AGAIN, THREADS, ZERO, con
 from refgss.conformance.judging.compare import NEUTRAL, Outcome
 from refgss.conformance.judging.runner import Question, Record, run
 from refgss.conformance.vectors.format import Vector
+from refgss.ops import SCORES
 
 MOST_SECONDS = 0.1  # that an answer took which is asked for many times
 
@@ -28,7 +29,8 @@ def again(
 ) -> list[Question]:
     """Of the questions that passed, up to per_op of each op and precision in each of the ways.
 
-    The first is one that tells most in that way, the others are drawn from the seed.
+    The first is one that tells most in that way, the others are drawn from the seed.  Scores, whose
+    arguments are records, are asked a second time and in no other way.
     """
     rng = np.random.default_rng(seed)
     groups: dict[tuple[str, str], list[tuple[Question, Record]]] = {}
@@ -37,8 +39,8 @@ def again(
             key = question.vector.op, question.precision
             groups.setdefault(key, []).append((question, record))
     chosen = []
-    for group in groups.values():
-        for way in (AGAIN, *ways):
+    for (op, _), group in groups.items():
+        for way in (AGAIN,) if op in SCORES else (AGAIN, *ways):
             few = [q for q, r in group if way != THREADS or r["seconds"] <= MOST_SECONDS]
             shuffled = [few[i] for i in rng.permutation(len(few))]
             shuffled.sort(key=lambda q, way=way: -telling(q.vector, way))  # type: ignore[misc]

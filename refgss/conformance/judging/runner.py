@@ -9,13 +9,14 @@ from typing import Any, Required, TypedDict, cast
 
 import numpy as np
 
-from refgss.conformance import LAYER_PROFILES, PRECISIONS
+from refgss.conformance import LAYER_PROFILES, PRECISIONS, PROFILES, SCORES
 from refgss.conformance.candidates.claims import Candidate, Capabilities
 from refgss.conformance.candidates.presentation import AGAIN, UNTOUCHED
 from refgss.conformance.candidates.presentation import clauses_of as clauses_of_way
 from refgss.conformance.judging import procedures
 from refgss.conformance.judging.compare import Answer, Finding, Outcome, judge
 from refgss.conformance.vectors.format import Vector
+from refgss.ops import SCORES as SCORE_OPS
 from refgss.ops import is_complex
 
 
@@ -57,14 +58,24 @@ class Question:
 def profiles_to_check(requested: Sequence[str], claimed: Sequence[str]) -> list[str]:
     """The precisions and layer profiles of a check: what is asked for of either kind, else claimed.
 
-    So `--profile paper` checks the paper's layers in every precision that is claimed.
-    Clauses: GSS-CNF-3, GSS-CNF-4.
+    So `--profile paper` checks the paper's layers in every precision that is claimed.  The profile
+    of scores, which no layer has to do with, stands alone.  Clauses: GSS-CNF-3, GSS-CNF-4,
+    GSS-CNF-17.
     """
-    chosen: list[str] = []
+    chosen = [SCORES] if SCORES in (requested or claimed) else []
+    if requested and chosen == list(dict.fromkeys(requested)):
+        return chosen
     for kind in (PRECISIONS, LAYER_PROFILES):
         wanted = [p for p in kind if p in requested]
         chosen += wanted or [p for p in kind if p in claimed]
-    return chosen
+    return [p for p in PROFILES if p in chosen]
+
+
+def precisions(op: str, profiles: Sequence[str]) -> list[str]:
+    """In which of the profiles' precisions an op is asked."""
+    if op in SCORE_OPS:
+        return ["f64"] if SCORES in profiles else []
+    return [p for p in PRECISIONS if p in profiles]
 
 
 # selection -> the flags of the vectors that it leaves out (GSS-CNF-16)
@@ -88,8 +99,7 @@ def select(
         and (not only_ops or v.op in only_ops)
         and (not only_clauses or set(only_clauses) & set(v.clauses))
         and (not only_ids or v.id in only_ids)
-        for precision in PRECISIONS
-        if precision in profiles
+        for precision in precisions(v.op, profiles)
     ]
 
 

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from refgss.conformance import PRECISIONS
+from refgss.conformance import PRECISIONS, SCORES
 from refgss.conformance.candidates.presentation import AGAIN, UNTOUCHED, WAYS, clauses_of
 from refgss.conformance.judging.compare import NEUTRAL, Outcome
 from refgss.conformance.judging.runner import Record, select
-from refgss.conformance.reports.report import Report, ratio_of
+from refgss.conformance.reports.report import Report, profile_of, ratio_of
 from refgss.conformance.vectors.format import Vector, VectorSet
 
 OF_NUMBERS = {Outcome.WRONG_VALUE, Outcome.NON_FINITE, Outcome.WRONG_FRESH}  # error/budget > 1
@@ -47,7 +47,7 @@ def of_header(header: Mapping[str, Any]) -> Iterator[str]:
     for name, names in (("profiles", header["profiles"]), ("ops", header["candidate"]["ops"])):
         if len(set(names)) < len(names):
             yield f"its {name} name one twice"
-    if not set(PRECISIONS) & set(header["profiles"]):
+    if not {*PRECISIONS, SCORES} & set(header["profiles"]):
         yield f"it was held to no precision: {', '.join(PRECISIONS)}"
     try:
         datetime.fromisoformat(header["started"])
@@ -83,7 +83,8 @@ def of_claims(case: Record, header: Mapping[str, Any]) -> Iterator[str]:
     """A case is of an op and of profiles that the header names."""
     if case["outcome"] != Outcome.UNCLAIMED and case["op"] not in header["candidate"]["ops"]:
         yield f"{case['outcome']}, though the candidate does not claim {case['op']}"
-    for profile in (case["precision"], case.get("layer_profile")):
+    judged = profile_of(case["op"], case["precision"])
+    for profile in (judged, case.get("layer_profile")):
         if profile is not None and profile not in header["profiles"]:
             yield f"it is of the profile {profile}, which was not judged"
 

@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import refgss
-from refgss.conformance import PROTOCOL
+from refgss.conformance import PROTOCOL, SCORES
 from refgss.conformance.candidates.claims import Capabilities
 from refgss.conformance.clauses import Clause
 from refgss.conformance.judging.compare import BROKEN, NEUTRAL, Outcome
 from refgss.conformance.judging.runner import Record
 from refgss.conformance.vectors.format import VectorSet
 from refgss.files import atomic_write, bounded_read
+from refgss.ops import SCORES as SCORE_OPS
 from refgss.schemas import parse, problem
 from refgss.standard import SPEC_VERSION
 from refgss.text import printable
@@ -256,9 +257,14 @@ def by_clause(cases: Iterable[Record]) -> dict[str, Summary]:
 
 
 def must_clauses(report: Report, clauses: Mapping[str, Clause]) -> tuple[int, int]:
-    """How many MUST clauses passed, of those that vectors judge."""
+    """How many MUST clauses passed, of those that vectors of these profiles judge."""
     summaries = by_clause(report.cases)
-    must = [id for id, c in clauses.items() if c.level == "MUST" and c.judged_by_vectors]
+    due = {profile == SCORES for profile in report.header["profiles"]}
+    must = [
+        id
+        for id, c in clauses.items()
+        if c.level == "MUST" and c.judged_by_vectors and c.of_scores in due
+    ]
     return sum(id in summaries and summaries[id].outcome == "passed" for id in must), len(must)
 
 
@@ -268,9 +274,14 @@ def judged_profiles(report: Report) -> list[str]:
     A layer profile is one of layers: it is named where its layer ops were.  Clauses: GSS-CNF-5.
     """
     judged = [case for case in report.cases if case["outcome"] != Outcome.UNCLAIMED]
-    numbers = {case["precision"] for case in judged}
+    numbers = {profile_of(case["op"], case["precision"]) for case in judged}
     layers = {case.get("layer_profile") for case in judged if case["op"] in LAYER_OPS}
     return [p for p in report.header["profiles"] if p in numbers | layers]
+
+
+def profile_of(op: str, precision: str) -> str:
+    """The number profile of a case, or that of scores."""
+    return SCORES if op in SCORE_OPS else precision
 
 
 def extent(report: Report) -> str:

@@ -117,7 +117,11 @@ def diagnosed() -> list[str]:
 
 
 def one_sided() -> list[str]:
-    return [m.name for m in mutants.declared().values() if m.precisions != PRECISIONS]
+    return [
+        m.name
+        for m in mutants.declared().values()
+        if m.precisions != PRECISIONS and not m.of_scores
+    ]
 
 
 def areas(lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -145,6 +149,8 @@ AREAS = {  # in the order of the chapters
     "NFI": "bad and empty input",
     "ATT": "attention",
     "HYB": "hybrid models",
+    "CAL": "calibration",
+    "EST": "accuracy estimation",
 }
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from refgss import checks, reference
+from refgss import checks, reference, scores
 from refgss.conformance import PRECISIONS
 from refgss.conformance.candidates.calling import ModuleCandidate
 from refgss.conformance.judging import likeness, runner, slices
@@ -69,6 +69,9 @@ def paths() -> dict[str, str]:
 def path_of(stem: str) -> str:
     if stem == "checks":
         return str(checks.__file__)
+    if stem.startswith(mutants.OF_SCORES):
+        name = stem.removeprefix(mutants.OF_SCORES)
+        return str(Path(str(scores.__file__)).with_name(f"{name}.py"))
     return str(Path(str(reference.__file__)).with_name(f"{stem}.py"))
 
 
@@ -178,7 +181,7 @@ def main(arguments: Sequence[str]) -> int:
     reach = reach_of(vectors) if known.vectors else called(executed(vectors, paths()))
     work = partial(survey, vectors=vectors, reach=reach, known=known)
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        failed = dict(zip(declared, pool.map(work, declared.values(), chunksize=8), strict=True))
+        failed = dict(zip(declared, pool.map(work, declared.values(), chunksize=64), strict=True))
     lines = [entry(m, failed[name]) for name, m in declared.items()]
     survivors = [line for line in lines if line["status"] != "killed"]
     for line in survivors:

@@ -1,6 +1,7 @@
 """Mutants: the reference with one named error of meaning each, as one substitution in a function.
 
-The table is `mutants.toml`.  A mutant is loaded as a module with all ops, and runs as a candidate:
+The tables are `mutants.toml` and, of scores, `mutants_scores.toml`.  A mutant is loaded as a module
+with all ops, and runs as a candidate:
 `refgss check --candidate python:refgss.conformance.selftest.mutants:gelu_tanh`.
 A conformance suite is as good as the mutants that it rejects; `kills.py` measures that.
 """
@@ -24,7 +25,8 @@ from typing import Any
 from refgss.conformance import PRECISIONS
 from refgss.conformance.selftest.substitution import find, functions, replaced, with_function
 
-REFERENCE = "refgss.reference"
+REFERENCE, SCORES = "refgss.reference", "refgss.scores"
+OF_SCORES = "scores/"  # in front of the names of their files
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Mutant:
     function    of the reference or of `refgss.checks`; `file.function` where two have that name.
     before      Python, as `after`: an expression or statements, compared as syntax trees.
     note        what it does, and where that has been seen or why it is likely.
+    of_scores   whether the function is one of `refgss.scores`.
     precisions  where it differs from the reference at all; all of them unless the note says why.
     """
 
@@ -45,17 +48,25 @@ class Mutant:
     after: str
     note: str
     precisions: tuple[str, ...] = PRECISIONS
+    of_scores: bool = False
 
     @property
     def place(self) -> tuple[str, str]:
         """The file, without .py, and the function.  Raises ValueError where there is none."""
-        return find(trees(), self.function)
+        own = {k: t for k, t in trees().items() if k.startswith(OF_SCORES) == self.of_scores}
+        return find(own, self.function)
 
 
 @cache
 def declared() -> Mapping[str, Mutant]:
-    """All mutants by name, in the order of the table."""
-    table = tomllib.loads(text("refgss.conformance.selftest", "mutants.toml"))
+    """All mutants by name, in the order of the tables."""
+    layers, scores = (
+        tomllib.loads(text("refgss.conformance.selftest", name))
+        for name in ("mutants.toml", "mutants_scores.toml")
+    )
+    table = layers | {
+        name: {"precisions": ["f64"], "of_scores": True, **row} for name, row in scores.items()
+    }
     return {
         name: Mutant(name, **{k: frozen(v) for k, v in fields.items()})
         for name, fields in table.items()
@@ -73,9 +84,11 @@ def text(package: str, file: str) -> str:
 
 @cache
 def sources() -> Mapping[str, str]:
-    """The sources that a mutant copies, by file name without .py."""
-    names = [f.name for f in files(REFERENCE).iterdir() if f.name.endswith(".py")]
-    found = {name.removesuffix(".py"): text(REFERENCE, name) for name in sorted(names)}
+    """The sources that a mutant copies, by file name without .py; of scores as scores/NAME."""
+    found = {}
+    for package, prefix in ((REFERENCE, ""), (SCORES, OF_SCORES)):
+        names = [f.name for f in files(package).iterdir() if f.name.endswith(".py")]
+        found |= {prefix + n.removesuffix(".py"): text(package, n) for n in sorted(names)}
     return found | {"checks": text("refgss", "checks.py")}
 
 
@@ -128,11 +141,19 @@ def load(mutant: Mutant) -> ModuleType:
     except ValueError as e:
         raise ValueError(f"{mutant.name}: {e}: adapt the table") from e
     texts = {**sources(), stem: with_function(trees()[stem], function)}
-    return copy(f"mutant_{mutant.name}", texts)
+    return copy(f"mutant_{mutant.name}", texts, mutant.of_scores)
 
 
-def copy(name: str, texts: Mapping[str, str]) -> ModuleType:
-    """The reference's texts as a package of another name, that imports nothing of the original."""
+def copy(name: str, texts: Mapping[str, str], scores: bool = False) -> ModuleType:
+    """The reference's texts as a package of another name, that imports nothing of the original.
+
+    With `scores` those of the scores, which share the reference's elementary functions.
+    """
+    if scores:
+        mine = {k.removeprefix(OF_SCORES): t for k, t in texts.items() if k.startswith(OF_SCORES)}
+        own = {stem: text.replace(SCORES, name) for stem, text in mine.items()}
+        return Package(name, own).load()
+    texts = {stem: text for stem, text in texts.items() if not stem.startswith(OF_SCORES)}
     own = {
         stem: text.replace(f"from {REFERENCE}.", "from .")
         .replace("from refgss import checks", "from . import checks")

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from refgss import reference
+from refgss import reference, scores
 from refgss.conformance.candidates.calling import ModuleCandidate
+from refgss.conformance.definition import definition
 from refgss.conformance.judging.compare import Answer, Failure
 from refgss.conformance.judging.runner import answer_to
 from refgss.conformance.judging.slices import Result, outputs_of
@@ -28,8 +29,9 @@ def executed(vectors: Iterable[Vector], path_of: Mapping[str, str]) -> dict[str,
     path_of  the files of the reference, by their paths.
     """
     ran: dict[tuple[str, int], set[str]] = defaultdict(set)
-    candidate = ModuleCandidate(reference)
+    candidates = {module: ModuleCandidate(module) for module in (reference, scores)}
     for v in vectors:
+        candidate = candidates[definition(v.op)]
 
         def note(frame: FrameType, event: str, _: Any, id: str = v.id) -> Any:
             if stem := path_of.get(frame.f_code.co_filename):
@@ -51,7 +53,7 @@ def executed(vectors: Iterable[Vector], path_of: Mapping[str, str]) -> dict[str,
 
 
 def truth(v: Vector) -> Answer:
-    return answer_to(ModuleCandidate(reference), v, PRECISION)
+    return answer_to(ModuleCandidate(definition(v.op)), v, PRECISION)
 
 
 def moved(function: str, vectors: Sequence[Vector], answers: Mapping[str, Answer]) -> set[Result]:
@@ -85,7 +87,8 @@ def {name}(*args, **kwargs):
     return _nudge(_{name}(*args, **kwargs))
 """
     texts = dict(mutants.sources())
-    return mutants.copy("nudged_reference", texts | {stem: texts[stem] + around})
+    scores = stem.startswith(mutants.OF_SCORES)
+    return mutants.copy("nudged_reference", texts | {stem: texts[stem] + around}, scores)
 
 
 def nudge(x: Any) -> Any:

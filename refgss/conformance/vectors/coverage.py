@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from refgss.conformance.vectors.format import Vector
-from refgss.ops import OPS, SCALARS, decode_option
+from refgss.ops import CONTRACT, OPS, SCALARS, decode_option
 
 ONE_SIZE = {"length"}  # options that are no choice: they follow from the shapes
 
@@ -36,7 +36,7 @@ def not_varied(vectors: Iterable[Vector]) -> Iterator[str]:
     found: dict[tuple[str, str], set[Any]] = defaultdict(set)
     for v in vectors:
         for name, value in v.options.items():
-            if name in SCALARS and not v.error:
+            if (name in SCALARS or v.op not in OPS) and not v.error:
                 for path, x in leaves(name, decode_option(v.op, name, value)):
                     found[v.op, path].add(x)
     for (op, path), values in found.items():
@@ -63,6 +63,6 @@ def not_judged(vectors: Iterable[Vector]) -> Iterator[str]:
     whole = {v.id for v in vectors}
     for v in vectors:
         names = {name.split(".")[0] for name in v.expected}
-        due = {o for o in OPS[v.op].outputs if not (o == "dbias" and "bias" not in v.tensors)}
+        due = {o for o in CONTRACT[v.op].outputs if not (o == "dbias" and "bias" not in v.tensors)}
         if not v.error and names != due and f"{v.id}-whole" not in whole:
             yield f"{v.id}: {min(due - names)} is not judged, and there is no {v.id}-whole"

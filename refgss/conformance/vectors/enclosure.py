@@ -76,6 +76,10 @@ class Sources:
         return np.asarray(top * np.minimum(likely, always))
 
 
+class UndecidedError(ValueError):
+    """A case whose answer hangs on a rounding: choose other numbers."""
+
+
 SOURCES: ContextVar[Sources] = ContextVar("SOURCES")
 BOUNDED: ContextVar[bool] = ContextVar("BOUNDED", default=False)  # errors go to the rest at once
 
@@ -451,7 +455,30 @@ class Enclosure(NDArrayOperatorsMixin):
 
     def max(self, axis: int, keepdims: bool) -> Enclosure:
         index = np.argmax(self.numbers, axis, keepdims=True)
-        return self._view(lambda a: np.take_along_axis(a, index, axis))
+        found = self._view(lambda a: np.take_along_axis(a, index, axis))
+        return found if keepdims else found._view(lambda a: a.squeeze(axis))
+
+    # --- scores: chapters 21 to 24 --------------------------------------------------------------
+    def comparable(self, *others: Any) -> tuple[np.ndarray, ...]:
+        """The numbers of both, whose order no honest rounding to binary64 can change.
+
+        Raises UndecidedError where two are neither apart nor equal by themselves.
+        """
+        all_ = [self, *map(as_enclosure, others)]
+        v = np.concatenate([x.numbers.ravel() for x in all_])
+        e = np.concatenate([x.err[..., -1].ravel() for x in all_])
+        known = np.unique(np.stack([v, e], -1), axis=0)  # equal and without error: one number
+        low, high = known[:, 0] - known[:, 1], known[:, 0] + known[:, 1]
+        order = np.argsort(low, kind="stable")
+        if np.any(np.maximum.accumulate(high[order])[:-1] >= low[order][1:]):
+            raise UndecidedError("two numbers are too near to each other to be put in order")
+        return tuple(x.numbers for x in all_)
+
+    def ratio(self, numerator: int, denominator: int) -> Enclosure:
+        """The quotient of two integers, rounded once."""
+        return Enclosure(float(numerator), unit=self.unit) / Enclosure(
+            float(denominator), unit=self.unit
+        )
 
     # --- NumPy's functions, on Enclosures ------------------------------------------------------
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *args: Any, **kwargs: Any) -> Any:

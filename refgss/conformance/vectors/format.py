@@ -2,7 +2,8 @@
 
 A folder of vectors holds `index.json` (everything but numbers), one `OP.safetensors` per op with
 keys `ID|in|TENSOR` and `ID|OUTPUT|hi`, `…|lo`, `…|radius`, `…|budget.f32`, `…|budget.f64`, `…|at`,
-and `manifest.json` with the SHA-256 of each of them.  The same vectors give the same bytes.
+of integers and texts `ID|OUTPUT|exact` alone, and `manifest.json` with the SHA-256 of each of them.
+The same vectors give the same bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import safetensors.numpy
 from refgss.conformance import PRECISIONS
 from refgss.conformance.vectors.drawn import Law, Tensors, laws, stored
 from refgss.files import atomic_write
-from refgss.ops import OPS
+from refgss.ops import CONTRACT
 from refgss.schemas import parse, problem
 from refgss.standard import SPEC_VERSION, spec_folder
 from refgss.tensors import header_of, mapped
@@ -43,7 +44,8 @@ class Expected:
     The value is hi + lo, unevaluated, and lies within `radius` of the truth.  Where hi is NaN the
     output must be NaN; where a budget is infinite any value will do, NaN included.  An output that
     is certified at samples only has their flat indices in `at` and its full `shape`; hi and the
-    rest are then one-dimensional.
+    rest are then one-dimensional.  What is `exact`, integers or the bytes of a text in UTF-8, is
+    its own truth: hi is the same in binary64, and nothing else is allowed.
     """
 
     hi: np.ndarray  # float64, as all others
@@ -52,6 +54,14 @@ class Expected:
     budget: Mapping[str, np.ndarray]  # by precision, "f32" and "f64"
     at: np.ndarray | None = None  # int64
     shape: tuple[int, ...] | None = None
+    exact: np.ndarray | None = None  # int64 or uint8
+
+    @classmethod
+    def exactly(cls, x: np.ndarray) -> Expected:
+        """Integers or bytes, of which each has to be as it is."""
+        nothing = np.zeros(x.shape)
+        hi = x.astype(np.float64)
+        return cls(hi, nothing, nothing, dict.fromkeys(PRECISIONS, nothing), exact=x)
 
     @property
     def full_shape(self) -> tuple[int, ...]:
@@ -133,6 +143,7 @@ def entry(v: Vector) -> dict[str, Any]:
         "drawn": {name: law.to_json() for name, law in laws(v.tensors).items()},
         "outputs": {
             name: {"shape": list(e.full_shape), "sampled": e.at is not None}
+            | ({} if e.exact is None else {"exact": True})
             for name, e in v.expected.items()
         },
         "error": v.error,
@@ -149,6 +160,7 @@ def arrays(v: Vector) -> dict[str, np.ndarray]:
         parts = {"hi": e.hi, "lo": e.lo, "radius": e.radius}
         parts |= {f"budget.{p}": e.budget[p] for p in PRECISIONS}
         parts |= {} if e.at is None else {"at": e.at}
+        parts = parts if e.exact is None else {"exact": e.exact}
         found |= {f"{v.id}|{output}|{part}": np.asarray(x) for part, x in parts.items()}
     return found
 
@@ -206,7 +218,7 @@ def assembled(folder: Path, digest: str) -> VectorSet:
         if collecting:
             gc.enable()
     for v in vectors:
-        if v.op not in OPS:
+        if v.op not in CONTRACT:
             raise DamagedVectorsError(f"{v.id}: there is no op {v.op} in this version of refgss")
         for output, expected in {} if installed else v.expected.items():
             if trouble := misfit(expected):
@@ -245,6 +257,9 @@ def assemble(line: Mapping[str, Any], payload: Mapping[str, np.ndarray]) -> Vect
     expected = {}
     for output, about in line["outputs"].items():
         prefix = f"{key}|{output}|"
+        if about.get("exact"):
+            expected[output] = Expected.exactly(payload[prefix + "exact"])
+            continue
         expected[output] = Expected(
             hi=payload[prefix + "hi"],
             lo=payload[prefix + "lo"],
@@ -292,7 +307,7 @@ def lint(vectors: Iterable[Vector], clauses: Mapping[str, str]) -> list[str]:
 
 def lint_one(v: Vector, clauses: Mapping[str, str]) -> list[str]:
     found = []
-    if v.op not in OPS:
+    if v.op not in CONTRACT:
         return [f"there is no op {v.op}"]
     if not v.clauses:
         found.append("it names no clause")

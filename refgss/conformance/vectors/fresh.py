@@ -4,7 +4,8 @@ A fresh case has the options and shapes of a small shipped vector and other numb
 floating-point input is multiplied by a factor of its own between 1/2 and 1, which keeps signs,
 zeros and orders of magnitude, hence validity; integers are shuffled, but those that count the
 tokens of a state, which say what stands in its slots.  `s4d_lambda`, which takes no
-tensor, is asked for another number of modes.
+tensor, is asked for another number of modes.  Scores have no fresh cases: most of their arguments
+are texts and probabilities, of which other numbers make nonsense.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 
 from refgss.conformance.vectors.drawn import Tensors, stored
 from refgss.conformance.vectors.format import Vector
-from refgss.ops import is_integer
+from refgss.ops import SCORES, is_integer
 
 if TYPE_CHECKING:
     from refgss.conformance.vectors.cases import Case
@@ -94,6 +95,7 @@ def suits(v: Vector) -> bool:
     """
     return (
         bool(v.expected)
+        and v.op not in SCORES
         and not isinstance(v.tensors, Tensors)
         and sum(x.size for x in v.tensors.values()) <= MOST_NUMBERS
         and all(np.all(np.isfinite(x)) for x in v.tensors.values())

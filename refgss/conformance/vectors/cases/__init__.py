@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from refgss.conformance.vectors.cases.asked import refusals_by_table
 from refgss.conformance.vectors.cases.attention import attentions, positions, rms_norms
+from refgss.conformance.vectors.cases.calibration import calibrations, estimations
 from refgss.conformance.vectors.cases.common import FORMS, HARD_MODES, Case, Draw, F, lam_of
 from refgss.conformance.vectors.cases.convolution import convolutions
 from refgss.conformance.vectors.cases.discretization import discretization, parameters
@@ -64,6 +65,8 @@ CHAPTERS: tuple[Callable[[], Iterator[Case]], ...] = (
     rms_norms,
     transformers,
     hybrids,
+    calibrations,
+    estimations,
 )
 
 

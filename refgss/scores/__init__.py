@@ -1,0 +1,37 @@
+"""Scores: how sequence models are measured, each metric a pure function with clauses and vectors.
+
+Read in this order: calibration, estimation.  NumPy and SciPy, in binary64.
+"""
+
+from refgss import __version__, ops
+from refgss.scores.calibration import (
+    brier,
+    calibration_error,
+    fit_temperature,
+    nll,
+    renormalize,
+    softmax,
+)
+from refgss.scores.estimation import (
+    agreement,
+    atc,
+    average_confidence,
+    confidence,
+    difference_of_confidences,
+    importance_reweighting,
+    percentile_interval,
+    resample,
+)
+
+OPS = tuple(name for name in ops.SCORES if name in globals())
+__all__ = ["OPS", "capabilities", *OPS]
+
+
+def capabilities() -> dict:
+    """What this scorer claims (GSS-CNF-1): its name, version, ops and profile."""
+    return {
+        "name": "refgss.scores",
+        "version": __version__,
+        "ops": list(OPS),
+        "profiles": ["scores"],
+    }
