@@ -212,8 +212,18 @@ def _score(
     return Op(row.arguments, row.keywords, row.outputs, row.axes, kinds or {})
 
 
-# n: samples; K: classes; M: bins; names with s or t in front belong to the source or the target
+# n: samples; m: of the target; K: classes; M: bins; B: replicates; G: different answers
 SCORES: dict[str, Op] = {
+    "extract_answer": _score("text", "which across_lines", "answer", None, {"answer": TEXT}),
+    "boxed_answer": _score("text", "", "answer found", None, {"answer": TEXT, "found": INTEGER}),
+    "normalize_answer": _score("text", "rules", "answer", None, {"answer": TEXT}),
+    "equivalent": _score("first second", "rules method", "equal", None, {"equal": INTEGER}),
+    "vote": _score(
+        "answers", "invalid ties", "answer votes", None, {"answer": TEXT, "votes": INTEGER}
+    ),
+    "vote_score": _score("answers gold", "invalid", "score"),
+    "majority_at_k": _score("counts", "gold invalid k", "score", {"counts": "G"}),
+    "pass_at_k": _score("", "n c k", "score"),
     "softmax": _score("logits", "temperature", "p", {"logits": "n K"}),
     "renormalize": _score("p", "", "p", {"p": "n K"}),
     "nll": _score("logits labels", "temperature", "nll", {"logits": "n K", "labels": "n"}),

@@ -23,7 +23,7 @@ from refgss.files import replacing
 from refgss.schemas import parse
 
 CODES = {"float32": "F32", "uint16": "BF16", "int8": "I8", "int32": "I32", "int64": "I64"}
-CODES |= {"float64": "F64", "float16": "F16"}
+CODES |= {"float64": "F64", "float16": "F16", "uint8": "U8"}
 DTYPES = {code: np.dtype(f"<{np.dtype(name).str[1:]}") for name, code in CODES.items()}
 Content = bytes | bytearray | mmap.mmap
 DAMAGED = (SafetensorError, ValueError, KeyError, TypeError, RecursionError)

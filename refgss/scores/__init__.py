@@ -1,9 +1,10 @@
 """Scores: how sequence models are measured, each metric a pure function with clauses and vectors.
 
-Read in this order: calibration, estimation.  NumPy and SciPy, in binary64.
+Read in this order: answers, voting, calibration, estimation.  NumPy and SciPy, in binary64.
 """
 
 from refgss import __version__, ops
+from refgss.scores.answers import boxed_answer, equivalent, extract_answer, normalize_answer
 from refgss.scores.calibration import (
     brier,
     calibration_error,
@@ -22,6 +23,7 @@ from refgss.scores.estimation import (
     percentile_interval,
     resample,
 )
+from refgss.scores.voting import majority_at_k, pass_at_k, vote, vote_score
 
 OPS = tuple(name for name in ops.SCORES if name in globals())
 __all__ = ["OPS", "capabilities", *OPS]

@@ -96,3 +96,22 @@ def check_positive(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a number, not {value!r}")
     if not (0 < value < np.inf):
         raise ValueError(f"{name} is {value}: it must be positive and finite")
+
+
+MOST_CHARACTERS = 100_000
+
+
+def check_text(name: str, text: Any) -> None:
+    """Clauses: GSS-ANS-12."""
+    if not isinstance(text, str):
+        raise ValueError(f"{name} must be a text, not {text!r:.60}")
+    if len(text) > MOST_CHARACTERS:
+        raise ValueError(f"{name} has {len(text)} characters, more than {MOST_CHARACTERS}")
+
+
+def check_texts(name: str, texts: Any) -> None:
+    """Clauses: GSS-ANS-12."""
+    if not isinstance(texts, list | tuple) or not texts:
+        raise ValueError(f"{name} must be a list of texts, at least one")
+    for i, text in enumerate(texts):
+        check_text(f"{name}[{i}]", text)

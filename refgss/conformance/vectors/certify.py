@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from refgss.reference.convolution import convolution_at
 from refgss.reference.discretization import step_exponent
 from refgss.reference.kernel import kernel_at, mode_weight, read_out
 from refgss.reference.recurrence import channel_powers
+from refgss.scores import voting
 
 PROFILES = ("f32", "f64")  # in the order of enclosure.PRECISIONS
 MOST_SAMPLES = 16  # of each output of a large case
@@ -44,12 +46,35 @@ def certify(
             return {"lam": expected(initial_lambda(**options))}
         if op == "fit_temperature":
             return fitted_temperature(**tensors)
+        if op in FRACTIONS:
+            return {"score": near(FRACTIONS[op](**tensors, **options))}
         lifted = {name: lift(name, x) for name, x in tensors.items()}
         outputs = ops.call(definition(op), op, lifted, options)
         return {
             k: exactly(v) if ops.exact_kind(op, k) and op in ops.SCORES else expected(v)
             for k, v in outputs.items()
         }
+
+
+def near(x: Fraction) -> Expected:
+    """A rational number, to 2⁻⁴⁰ of it (GSS-ANS-10, GSS-ANS-11)."""
+    hi = float(x)
+    lo, budget = float(x - Fraction(hi)), hi * 2.0**-40 + TINY[1]
+    parts = (np.array(v) for v in (hi, lo, abs(lo) * 2.0**-50))
+    return Expected(*parts, dict.fromkeys(PROFILES, np.array(budget)))
+
+
+def majority(counts: np.ndarray, gold: int, invalid: int, k: int) -> Fraction:
+    return Fraction(
+        voting.mean_share(voting.check_counts(counts, gold, invalid, k), gold, invalid, k)
+    )
+
+
+FRACTIONS: Mapping[str, Callable[..., Fraction]] = {  # scores that are rational numbers
+    "vote_score": voting.share_of_vote,
+    "majority_at_k": majority,
+    "pass_at_k": voting.share_with_one,
+}
 
 
 def exactly(x: Any) -> Expected:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from refgss.conformance.vectors.cases.answers import answers
 from refgss.conformance.vectors.cases.asked import refusals_by_table
 from refgss.conformance.vectors.cases.attention import attentions, positions, rms_norms
 from refgss.conformance.vectors.cases.calibration import calibrations, estimations
@@ -65,6 +66,7 @@ CHAPTERS: tuple[Callable[[], Iterator[Case]], ...] = (
     rms_norms,
     transformers,
     hybrids,
+    answers,
     calibrations,
     estimations,
 )
