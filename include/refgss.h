@@ -343,6 +343,59 @@ REFGSS_API int32_t refgss_t5_bias(const refgss_array *table, const refgss_array 
 /* dbias (H,M) -> dtable (H,32). */
 REFGSS_API int32_t refgss_t5_bias_vjp(const refgss_array *dbias, const refgss_array *dtable);
 
+/* ---- Block-recurrent layers (GSS-BRT) -----------------------------------------------------------
+ *
+ * y = x / sqrt(sum of x x + eps) over the last axis.  x, y, dx, dy (M,D), D > 0. */
+REFGSS_API int32_t refgss_l2_normalize(const refgss_array *x, double eps, const refgss_array *y);
+REFGSS_API int32_t refgss_l2_normalize_vjp(const refgss_array *x, const refgss_array *dy, double eps,
+                                           const refgss_array *dx);
+
+enum refgss_gate_kind {
+    REFGSS_GATE_FIXED = 1, /* s sigma(f) + z sigma(-f), f (E) */
+    REFGSS_GATE_LSTM = 2,  /* s sigma(f + 1) + z sigma(i - 1), f and i (M,E) */
+    REFGSS_GATE_FULL = 3   /* s sigma(f + 1) + z sigma(-f - 1), f (M,E) */
+};
+/* s, z (M,E), i NULL but under lstm -> y (M,E). */
+REFGSS_API int32_t refgss_gate(const refgss_array *s, const refgss_array *z, const refgss_array *f,
+                               const refgss_array *i, int32_t kind, const refgss_array *y);
+/* dout (M,E) -> ds, dz (M,E), df of the shape of f, di (M,E) or NULL. */
+REFGSS_API int32_t refgss_gate_vjp(const refgss_array *s, const refgss_array *z, const refgss_array *f,
+                                   const refgss_array *i, const refgss_array *dout, int32_t kind,
+                                   const refgss_array *ds, const refgss_array *dz,
+                                   const refgss_array *df, const refgss_array *di);
+
+/* Attention of each token to the `window` keys before it, W >= 1: those before the first token are zeros
+ * and are seen.  Logits are (q k + bias[h,distance]) |scale[h]|, or without a scale q k / sqrt(D) + bias.
+ * q, k, v (B,L,H,D), bias (H,M), M > W, or NULL, scale (H) or NULL -> y (B,L,H,D).  The state is the last
+ * W keys and values, (B,W,H,D), oldest first; an input state is NULL in both parts, which means zeros.
+ * Outputs have a contiguous last axis.  Workspace: as refgss_attention's. */
+REFGSS_API int32_t refgss_window_attention(const refgss_array *q, const refgss_array *k,
+                                           const refgss_array *v, const refgss_array *bias,
+                                           const refgss_array *scale, const refgss_array *state_k,
+                                           const refgss_array *state_v, int64_t window,
+                                           const refgss_array *y, const refgss_array *state_k_out,
+                                           const refgss_array *state_v_out);
+/* dy (B,L,H,D), dstate_k, dstate_v (B,W,H,D) or both NULL, which means zeros -> dq, dk, dv, dbias and
+ * dscale, NULL without these, and the gradients of the input state, or both NULL. */
+REFGSS_API int32_t refgss_window_attention_vjp(
+    const refgss_array *q, const refgss_array *k, const refgss_array *v, const refgss_array *bias,
+    const refgss_array *scale, const refgss_array *state_k, const refgss_array *state_v,
+    const refgss_array *dy, const refgss_array *dstate_k, const refgss_array *dstate_v, int64_t window,
+    const refgss_array *dq, const refgss_array *dk, const refgss_array *dv, const refgss_array *dbias,
+    const refgss_array *dscale, const refgss_array *dstate0_k, const refgss_array *dstate0_v);
+
+/* Every query sees every key, without a bias; y is 0 where there is none.
+ * q (B,T,H,D), k, v (B,M,H,D), scale (H) or NULL -> y (B,T,H,D), its last axis contiguous. */
+REFGSS_API int32_t refgss_state_attention(const refgss_array *q, const refgss_array *k,
+                                          const refgss_array *v, const refgss_array *scale,
+                                          const refgss_array *y);
+/* dy (B,T,H,D) -> dq, dk, dv, their last axes contiguous, and dscale, NULL without a scale. */
+REFGSS_API int32_t refgss_state_attention_vjp(const refgss_array *q, const refgss_array *k,
+                                              const refgss_array *v, const refgss_array *scale,
+                                              const refgss_array *dy, const refgss_array *dq,
+                                              const refgss_array *dk, const refgss_array *dv,
+                                              const refgss_array *dscale);
+
 /* ---- Layers (GSS-LAY) ------------------------------------------------------------------------ */
 
 /* E model width, F gate width, H channels, N states.  Lambda is refgss_gss_lambda of lam_a and lam_b. */

@@ -1,5 +1,5 @@
-// attention.cpp: attention at the ABI: a block of queries of one head at a time, keys tile by tile, with
-// the softmax formed online (GSS-ATT-18).  A result depends neither on the number of threads nor on how a
+// attention.cpp: attention, a block of queries of one head at a time, keys tile by tile, with the softmax
+// formed online (GSS-ATT-18).  A result depends neither on the number of threads nor on how a
 // sequence is cut into calls.
 #include <cmath>
 #include <limits>
@@ -9,59 +9,6 @@
 #include "core/dispatch.hpp"
 
 namespace refgss {
-
-namespace {
-
-[[noreturn]] void refuse(const char* why) { throw error{REFGSS_ERROR_VALUE, why}; }
-
-/// A part of the state, (B,S,G,D); empty where there is none.
-template <class T>
-view<const T, 4> state_part(const refgss_array* a, const char* name, const attention_shape& s) {
-    if (a == nullptr) return {};
-    return shaped<const T, 4>(a, name, s.B, s.see.slots(), s.groups, s.D);
-}
-
-}  // namespace
-
-attention_shape::attention_shape(const refgss_array* q, const refgss_array* k, const int64_t* state_t,
-                                 const refgss_window* w) {
-    check_array(q, "q", 4), check_array(k, "k", 4), need(w, "the window");
-    B = q->shape[0], L = q->shape[1], heads = q->shape[2], D = q->shape[3], groups = k->shape[2];
-    if (D < 1) refuse("q must have a last axis that is not empty");
-    if (groups < 1 || heads < 1 || heads % groups)
-        refuse("the heads of k must divide those of q, and there must be one at least");
-    if (w->visible < REFGSS_VISIBLE_CHUNK || w->visible > REFGSS_VISIBLE_STRICT)
-        refuse("the visibility of the window is unknown: use one of enum refgss_visible");
-    if (w->chunk < 1 || w->chunk > INT64_MAX / 64) refuse("the chunk of the window must be positive");
-    see = {w->chunk, w->visible};
-    start.assign(B, 0);
-    for (int64_t b = 0; state_t && b < B; ++b) {
-        start[b] = state_t[b];
-        if (start[b] < 0 || start[b] > INT64_MAX / 4) refuse("state_t must not be negative");
-        if (see.in_chunks() && start[b] >= see.chunk) refuse("state_t must be less than the chunk");
-    }
-}
-
-template <class T>
-attention_input<T>::attention_input(const refgss_array* q_, const refgss_array* k_, const refgss_array* v_,
-                                    const refgss_array* bias_, const refgss_array* state_k,
-                                    const refgss_array* state_v, const int64_t* state_t,
-                                    const refgss_window* w)
-    : attention_shape(q_, k_, state_t, w),
-      scale(w->unscaled ? T(1) : static_cast<T>(1 / std::sqrt(static_cast<double>(D)))),
-      q(checked<const T, 4>(q_, "q")), k(shaped<const T, 4>(k_, "k", B, L, groups, D)),
-      v(shaped<const T, 4>(v_, "v", B, L, groups, D)), has_bias(bias_ != nullptr),
-      has_state(state_k != nullptr), state_k_(state_part<T>(state_k, "state_k", *this)),
-      state_v_(state_part<T>(state_v, "state_v", *this)) {
-    if (has_state != (state_v != nullptr) || has_state != (state_t != nullptr))
-        refuse("a state has all of its parts, or each is NULL");
-    if (!has_bias) return;
-    bias = checked<const T, 2>(bias_, "bias");
-    check_axis("bias", "heads", bias.shape[0], heads);
-    if (bias.shape[1] < see.distances()) refuse("the bias is too short for the distances of the window");
-}
-template struct attention_input<float>;
-template struct attention_input<double>;
 
 sight sight_of(const window& see, int64_t t, int queries, int64_t s, int keys) {
     sight tile;
@@ -80,10 +27,6 @@ sight sight_of(const window& see, int64_t t, int queries, int64_t s, int keys) {
     }
     return tile;
 }
-
-}  // namespace refgss
-
-using namespace refgss;
 
 namespace {
 
@@ -139,8 +82,8 @@ void attend(const attention_input<T>& in, const padded_bias<T>& bias, const quer
             forward_space<T>& space, view<T, 4> y) {
     const int64_t D = in.D, start = in.start[block.b];
     const auto& kernel = space.kernel;
-    const auto keys = in.keys(block.b, block.h / in.heads_each());
-    const auto values = in.values(block.b, block.h / in.heads_each());
+    const auto keys = in.row_keys(block.b, block.h / in.heads_each());
+    const auto values = in.row_values(block.b, block.h / in.heads_each());
     const auto count = [&](int64_t t) { return static_cast<int>(std::min<int64_t>(tile_queries, block.to - t)); };
 
     const int64_t tiles = whole_panels(block.to - block.from, tile_queries) / tile_queries;
@@ -169,7 +112,7 @@ void attend(const attention_input<T>& in, const padded_bias<T>& bias, const quer
             if (!anything_seen(seen)) continue;
             softmax_sums<T>& sums = space.sums(tile);
             kernel.products(seen, D, space.keys(), space.queries(tile), space.s());
-            kernel.weigh(seen, {in.scale, bias.at(block.h, t, s)}, space.s(), nullptr, sums);
+            kernel.weigh(seen, {in.scale[block.h], bias.at(block.h, t, s)}, space.s(), nullptr, sums);
             kernel.rescale(count(t), space.width, sums.factor, space.outputs(tile));
             kernel.to_queries(seen, !finite, space.s(), space.panels, space.values(), space.outputs(tile));
         }
@@ -183,7 +126,9 @@ void attend(const attention_input<T>& in, const padded_bias<T>& bias, const quer
         }
 }
 
-template <class T> void attention(const attention_input<T>& in, view<T, 4> y) {
+}  // namespace
+
+template <class T> void attention(const attention_input<T>& in, const view<T, 4>& y) {
     const std::vector<query_block> blocks = blocks_of(in);
     const padded_bias<T> bias(in);
     const int slots = slots_for(blocks.size());
@@ -194,65 +139,30 @@ template <class T> void attention(const attention_input<T>& in, view<T, 4> y) {
                  [&](int64_t item, int slot) { attend(in, bias, blocks[item], *spaces[slot], y); });
 }
 
-/// The keys or the values that the next token can see, each in its slot, and zeros (GSS-ATT-7).
 template <class T>
-void keep(const attention_input<T>& in, bool of_keys, view<T, 4> out) {
+void keep_keys(const attention_input<T>& in, const view<T, 4>& keys, const view<T, 4>& values) {
     const int64_t S = in.see.slots();
     parallel_for(in.B, slots_for(in.B), [&](int64_t b, int) {
         const int64_t next = in.start[b] + in.L, first = in.see.first(next);
-        for (int64_t slot = 0; slot < S; ++slot) {
-            if (slot % 256 == 0 && stopping()) return;
-            const int64_t back = ((next - 1 - slot) % S + S) % S, s = next - 1 - back;
+        for (int64_t s = next - S; s < next; ++s) {
+            if (s % 256 == 0 && stopping()) return;
+            const int64_t slot = s < 0 ? s + S : in.next_slot(b, s);
             for (int64_t g = 0; g < in.groups; ++g) {
-                T* to = out.at(b, slot, g, int64_t(0));
-                if (s < first)
-                    std::fill_n(to, in.D, T(0));
-                else
-                    std::copy_n((of_keys ? in.keys(b, g) : in.values(b, g)).at(s), in.D, to);
+                T *key = keys.at(b, slot, g, int64_t(0)), *value = values.at(b, slot, g, int64_t(0));
+                if (s < first) {
+                    std::fill_n(key, in.D, T(0)), std::fill_n(value, in.D, T(0));
+                } else {
+                    std::copy_n(in.row_keys(b, g).at(s), in.D, key);
+                    std::copy_n(in.row_values(b, g).at(s), in.D, value);
+                }
             }
         }
     });
 }
 
-}  // namespace
+template void attention(const attention_input<float>&, const view<float, 4>&);
+template void attention(const attention_input<double>&, const view<double, 4>&);
+template void keep_keys(const attention_input<float>&, const view<float, 4>&, const view<float, 4>&);
+template void keep_keys(const attention_input<double>&, const view<double, 4>&, const view<double, 4>&);
 
-int32_t refgss_attention(const refgss_array* q, const refgss_array* k, const refgss_array* v,
-                         const refgss_array* bias, const refgss_array* state_k, const refgss_array* state_v,
-                         const int64_t* state_t, const refgss_window* window, const refgss_array* y,
-                         const refgss_array* state_k_out, const refgss_array* state_v_out,
-                         int64_t* state_t_out) {
-    return guarded([&] {
-        check_array(q, "q", 4);
-        with_scalar(*q, [&](auto scalar) {
-            using T = decltype(scalar);
-            const attention_input<T> in(q, k, v, bias, state_k, state_v, state_t, window);
-            const auto out = rows_out<T>(y, "y", in.B, in.L, in.heads, in.D);
-            const int64_t S = in.see.slots();
-            const auto keys = rows_out<T>(state_k_out, "state_k_out", in.B, S, in.groups, in.D);
-            const auto values = rows_out<T>(state_v_out, "state_v_out", in.B, S, in.groups, in.D);
-            const whole_numbers t(state_t, in.B), t_out(need(state_t_out, "state_t_out"), in.B);
-            check_outputs({{y, "y"}, {state_k_out, "state_k_out"}, {state_v_out, "state_v_out"},
-                           {t_out, "state_t_out"}},
-                          {{q, "q"}, {k, "k"}, {v, "v"}, {bias, "bias"}, {state_k, "state_k"},
-                           {state_v, "state_v"}, {t, "state_t"}});
-            attention(in, out);
-            keep(in, true, keys);
-            keep(in, false, values);
-            for (int64_t b = 0; b < in.B; ++b) {
-                const int64_t next = in.start[b] + in.L;
-                state_t_out[b] = in.see.in_chunks() ? next % in.see.chunk : next;
-            }
-        });
-    });
-}
-
-int32_t refgss_attention_step(const refgss_array* q, const refgss_array* k, const refgss_array* v,
-                              const refgss_array* bias, const refgss_array* state_k,
-                              const refgss_array* state_v, const int64_t* state_t,
-                              const refgss_window* window, const refgss_array* y,
-                              const refgss_array* state_k_out, const refgss_array* state_v_out,
-                              int64_t* state_t_out) {
-    const one_token q1(q), k1(k), v1(v), y1(y);
-    return refgss_attention(q1, k1, v1, bias, state_k, state_v, state_t, window, y1, state_k_out,
-                            state_v_out, state_t_out);
-}
+}  // namespace refgss

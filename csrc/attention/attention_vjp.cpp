@@ -6,36 +6,36 @@
 #include "attention/window.hpp"
 #include "core/dispatch.hpp"
 
-using namespace refgss;
-
+namespace refgss {
 namespace {
 
 // Of keys: how many stay packed while a segment is worked on, and have their logits kept while a tile of
 // queries is.  Others are packed, and formed, again.
 constexpr int64_t most_packed = 16, most_formed = 32;
 
-/// Positions of a row whose queries see no keys but theirs.
+/// Positions of a row whose queries see no keys but these.
 struct segment {
-    int64_t b, from, to;
+    int64_t b, from, to;  // of keys
+    int64_t query_from, query_to;
 };
 
 std::vector<segment> segments_of(const attention_shape& in) {
     std::vector<segment> found;
     for (int64_t b = 0; b < in.B; ++b) {
-        const int64_t from = in.see.first(in.start[b]), to = in.start[b] + in.L;
-        const int64_t size = in.see.in_chunks() ? std::max(in.see.chunk, in.see.block()) : to - from;
-        for (int64_t s = from; s < to; s += size) found.push_back({b, s, std::min(to, s + size)});
+        const int64_t start = in.start[b], end = start + in.L;
+        if (in.see.visible == window::everything) {
+            found.push_back({b, 0, in.keys, start, end});
+            continue;
+        }
+        const int64_t from = in.see.first(start);
+        const int64_t size = in.see.in_chunks() ? std::max(in.see.chunk, in.see.block()) : end - from;
+        for (int64_t s = from, to; s < end; s = to) {
+            to = std::min(end, s + size);
+            found.push_back({b, s, to, std::max(s, start), to});
+        }
     }
     return found;
 }
-
-/// Cotangents and gradients, checked.
-template <class T> struct attention_gradient {
-    const with_rows<T> dy;
-    view<T, 4> dq, dk, dv;
-    view<const T, 4> dstate_k{}, dstate_v{};
-    view<T, 4> dstate0_k{}, dstate0_v{};
-};
 
 /// Tiles of keys of a segment, packed once where there are few.
 template <class T> class key_tiles {
@@ -111,25 +111,33 @@ template <class T> struct gradient_space {
     int64_t places() const { return std::min(tiles, most_formed); }
 };
 
-/// The gradient of one segment and one head of keys; dbias is added to sums (heads_each, distances).
+/// What the gradients of biases and scales are made of, by head of queries: the sum of dS over each
+/// distance, and at last Σ dS q k.
+struct logit_sums {
+    double* row;
+    int64_t distances;
+    double* of(int64_t each) const { return row + each * (distances + 1); }
+};
+
+/// The gradient of one segment and one head of keys; `sums` may have no rows.
 template <class T> class segment_gradient {
 public:
     segment_gradient(const attention_input<T>& in, const padded_bias<T>& bias,
-                     const attention_gradient<T>& to, const segment& part, int64_t g,
-                     gradient_space<T>& space, double* dbias)
-        : in_(in), bias_(bias), to_(to), part_(part), g_(g), space_(space), dbias_(dbias) {}
+                     const attention_gradient<T>& to, const with_rows<T>& dy, const segment& part,
+                     int64_t g, gradient_space<T>& space, logit_sums sums)
+        : in_(in), bias_(bias), to_(to), part_(part), g_(g), space_(space), dy_(dy), sums_(sums) {}
 
     void run() {
-        space_.keys.begin(in_.see, part_, in_.keys(part_.b, g_), in_.values(part_.b, g_));
-        const int64_t size = (part_.to - part_.from) * space_.width, start = in_.start[part_.b];
+        space_.keys.begin(in_.see, part_, in_.row_keys(part_.b, g_), in_.row_values(part_.b, g_));
+        const int64_t size = (part_.to - part_.from) * space_.width;
         std::fill_n(space_.dk.data(), size, T(0));
         std::fill_n(space_.dv.data(), size, T(0));
         for (int64_t each = 0; each < in_.heads_each(); ++each)
-            for (int64_t t = std::max(part_.from, start); t < part_.to; t += tile_queries) {
+            for (int64_t t = part_.query_from; t < part_.query_to; t += tile_queries) {
                 if (stopping()) return;
                 query_tile(each, t);
             }
-        write(space_.dk.data(), in_.scale, to_.dk, to_.dstate_k, to_.dstate0_k);
+        write(space_.dk.data(), in_.scale[g_ * in_.heads_each()], to_.dk, to_.dstate_k, to_.dstate0_k);
         write(space_.dv.data(), T(1), to_.dv, to_.dstate_v, to_.dstate0_v);
     }
 
@@ -155,11 +163,11 @@ private:
     void query_tile(int64_t each, int64_t t) {
         const auto& kernel = space_.kernel;
         const int64_t b = part_.b, h = g_ * in_.heads_each() + each, start = in_.start[b];
-        const int many = static_cast<int>(std::min<int64_t>(tile_queries, part_.to - t));
+        const int many = static_cast<int>(std::min<int64_t>(tile_queries, part_.query_to - t));
         const T* const* from = space_.pointers.of(many, [&](int i) { return in_.q.at(b, t + i - start, h); });
         kernel.pack_queries(many, in_.D, from, space_.queries.data());
         const bool finite = kernel.pack_rows(many, tile_queries, in_.D, from, space_.rows.data());
-        from = space_.pointers.of(many, [&](int i) { return to_.dy.at(b, t + i - start, h); });
+        from = space_.pointers.of(many, [&](int i) { return dy_.at(b, t + i - start, h); });
         kernel.pack_queries(many, in_.D, from, space_.dqueries.data());
         const bool dfinite = kernel.pack_rows(many, tile_queries, in_.D, from, space_.drows.data());
         std::fill_n(space_.dq.data(), many * space_.width, T(0));
@@ -174,11 +182,12 @@ private:
             if (!anything_seen(seen)) continue;
             const place at = place_of(tile);
             if (!at.kept) form(seen, keys, at);
-            const logit_map<T> map{in_.scale, bias_.at(h, t, keys.from)};
-            T* diagonals = dbias_ ? space_.diagonals.data() + tile_keys : nullptr;
+            const logit_map<T> map{in_.scale[h], bias_.at(h, t, keys.from)};
+            const bool by_distance = sums_.row && in_.has_bias();
+            T* diagonals = by_distance ? space_.diagonals.data() + tile_keys : nullptr;
             std::fill(space_.diagonals.begin(), space_.diagonals.end(), T(0));
             kernel.differentiate(seen, map, at.s, at.ds, space_.sums, diagonals);
-            if (dbias_) add_diagonals(each, t - keys.from);
+            if (by_distance) add_diagonals(each, t - keys.from);
             const int64_t row = (keys.from - part_.from) * space_.width;
             kernel.to_keys(seen, !dfinite, at.s, space_.panels, space_.drows.data(), space_.dv.data() + row);
             kernel.to_keys(seen, !finite, at.ds, space_.panels, space_.rows.data(), space_.dk.data() + row);
@@ -187,7 +196,14 @@ private:
         for (int i = 0; i < many; ++i) {
             const T* dq = space_.dq.data() + i * space_.width;
             T* out = to_.dq.at(b, t + i - start, h, int64_t(0));
-            for (int64_t d = 0; d < in_.D; ++d) out[d] = in_.scale * dq[d];
+            for (int64_t d = 0; d < in_.D; ++d) out[d] = in_.scale[h] * dq[d];
+        }
+        if (sums_.row == nullptr) return;
+        double& along = sums_.of(each)[sums_.distances];  // Σ dS q k = Σ q dq, before dq is scaled
+        for (int i = 0; i < many; ++i) {
+            const T *query = in_.q.at(b, t + i - start, h), *dq = space_.dq.data() + i * space_.width;
+            for (int64_t d = 0; d < in_.D; ++d)
+                along += static_cast<double>(query[d]) * static_cast<double>(dq[d]);
         }
     }
 
@@ -204,7 +220,7 @@ private:
             if (!anything_seen(seen)) continue;
             const place at = place_of(tile);
             form(seen, keys, at);
-            space_.kernel.weigh(seen, {in_.scale, bias_.at(h, t, keys.from)}, at.s, at.ds, sums);
+            space_.kernel.weigh(seen, {in_.scale[h], bias_.at(h, t, keys.from)}, at.s, at.ds, sums);
         }
         for (int i = 0; i < tile_queries; ++i) {
             sums.along[i] /= sums.sum[i];
@@ -213,7 +229,7 @@ private:
     }
 
     void add_diagonals(int64_t each, int64_t distance) {
-        double* row = dbias_ + each * in_.distances();
+        double* row = sums_.of(each);
         for (int64_t j = 0; j < space_.diagonal; ++j) {
             const int64_t n = distance + j - tile_keys;
             if (n >= 0 && n < in_.distances()) row[n] += static_cast<double>(space_.diagonals[j]);
@@ -229,7 +245,7 @@ private:
             T* out = s >= start ? fresh.at(b, s - start, g_, int64_t(0))
                      : dstate0.data ? dstate0.at(b, s % S, g_, int64_t(0)) : nullptr;
             if (out == nullptr) continue;
-            const T* more = dstate.data && s >= kept ? dstate.at(b, s % S, g_, int64_t(0)) : nullptr;
+            const T* more = dstate.data && s >= kept ? dstate.at(b, in_.next_slot(b, s), g_, int64_t(0)) : nullptr;
             for (int64_t d = 0; d < in_.D; ++d)
                 out[d] = scale * sums[d] + (more ? more[d * dstate.stride[3]] : T(0));
         }
@@ -241,38 +257,10 @@ private:
     const segment part_;
     const int64_t g_;
     gradient_space<T>& space_;
-    double* dbias_;
+    const with_rows<T>& dy_;
+    const logit_sums sums_;
     int64_t first_ = 0;  // the first tile of keys that the queries see
 };
-
-/// Heads and runs of segments are worked on at a time; what they add to dbias is summed in order.
-template <class T>
-void attention_vjp(const attention_input<T>& in, const attention_gradient<T>& to, const view<T, 2>* dbias) {
-    const std::vector<segment> segments = segments_of(in);
-    const int64_t count = segments.size(), G = in.groups, M = in.distances(), each = in.heads_each();
-    const int64_t parts = dbias ? std::min(count, std::max<int64_t>(1, 64 / G)) : count;
-    std::vector<double> sums(dbias ? sized(sized(G * parts, each), M) : 0, 0.0);
-    int64_t longest = 0;
-    for (const segment& part : segments) longest = std::max(longest, part.to - part.from);
-    const padded_bias<T> bias(in);
-    const int slots = slots_for(G * parts);
-    std::vector<std::unique_ptr<gradient_space<T>>> spaces(slots);
-    for (auto& space : spaces) space = std::make_unique<gradient_space<T>>(in.D, longest);
-    parallel_for(G * parts, slots, [&](int64_t item, int slot) {
-        const int64_t g = item / parts, part = item % parts;
-        double* mine = dbias ? sums.data() + item * each * M : nullptr;
-        for (int64_t i = part * count / parts; i < (part + 1) * count / parts; ++i)
-            segment_gradient<T>(in, bias, to, segments[i], g, *spaces[slot], mine).run();
-    });
-    if (dbias == nullptr) return;
-    for (int64_t h = 0; h < in.heads; ++h)
-        for (int64_t n = 0; n < dbias->shape[1]; ++n) {
-            double sum = 0;
-            for (int64_t part = 0; part < parts && n < M; ++part)
-                sum += sums[((h / each * parts + part) * each + h % each) * M + n];
-            *dbias->at(h, n) = static_cast<T>(sum);
-        }
-}
 
 template <class T> void clear(const view<T, 4>& v) {
     for (int64_t i = 0; v.data && i < v.shape[0] * v.shape[1] * v.shape[2]; ++i)
@@ -280,51 +268,53 @@ template <class T> void clear(const view<T, 4>& v) {
                     v.shape[3], T(0));
 }
 
+/// dbias and dscale of a head, from its sums.
+template <class T>
+void of_logits(const attention_input<T>& in, const attention_gradient<T>& to, int64_t h,
+               const std::vector<double>& sum) {
+    const int64_t M = in.distances(), columns = to.dbias.data ? to.dbias.shape[1] : 0;
+    for (int64_t n = 0; n < columns; ++n)
+        *to.dbias.at(h, n) = static_cast<T>(n < M ? static_cast<double>(in.bias_scale(h)) * sum[n] : 0.0);
+    if (to.dscale.data == nullptr) return;
+    double along = sum[M];
+    for (int64_t n = 0; n < M && in.has_bias(); ++n) along += static_cast<double>(*in.bias.at(h, n)) * sum[n];
+    *to.dscale.at(h) = static_cast<T>(along);
+}
+
 }  // namespace
 
-int32_t refgss_attention_vjp(const refgss_array* q, const refgss_array* k, const refgss_array* v,
-                             const refgss_array* bias, const refgss_array* state_k,
-                             const refgss_array* state_v, const int64_t* state_t, const refgss_array* dy,
-                             const refgss_array* dstate_k, const refgss_array* dstate_v,
-                             const refgss_window* window, const refgss_array* dq, const refgss_array* dk,
-                             const refgss_array* dv, const refgss_array* dbias,
-                             const refgss_array* dstate0_k, const refgss_array* dstate0_v) {
-    return guarded([&] {
-        check_array(q, "q", 4);
-        with_scalar(*q, [&](auto scalar) {
-            using T = decltype(scalar);
-            const attention_input<T> in(q, k, v, bias, state_k, state_v, state_t, window);
-            const int64_t B = in.B, L = in.L, G = in.groups, D = in.D, S = in.see.slots();
-            attention_gradient<T> to{with_rows<T>(shaped<const T, 4>(dy, "dy", B, L, in.heads, D)),
-                                     rows_out<T>(dq, "dq", B, L, in.heads, D),
-                                     rows_out<T>(dk, "dk", B, L, G, D), rows_out<T>(dv, "dv", B, L, G, D)};
-            if (dstate_k) to.dstate_k = shaped<const T, 4>(dstate_k, "dstate_k", B, S, G, D);
-            if (dstate_v) to.dstate_v = shaped<const T, 4>(dstate_v, "dstate_v", B, S, G, D);
-            if (dstate0_k) to.dstate0_k = rows_out<T>(dstate0_k, "dstate0_k", B, S, G, D);
-            if (dstate0_v) to.dstate0_v = rows_out<T>(dstate0_v, "dstate0_v", B, S, G, D);
-            view<T, 2> dbiases{};
-            if (in.has_bias) dbiases = shaped<T, 2>(dbias, "dbias", in.heads, in.bias.shape[1]);
-            const whole_numbers t(state_t, B);
-            check_outputs({{dq, "dq"}, {dk, "dk"}, {dv, "dv"}, {in.has_bias ? dbias : nullptr, "dbias"},
-                           {dstate0_k, "dstate0_k"}, {dstate0_v, "dstate0_v"}},
-                          {{q, "q"}, {k, "k"}, {v, "v"}, {bias, "bias"}, {state_k, "state_k"},
-                           {state_v, "state_v"}, {t, "state_t"}, {dy, "dy"}, {dstate_k, "dstate_k"},
-                           {dstate_v, "dstate_v"}});
-            clear(to.dstate0_k), clear(to.dstate0_v);
-            attention_vjp(in, to, in.has_bias ? &dbiases : nullptr);
-        });
+/// Heads and runs of segments are worked on at a time; what they add to dbias is summed in order.
+template <class T> void attention_vjp(const attention_input<T>& in, const attention_gradient<T>& to) {
+    clear(to.dstate0_k), clear(to.dstate0_v);
+    const std::vector<segment> segments = segments_of(in);
+    const int64_t count = segments.size(), G = in.groups, M = in.distances(), each = in.heads_each();
+    const bool logits = to.dbias.data || to.dscale.data;
+    const int64_t parts = logits ? std::min(count, std::max<int64_t>(1, 64 / G)) : count;
+    const int64_t sums_each = logits ? sized(each, M + 1) : 0;
+    std::vector<double> sums(sized(sized(G, parts), sums_each), 0.0);
+    int64_t longest = 0;
+    for (const segment& part : segments) longest = std::max(longest, part.to - part.from);
+    const padded_bias<T> bias(in);
+    const with_rows<T> dy(to.dy);
+    const int slots = slots_for(G * parts);
+    std::vector<std::unique_ptr<gradient_space<T>>> spaces(slots);
+    for (auto& space : spaces) space = std::make_unique<gradient_space<T>>(in.D, longest);
+    parallel_for(G * parts, slots, [&](int64_t item, int slot) {
+        const int64_t g = item / parts, part = item % parts;
+        const logit_sums mine{logits ? sums.data() + item * sums_each : nullptr, M};
+        for (int64_t i = part * count / parts; i < (part + 1) * count / parts; ++i)
+            segment_gradient<T>(in, bias, to, dy, segments[i], g, *spaces[slot], mine).run();
     });
+    for (int64_t h = 0; h < in.heads && logits; ++h) {
+        std::vector<double> sum(M + 1, 0.0);
+        for (int64_t part = 0; part < parts; ++part) {
+            const double* row = sums.data() + (h / each * parts + part) * sums_each + h % each * (M + 1);
+            for (int64_t n = 0; n <= M; ++n) sum[n] += row[n];
+        }
+        of_logits(in, to, h, sum);
+    }
 }
+template void attention_vjp(const attention_input<float>&, const attention_gradient<float>&);
+template void attention_vjp(const attention_input<double>&, const attention_gradient<double>&);
 
-int32_t refgss_attention_step_vjp(const refgss_array* q, const refgss_array* k, const refgss_array* v,
-                                  const refgss_array* bias, const refgss_array* state_k,
-                                  const refgss_array* state_v, const int64_t* state_t,
-                                  const refgss_array* dy, const refgss_array* dstate_k,
-                                  const refgss_array* dstate_v, const refgss_window* window,
-                                  const refgss_array* dq, const refgss_array* dk, const refgss_array* dv,
-                                  const refgss_array* dbias, const refgss_array* dstate0_k,
-                                  const refgss_array* dstate0_v) {
-    const one_token q1(q), k1(k), v1(v), dy1(dy), dq1(dq), dk1(dk), dv1(dv);
-    return refgss_attention_vjp(q1, k1, v1, bias, state_k, state_v, state_t, dy1, dstate_k, dstate_v,
-                                window, dq1, dk1, dv1, dbias, dstate0_k, dstate0_v);
-}
+}  // namespace refgss

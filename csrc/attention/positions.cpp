@@ -7,8 +7,7 @@
 #include "core/scratch.hpp"
 #include "core/threads.hpp"
 
-using namespace refgss;
-
+namespace refgss {
 namespace {
 
 /// cos and sin of r base^(-2j/D) for the tokens (GSS-ATT-14): one row for each r where these are few, else
@@ -48,8 +47,6 @@ private:
 
 }  // namespace
 
-namespace refgss {
-
 template <class T>
 void turn(view<const T, 4> x, const int64_t* r, double base, int32_t pairing, T sign, view<T, 4> y) {
     const int64_t L = x.shape[1], H = x.shape[2], D = x.shape[3], half = D / 2, tokens = x.shape[0] * L;
@@ -79,69 +76,3 @@ int64_t t5_bucket(int64_t distance) {
 }
 
 }  // namespace refgss
-
-namespace {
-
-int32_t rope(const refgss_array* x, const int64_t* r, double base, int32_t pairing, int sign,
-             const refgss_array* y, const char* in, const char* out) {
-    return guarded([&] {
-        check_array(x, in, 4);
-        const auto refuse = [](const char* why) { throw error{REFGSS_ERROR_VALUE, why}; };
-        if (x->shape[3] % 2) refuse("the last axis is odd: its numbers are turned in pairs");
-        if (!(base > 0) || !std::isfinite(base)) refuse("base must be positive and finite");
-        if (pairing != REFGSS_PAIRING_HALF && pairing != REFGSS_PAIRING_INTERLEAVED)
-            refuse("the pairing is unknown: use one of enum refgss_pairing");
-        if (x->shape[0] * x->shape[1] > 0) need(r, "r");
-        with_scalar(*x, [&](auto scalar) {
-            using T = decltype(scalar);
-            const auto to = shaped<T, 4>(y, out, x->shape[0], x->shape[1], x->shape[2], x->shape[3]);
-            check_outputs({{y, out}}, {{x, in}});
-            turn<T>(checked<const T, 4>(x, in), r, base, pairing, T(sign), to);
-        });
-    });
-}
-
-}  // namespace
-
-int32_t refgss_rope(const refgss_array* x, const int64_t* r, double base, int32_t pairing,
-                    const refgss_array* y) {
-    return rope(x, r, base, pairing, 1, y, "x", "y");
-}
-int32_t refgss_rope_vjp(const int64_t* r, const refgss_array* dy, double base, int32_t pairing,
-                        const refgss_array* dx) {
-    return rope(dy, r, base, pairing, -1, dx, "dy", "dx");
-}
-
-int32_t refgss_t5_bias(const refgss_array* table, const refgss_array* bias) {
-    return guarded([&] {
-        check_array(table, "table", 2), check_array(bias, "bias", 2);
-        with_scalar(*table, [&](auto scalar) {
-            using T = decltype(scalar);
-            const int64_t H = table->shape[0], M = bias->shape[1];
-            const auto from = shaped<const T, 2>(table, "table", H, t5_buckets);
-            const auto to = shaped<T, 2>(bias, "bias", H, M);
-            check_outputs({{bias, "bias"}}, {{table, "table"}});
-            serial_for(M, [&](int64_t n) {
-                for (int64_t h = 0; h < H; ++h) *to.at(h, n) = *from.at(h, t5_bucket(n));
-            });
-        });
-    });
-}
-
-int32_t refgss_t5_bias_vjp(const refgss_array* dbias, const refgss_array* dtable) {
-    return guarded([&] {
-        check_array(dbias, "dbias", 2);
-        with_scalar(*dbias, [&](auto scalar) {
-            using T = decltype(scalar);
-            const int64_t H = dbias->shape[0], M = dbias->shape[1];
-            const auto from = checked<const T, 2>(dbias, "dbias");
-            const auto to = shaped<T, 2>(dtable, "dtable", H, t5_buckets);
-            check_outputs({{dtable, "dtable"}}, {{dbias, "dbias"}});
-            for (int64_t h = 0; h < H; ++h) {
-                double sums[t5_buckets] = {};
-                serial_for(M, [&](int64_t n) { sums[t5_bucket(n)] += static_cast<double>(*from.at(h, n)); });
-                for (int64_t k = 0; k < t5_buckets; ++k) *to.at(h, k) = static_cast<T>(sums[k]);
-            }
-        });
-    });
-}

@@ -1,4 +1,4 @@
-// window.hpp: which positions a query sees, where keys lie, and the checked arguments of attention.
+// window.hpp: which positions a query sees, where keys lie, and attention itself, on checked arguments.
 #pragma once
 
 #include <algorithm>
@@ -14,6 +14,8 @@ namespace refgss {
 /// Positions count the tokens of a row (GSS-ATT-1, GSS-ATT-2); under REFGSS_CHUNK, from the beginning of
 /// the first chunk that the call meets.
 struct window {
+    static constexpr int32_t everything = 0;  // beside enum refgss_visible: all of `chunk` keys (GSS-BRT-9)
+
     int64_t chunk;
     int32_t visible;
 
@@ -24,10 +26,13 @@ struct window {
             case REFGSS_VISIBLE_CHUNK: return t - t % chunk;
             case REFGSS_VISIBLE_SLIDING: return t < chunk ? 0 : t - chunk + 1;
             case REFGSS_VISIBLE_LOOK1: return t < 2 * chunk ? 0 : t - t % chunk - chunk;
+            case everything: return 0;
             default: return t < chunk ? 0 : t - chunk;
         }
     }
-    int64_t end(int64_t t) const { return visible == REFGSS_VISIBLE_STRICT ? t : t + 1; }
+    int64_t end(int64_t t) const {
+        return visible == everything ? chunk : visible == REFGSS_VISIBLE_STRICT ? t : t + 1;
+    }
     int64_t slots() const { return visible == REFGSS_VISIBLE_LOOK1 ? 2 * chunk : chunk; }
     int64_t distances() const {
         return visible == REFGSS_VISIBLE_LOOK1     ? 2 * chunk
@@ -83,88 +88,87 @@ template <class T> struct row_of_keys {
     T* at(int64_t s) const { return s < start ? old + s % slots * slot_stride : fresh + (s - start) * stride; }
 };
 
-/// What the arrays of a call must be like, by their shapes.
+/// Sizes of a call.
 struct attention_shape {
     window see;
     int64_t B, L, heads, groups, D;
+    int64_t keys;                // new ones: L, or those that are all seen
     std::vector<int64_t> start;  // the position of the first token, by row
+    /// Of a state: whether its last slot has the last key, and there are keys, zeros, without a state; or
+    /// the slot of a key is its position modulo the slots.
+    bool in_order = false;
 
-    /// q (B,L,Hq,D), k (B,L,G,D), t (B) or NULL.
-    attention_shape(const refgss_array* q, const refgss_array* k, const int64_t* state_t,
-                    const refgss_window* w);
     int64_t heads_each() const { return heads / groups; }
     /// Distances that a bias is kept of.
     int64_t distances() const { return std::min(see.distances(), see.slots() + L); }
+    /// The slot of the key at s in the next state of row b.
+    int64_t next_slot(int64_t b, int64_t s) const {
+        return in_order ? s - (start[b] + L - see.slots()) : s % see.slots();
+    }
 };
 
-/// q (B,L,Hq,D), k, v (B,L,G,D), bias (Hq,M), and the state, checked.
-template <class T> struct attention_input : attention_shape {
-    T scale;
-    with_rows<T> q, k, v;
-    const bool has_bias, has_state;
+/// q (B,L,Hq,D), k, v (B,keys,G,D), bias (Hq,M), and the state (B,S,G,D); bias and state have no data where
+/// there is none.
+template <class T> struct attention_arrays {
+    view<const T, 4> q, k, v;
     view<const T, 2> bias{};
+    view<const T, 4> state_k{}, state_v{};
+};
 
-    attention_input(const refgss_array* q, const refgss_array* k, const refgss_array* v,
-                    const refgss_array* bias, const refgss_array* state_k, const refgss_array* state_v,
-                    const int64_t* state_t, const refgss_window* w);
-    row_of_keys<const T> keys(int64_t b, int64_t g) const { return row(k, state_k_, b, g); }
-    row_of_keys<const T> values(int64_t b, int64_t g) const { return row(v, state_v_, b, g); }
+template <class T> struct attention_input : attention_shape {
+    with_rows<T> q, k, v;
+    const view<const T, 2> bias;
+    const std::vector<T> scale;  // of each head, which multiplies products
+    const bool bias_too;         // whether it multiplies the bias
+
+    attention_input(const attention_shape& shape, const attention_arrays<T>& given, std::vector<T> scales,
+                    bool bias_is_scaled = false)
+        : attention_shape(shape), q(given.q), k(given.k), v(given.v), bias(given.bias),
+          scale(std::move(scales)), bias_too(bias_is_scaled), has_state_(given.state_k.data != nullptr),
+          state_k_(given.state_k), state_v_(given.state_v), zeros_(D, T(0)) {}
+    row_of_keys<const T> row_keys(int64_t b, int64_t g) const { return row(k, state_k_, b, g); }
+    row_of_keys<const T> row_values(int64_t b, int64_t g) const { return row(v, state_v_, b, g); }
+    bool has_bias() const { return bias.data != nullptr; }
+    /// What multiplies the bias of a head.
+    T bias_scale(int64_t h) const { return bias_too ? scale[h] : T(1); }
 
 private:
-    with_rows<T> state_k_, state_v_;
+    const bool has_state_;
+    const with_rows<T> state_k_, state_v_;
+    const std::vector<T> zeros_;  // the key at all positions before the first token
 
     row_of_keys<const T> row(const with_rows<T>& fresh, const with_rows<T>& old, int64_t b, int64_t g) const {
-        return {has_state ? old.at(b, 0, g) : nullptr, L ? fresh.at(b, 0, g) : nullptr, old.stride(1),
-                fresh.stride(1), see.slots(), start[b]};
+        return {has_state_ ? old.at(b, 0, g) : zeros_.data(), keys ? fresh.at(b, 0, g) : nullptr,
+                has_state_ ? old.stride(1) : 0, fresh.stride(1), see.slots(), start[b]};
     }
 };
 
-/// An output of four axes, the last contiguous.
+/// y = Σ softmax(q k scale + bias) v over the keys that a query sees (GSS-ATT-3, GSS-BRT-4).
+template <class T> void attention(const attention_input<T>& in, const view<T, 4>& y);
+/// The keys and the values that the next token can see, each in its slot, and zeros (GSS-ATT-7).
 template <class T>
-view<T, 4> rows_out(const refgss_array* a, const char* name, int64_t B, int64_t L, int64_t H, int64_t D) {
-    auto v = shaped<T, 4>(a, name, B, L, H, D);
-    if (v.stride[3] != 1 && D > 1)
-        throw error{REFGSS_ERROR_VALUE, std::string(name) + " must have a contiguous last axis"};
-    return v;
-}
+void keep_keys(const attention_input<T>& in, const view<T, 4>& keys, const view<T, 4>& values);
 
-/// B integers as an array, for the check of what shares memory; NULL where they are.
-class whole_numbers {
-public:
-    whole_numbers(const int64_t* data, int64_t B)
-        : array_{const_cast<int64_t*>(data), REFGSS_F64, 1, {B}, {1}} {}
-    operator const refgss_array*() const { return array_.data ? &array_ : nullptr; }
-
-private:
-    refgss_array array_;
+/// dy, the cotangents of the state, and gradients; without data where there are none, or not asked for.
+template <class T> struct attention_gradient {
+    view<const T, 4> dy;
+    view<T, 4> dq, dk, dv;
+    view<const T, 4> dstate_k{}, dstate_v{};
+    view<T, 4> dstate0_k{}, dstate0_v{};
+    view<T, 2> dbias{};
+    view<T, 1> dscale{};  // of the sizes that `scale` has
 };
-
-/// (B,H,D) as (B,1,H,D); another rank stays, and is refused.
-class one_token {
-public:
-    one_token(const refgss_array* a) : given_(a) {
-        if (a == nullptr || a->rank != 3) return;
-        array_ = *a, given_ = &array_;
-        array_.rank = 4, array_.shape[1] = 1, array_.stride[1] = 0;
-        for (int i = 1; i < 3; ++i) array_.shape[i + 1] = a->shape[i], array_.stride[i + 1] = a->stride[i];
-    }
-    one_token(const one_token&) = delete;
-    operator const refgss_array*() const { return given_; }
-
-private:
-    const refgss_array* given_;
-    refgss_array array_;
-};
+template <class T> void attention_vjp(const attention_input<T>& in, const attention_gradient<T>& to);
 
 /// The biases of all heads, with margins.
 template <class T> class padded_bias {
 public:
     explicit padded_bias(const attention_input<T>& in)
-        : row_(in.distances() + 2 * bias_margin), values_(in.has_bias ? in.heads * row_ : 0, T(0)) {
-        if (in.has_bias)
+        : row_(in.distances() + 2 * bias_margin), values_(in.has_bias() ? sized(in.heads, row_) : 0, T(0)) {
+        if (in.has_bias())
             for (int64_t h = 0; h < in.heads; ++h)
                 for (int64_t n = 0; n < in.distances(); ++n)
-                    values_[h * row_ + bias_margin + n] = *in.bias.at(h, n);
+                    values_[h * row_ + bias_margin + n] = in.bias_scale(h) * *in.bias.at(h, n);
     }
     /// Of the query at t, of the key at s.
     const T* at(int64_t h, int64_t t, int64_t s) const {

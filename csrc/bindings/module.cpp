@@ -80,6 +80,7 @@ private:
 
 void bind_ssm(py::module_& module);  // ssm.cpp
 void bind_attention(py::module_& module);  // attention.cpp
+void bind_block_recurrent(py::module_& module);  // block_recurrent.cpp
 void bind_decoder(py::module_& module);  // decoder.cpp
 
 // pybind11's initialisation waits for ever in a sub-interpreter: a question comes before it.
@@ -118,6 +119,7 @@ PYBIND11_MODULE(_core, module) {
         .def("push", &conv_stream::push);
     bind_ssm(module);
     bind_attention(module);
+    bind_block_recurrent(module);
     bind_decoder(module);
 }
 #undef PyInit__core

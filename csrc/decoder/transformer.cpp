@@ -82,9 +82,9 @@ struct op_state {
 
     op_state(int64_t B, int64_t S, int64_t G, int64_t D)
         : k(sized(sized(B, S), sized(G, D)), 0.0f), v(k.size(), 0.0f), t(B, 0), shape{B, S, G, D} {}
-    refgss_array array(std::vector<float>& of) const {
+    view<float, 4> slots(std::vector<float>& of) const {
         const auto [B, S, G, D] = shape;
-        return {of.data(), REFGSS_F32, 4, {B, S, G, D}, {S * G * D, G * D, D, 1}};
+        return {of.data(), {B, S, G, D}, {S * G * D, G * D, D, 1}};
     }
     float* row(std::vector<float>& of, int64_t b, int64_t s, int64_t g) const {
         return of.data() + ((b * shape[1] + s % shape[1]) * shape[2] + g) * shape[3];
@@ -324,17 +324,17 @@ private:
     /// The prompt's attention, and the state aside moves on.
     void attend(int64_t steps, grid& q, grid& k, grid& v, grid& a) {
         const transformer_weights& w = *weights_;
-        const auto array = [&](grid& x, int64_t count) { return to_array(heads(x, steps, count)); };
-        const refgss_array aq = array(q, w.heads), ak = array(k, w.groups), av = array(v, w.groups),
-                           ay = array(a, w.heads);
-        refgss_array bias{const_cast<float*>(w.bias.data()), REFGSS_F32, 2,
-                          {w.heads, w.distances()}, {w.distances(), 1}};
         auto next = std::make_unique<op_state>(batch_, w.see().slots(), w.groups, w.D);
         op_state& before = *aside_;
-        const refgss_array from_k = before.array(before.k), from_v = before.array(before.v),
-                           to_k = next->array(next->k), to_v = next->array(next->v);
-        require(refgss_attention(&aq, &ak, &av, w.bias.empty() ? nullptr : &bias, &from_k, &from_v,
-                                 before.t.data(), &w.window, &ay, &to_k, &to_v, next->t.data()));
+        attention_shape shape{w.see(), batch_, steps, w.heads, w.groups, w.D, steps, before.t};
+        attention_arrays<float> given{as_const(heads(q, steps, w.heads)), as_const(heads(k, steps, w.groups)),
+                                      as_const(heads(v, steps, w.groups))};
+        if (!w.bias.empty()) given.bias = {w.bias.data(), {w.heads, w.distances()}, {w.distances(), 1}};
+        given.state_k = as_const(before.slots(before.k)), given.state_v = as_const(before.slots(before.v));
+        const attention_input<float> in(shape, given, std::vector<float>(w.heads, w.scale));
+        attention(in, heads(a, steps, w.heads));
+        keep_keys(in, next->slots(next->k), next->slots(next->v));
+        for (int64_t b = 0; b < batch_; ++b) next->t[b] = w.told(before.t[b] + steps);
         aside_ = std::move(next);
     }
 

@@ -106,6 +106,71 @@ void rms_norm_vjp(int64_t width, const T* x, const T* weight, const T* dy, T eps
     });
 }
 
+template <class T> T inverse_length(int64_t width, const T* x, T eps) {
+    const T square = total<T>(width, [&](int64_t i, int n) {
+        const vec<T> v = take(x + i, n);
+        return v * v;
+    });
+    return T(1) / std::sqrt(square + eps);
+}
+
+template <class T> void l2_normalize(int64_t width, const T* x, T eps, T* y) {
+    const vec<T> scale(inverse_length(width, x, eps));
+    by_registers<T>(width, [&](int64_t i, int n) { put(y + i, take(x + i, n) * scale, n); });
+}
+
+/// dx = (dy - x̂ Σ dy x̂)/√(Σ x² + ε).
+template <class T> void l2_normalize_vjp(int64_t width, const T* x, const T* dy, T eps, T* dx) {
+    const vec<T> scale(inverse_length(width, x, eps));
+    const vec<T> along(total<T>(width, [&](int64_t i, int n) { return take(dy + i, n) * (take(x + i, n) * scale); }));
+    by_registers<T>(width, [&](int64_t i, int n) {
+        put(dx + i, (take(dy + i, n) - take(x + i, n) * scale * along) * scale, n);
+    });
+}
+
+/// σ(x), and σ(-x): 1/(1 + e^-|x|) and e^-|x| times that, which do not overflow.
+template <class T> REFGSS_INLINE vec<T> sigmoid(vec<T> x, vec<T>& of_minus) {
+    using bits = typename lanes_of<T>::integers;
+    const bits negative = (bits)(x.v < vec<T>(T(0)).v);
+    const vec<T> small = exp(select<T>(negative, x, -x)), large = vec<T>(T(1)) / (vec<T>(T(1)) + small);
+    of_minus = select<T>(negative, large, small * large);
+    return select<T>(negative, small * large, large);
+}
+
+/// What is kept and what is taken (GSS-BRT-13), and 1 less each of these.
+template <class T> struct shares {
+    vec<T> keep, lost, take, left;
+    REFGSS_INLINE shares(const recurrent_gate<T>& g, int64_t at, int n) {
+        keep = sigmoid(REFGSS_ISA::take(g.f + at, n) + vec<T>(g.shift), lost);
+        if (g.i) take = sigmoid(REFGSS_ISA::take(g.i + at, n) - vec<T>(T(1)), left);
+        else take = lost, left = keep;
+    }
+};
+
+template <class T>
+void mix(int64_t length, const recurrent_gate<T>& g, const T* s, const T* z, T* y) {
+    by_registers<T>(length, [&](int64_t at, int n) {
+        const shares<T> of(g, at, n);
+        put(y + at, fma(take(s + at, n), of.keep, take(z + at, n) * of.take), n);
+    });
+}
+
+template <class T>
+void mix_vjp(int64_t length, const recurrent_gate<T>& g, const T* s, const T* z, const T* dout, T* ds, T* dz,
+             T* df, T* di) {
+    by_registers<T>(length, [&](int64_t at, int n) {
+        const shares<T> of(g, at, n);
+        const vec<T> d = take(dout + at, n), by_s = d * of.keep, by_z = d * of.take;
+        put(ds + at, by_s, n), put(dz + at, by_z, n);
+        if (g.i) {
+            put(df + at, by_s * take(s + at, n) * of.lost, n);
+            put(di + at, by_z * take(z + at, n) * of.left, n);
+            return;
+        }
+        put(df + at, (take(s + at, n) - take(z + at, n)) * by_s * of.take, n);
+    });
+}
+
 template <class T> void gelu(int64_t length, const T* x, T* y) {
     by_registers<T>(length, [&](int64_t i, int n) {
         vec<T> v = take(x + i, n), gauss;
@@ -143,10 +208,12 @@ template <class T> void gate_vjp(int64_t length, const T* a, const T* x, T* d, T
 
 using namespace REFGSS_ISA;
 REFGSS_TABLE(pointwise_kernels<float>, {layer_norm<float>, layer_norm_vjp<float>, rms_norm<float>,
-                                        rms_norm_vjp<float>, gelu<float>,
-                                        gelu_vjp<float>, gate<float>, gate_vjp<float>})
+                                        rms_norm_vjp<float>, l2_normalize<float>, l2_normalize_vjp<float>,
+                                        mix<float>, mix_vjp<float>, gelu<float>, gelu_vjp<float>,
+                                        gate<float>, gate_vjp<float>})
 REFGSS_TABLE(pointwise_kernels<double>, {layer_norm<double>, layer_norm_vjp<double>, rms_norm<double>,
-                                         rms_norm_vjp<double>, gelu<double>,
-                                         gelu_vjp<double>, gate<double>, gate_vjp<double>})
+                                         rms_norm_vjp<double>, l2_normalize<double>,
+                                         l2_normalize_vjp<double>, mix<double>, mix_vjp<double>,
+                                         gelu<double>, gelu_vjp<double>, gate<double>, gate_vjp<double>})
 
 }  // namespace refgss

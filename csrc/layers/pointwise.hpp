@@ -7,6 +7,13 @@
 
 namespace refgss {
 
+/// The gate of a state (GSS-BRT-13): what is kept is σ(f + shift), what is taken σ(i - 1), or without i the
+/// rest.
+template <class T> struct recurrent_gate {
+    const T *f, *i;
+    T shift;
+};
+
 template <class T> struct pointwise_kernels {
     /// y = (x - mean)/√(var + ε) weight + bias; the variance is the mean squared deviation.
     void (*layer_norm)(int64_t width, const T* x, const T* weight, const T* bias, T eps, T* y);
@@ -16,6 +23,13 @@ template <class T> struct pointwise_kernels {
     /// y = x/√(mean(x²) + ε) weight, and its gradient: dx; adds to dweight.
     void (*rms_norm)(int64_t width, const T* x, const T* weight, T eps, T* y);
     void (*rms_norm_vjp)(int64_t width, const T* x, const T* weight, const T* dy, T eps, T* dx, T* dweight);
+    /// y = x/√(Σ x² + ε), and its gradient.
+    void (*l2_normalize)(int64_t width, const T* x, T eps, T* y);
+    void (*l2_normalize_vjp)(int64_t width, const T* x, const T* dy, T eps, T* dx);
+    /// y = s keep + z take, and its gradients; di where there is an i.
+    void (*mix)(int64_t count, const recurrent_gate<T>& gate, const T* s, const T* z, T* y);
+    void (*mix_vjp)(int64_t count, const recurrent_gate<T>& gate, const T* s, const T* z, const T* dout, T* ds,
+                    T* dz, T* df, T* di);
     void (*gelu)(int64_t count, const T* x, T* y);
     void (*gelu_vjp)(int64_t count, const T* x, const T* dy, T* dx);
     /// y = a GELU(x), the gated product; y may be x.

@@ -25,6 +25,12 @@ from refgss.native.attention import (
     t5_bias,
     t5_bias_vjp,
 )
+from refgss.native.block_recurrent import (
+    block_recurrent_layer,
+    block_recurrent_layer_vjp,
+    block_recurrent_step,
+    block_recurrent_step_vjp,
+)
 from refgss.native.convolution import ConvStream, Spectrum, causal_conv, causal_conv_vjp
 from refgss.native.decoder import Decoder
 from refgss.native.layers import (
@@ -41,8 +47,12 @@ from refgss.native.layers import (
 from refgss.native.pointwise import (
     dense,
     dense_vjp,
+    gate,
+    gate_vjp,
     gelu,
     gelu_vjp,
+    l2_normalize,
+    l2_normalize_vjp,
     layer_norm,
     layer_norm_vjp,
     rms_norm,
@@ -63,6 +73,12 @@ from refgss.native.state_space import (
     ssm_step_vjp,
 )
 from refgss.native.transformer import transformer_layer, transformer_layer_vjp
+from refgss.native.window_attention import (
+    state_attention,
+    state_attention_vjp,
+    window_attention,
+    window_attention_vjp,
+)
 from refgss.reference import s4d_lambda
 
 DELEGATED = ("s4d_lambda",)  # the reference's own: work of O(N)
@@ -73,6 +89,10 @@ COMPOSED = (  # the reference's text over native ops
     "lm_loss_vjp",
     "transformer_layer",
     "transformer_layer_vjp",
+    "block_recurrent_layer",
+    "block_recurrent_layer_vjp",
+    "block_recurrent_step",
+    "block_recurrent_step_vjp",
 )
 
 OPS = tuple(name for name in ops.OPS if name in globals())

@@ -1,7 +1,7 @@
 """The layers and the language model: layers and their gradients in C++.
 
-The language model and the transformer layer are the reference's own text, run over the native ops:
-there is no second copy that could drift.
+The language model, the transformer and the block-recurrent layer are the reference's own text, run
+over the native ops: there is no second copy that could drift.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy as np
 from refgss import checks
 from refgss.config import GSS, BlockRecurrentConfig, DSSConfig, GSSConfig, TransformerConfig
 from refgss.native import _core
+from refgss.native.block_recurrent import block_recurrent_layer, block_recurrent_layer_vjp
 from refgss.native.pointwise import dense, dense_vjp, layer_norm, layer_norm_vjp
 from refgss.native.state_space import Prepared, form_tuple, gss_lambda
 from refgss.native.transformer import transformer_layer, transformer_layer_vjp
 from refgss.reference import language_model
 from refgss.reference.language_model import ModelOps
-from refgss.reference.layers import LAYERS as LAYERS_OF_REFERENCE
 from refgss.reference.layers import LayerOps
 
 Params = Mapping[str, np.ndarray]
@@ -104,7 +104,7 @@ LAYERS = {
     GSSConfig: LayerOps(gss_layer, gss_layer_vjp),
     DSSConfig: LayerOps(dss_layer, dss_layer_vjp),
     TransformerConfig: LayerOps(transformer_layer, transformer_layer_vjp),
-    BlockRecurrentConfig: LAYERS_OF_REFERENCE[BlockRecurrentConfig],
+    BlockRecurrentConfig: LayerOps(block_recurrent_layer, block_recurrent_layer_vjp),
 }
 OPS = ModelOps(LAYERS, dense, dense_vjp, layer_norm, layer_norm_vjp)
 

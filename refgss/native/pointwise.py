@@ -1,4 +1,4 @@
-"""Layer norm, RMS norm, GELU and the dense map in C++: the contract of refgss.reference.
+"""Norms, GELU, the dense map and gates in C++: the contract of refgss.reference.
 
 The library works on matrices: all axes but the last become rows.
 """
@@ -48,6 +48,59 @@ def rms_norm_vjp(
     checks.check_shape("rms_norm_vjp", "dy", dy, x.shape, "f")
     dx, dweight = _core.rms_norm_vjp(rows(x), weight, rows(dy), eps)
     return dx.reshape(x.shape), dweight
+
+
+def l2_normalize(x: np.ndarray, *, eps: float) -> np.ndarray:
+    """x/√(Σ x² + ε) over the last axis.  Clauses: GSS-BRT-3."""
+    eps = checks.check_l2_normalize("l2_normalize", x, eps)
+    return _core.l2_normalize(rows(x), eps).reshape(x.shape)
+
+
+def l2_normalize_vjp(x: np.ndarray, dy: np.ndarray, *, eps: float) -> np.ndarray:
+    """dy (...,D) -> dx (...,D).  Clauses: GSS-BRT-20."""
+    eps = checks.check_l2_normalize("l2_normalize_vjp", x, eps)
+    checks.check_shape("l2_normalize_vjp", "dy", dy, x.shape, "f")
+    return _core.l2_normalize_vjp(rows(x), rows(dy), eps).reshape(x.shape)
+
+
+def gate(
+    s: np.ndarray, z: np.ndarray, f: np.ndarray, i: np.ndarray | None = None, *, kind: str
+) -> np.ndarray:
+    """What is kept of s and taken of z, (...,E); f (E,) or (...,E), i (...,E) under "lstm".
+
+    Clauses: GSS-BRT-13.
+    """
+    checks.check_gate("gate", s, z, f, i, kind)
+    return _core.gate(rows(s), rows(z), *gate_parts(f, i, kind), GATE[kind]).reshape(s.shape)
+
+
+def gate_vjp(
+    s: np.ndarray,
+    z: np.ndarray,
+    f: np.ndarray,
+    i: np.ndarray | None,
+    dout: np.ndarray,
+    *,
+    kind: str,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+    """dout (...,E) -> ds, dz (...,E), df of the shape of f, di or None.  Clauses: GSS-BRT-20."""
+    checks.check_gate("gate_vjp", s, z, f, i, kind)
+    checks.check_shape("gate_vjp", "dout", dout, s.shape, "f")
+    ds, dz, df, di = _core.gate_vjp(
+        rows(s), rows(z), *gate_parts(f, i, kind), rows(dout), GATE[kind]
+    )
+    shaped = ds.reshape(s.shape), dz.reshape(s.shape), df.reshape(f.shape)
+    return *shaped, None if di is None else di.reshape(s.shape)
+
+
+GATE = {"fixed": 1, "lstm": 2, "full": 3}  # enum refgss_gate_kind
+
+
+def gate_parts(
+    f: np.ndarray, i: np.ndarray | None, kind: str
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """f and i as `_core` takes them."""
+    return f if kind == "fixed" else rows(f), None if i is None else rows(i)
 
 
 def gelu(x: np.ndarray) -> np.ndarray:

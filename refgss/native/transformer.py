@@ -51,3 +51,5 @@ def over(text: str, ops: tuple[Callable[..., Any], ...]) -> ModuleType:
 _here = over("refgss.reference.transformer", OPS)
 transformer_layer: Callable[..., Any] = _here.transformer_layer
 transformer_layer_vjp: Callable[..., Any] = _here.transformer_layer_vjp
+activation: Callable[..., Any] = _here.activation
+activation_vjp: Callable[..., Any] = _here.activation_vjp
