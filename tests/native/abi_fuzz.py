@@ -55,6 +55,22 @@ attention_vjp       q:BLAP k:BLUP v:BLUP bias:AD state_k:BSUP state_v:BSUP numbe
 >?dstate0_v:BSUP
 attention_step_vjp  q:BAP k:BUP v:BUP nothing nothing nothing nothing dy:BAP ?dstate_k:BSUP \
 ?dstate_v:BSUP window >dq:BAP >dk:BUP >dv:BUP nothing >?dstate0_k:BSUP >?dstate0_v:BSUP
+window_attention    q:BLAP k:BLAP v:BLAP ?bias:AW ?scale:A nothing nothing tokens >y:BLAP \
+>state_k_out:BCAP >state_v_out:BCAP
+window_attention    q:BLAP k:BLAP v:BLAP ?bias:AW ?scale:A state_k:BCAP state_v:BCAP tokens \
+>y:BLAP >state_k_out:BCAP >state_v_out:BCAP
+window_attention_vjp q:BLAP k:BLAP v:BLAP bias:AW scale:A state_k:BCAP state_v:BCAP dy:BLAP \
+?dstate_k:BCAP ?dstate_v:BCAP tokens >dq:BLAP >dk:BLAP >dv:BLAP >dbias:AW >dscale:A \
+>?dstate0_k:BCAP >?dstate0_v:BCAP
+state_attention     q:BLAP k:BMAP v:BMAP ?scale:A >y:BLAP
+state_attention_vjp q:BLAP k:BMAP v:BMAP scale:A dy:BLAP >dq:BLAP >dk:BMAP >dv:BMAP >dscale:A
+l2_normalize        x:ME eps >y:ME
+l2_normalize_vjp    x:ME dy:ME eps >dx:ME
+gate                s:ME z:ME f:E nothing gate_fixed >y:ME
+gate                s:ME z:ME f:ME nothing gate_full >y:ME
+gate                s:ME z:ME f:ME i:ME gate_lstm >y:ME
+gate_vjp            s:ME z:ME f:E nothing dout:ME gate_fixed >ds:ME >dz:ME >df:E nothing
+gate_vjp            s:ME z:ME f:ME i:ME dout:ME gate_lstm >ds:ME >dz:ME >df:ME >di:ME
 rope                x:BLAQ positions base pairing >y:BLAQ
 rope_vjp            positions dy:BLAQ base pairing >dx:BLAQ
 t5_bias             table:AT >bias:AD
@@ -76,8 +92,12 @@ ROWS_ARE_CONTIGUOUS = {  # of these outputs
     ("layer_norm", "y"), ("layer_norm_vjp", "dx"), ("gelu", "y"), ("gelu_vjp", "dx"),
     ("gss_layer_vjp", "w"), ("gss_layer_keeping", "kept"),
     ("rms_norm", "y"), ("rms_norm_vjp", "dx"),
+    ("l2_normalize", "y"), ("l2_normalize_vjp", "dx"), ("gate", "y"),
+    *(("gate_vjp", name) for name in ("ds", "dz", "df", "di")),
     *((entry, name) for entry in ("attention", "attention_step", "attention_vjp",
-                                  "attention_step_vjp")
+                                  "attention_step_vjp", "window_attention",
+                                  "window_attention_vjp", "state_attention",
+                                  "state_attention_vjp")
       for name in ("y", "state_k_out", "state_v_out", "dq", "dk", "dv", "dstate0_k", "dstate0_v")),
 }  # fmt: skip
 HUGE = (2**46, 2**60, 2**62, 2**63 - 1)
@@ -201,13 +221,17 @@ class Fuzz:
         self.judge(entry, getattr(self.lib, f"refgss_{entry}")(*values))
 
     def draw_attention(self) -> None:
-        """A window; heads A, groups U, their width P, slots S, distances D; T buckets, Q even."""
+        """A window; heads A, groups U, their width P, slots S, distances D; T buckets, Q even.
+
+        Of a window of C tokens before a query: distances W.
+        """
         draw = self.draw
         chunk, groups = draw.choice((1, 2, 3, 7, 40)), draw.choice((1, 2))
         self.window = chunk, draw.choice((1, 2, 3, 4)), draw.randrange(2)
         slots = chunk * (2 if self.window[1] == 3 else 1)
         heads = {"U": groups, "A": groups * draw.choice((1, 3)), "P": draw.choice((1, 4, 17))}
         self.sizes |= heads | {"S": slots, "D": slots + draw.choice((1, 2)), "T": 32}
+        self.sizes |= {"C": chunk, "W": chunk + draw.choice((1, 2))}
         self.sizes["Q"] = draw.choice((0, 6))
 
     def judge(self, entry: str, status: int) -> None:
@@ -338,6 +362,27 @@ class Fuzz:
             self.broken.append("window")
         self.keep.append(self.ffi.new("refgss_window *", (chunk, visible, unscaled)))
         return self.keep[-1]
+
+    def make_tokens(self, output: bool) -> int:
+        if self.wrong and self.draw.random() < 0.05:
+            self.broken.append("window")
+            return self.draw.choice((0, -1, -(2**63), 2**63 - 1))
+        return self.sizes["C"]
+
+    def gate(self, kind: int) -> int:
+        if self.wrong and self.draw.random() < 0.05:
+            self.broken.append("kind")
+            return self.draw.choice((0, 4, -1))
+        return kind
+
+    def make_gate_fixed(self, output: bool) -> int:
+        return self.gate(1)
+
+    def make_gate_lstm(self, output: bool) -> int:
+        return self.gate(2)
+
+    def make_gate_full(self, output: bool) -> int:
+        return self.gate(3)
 
     def make_numbers(self, output: bool) -> Any:
         """Tokens that each row has read; where a call writes them, as many."""

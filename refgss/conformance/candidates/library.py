@@ -36,6 +36,7 @@ DTYPES = {"float32": 1, "float64": 2}  # enum refgss_dtype
 MOST_AXES = 4
 VISIBLE = {"chunk": 1, "sliding": 2, "look1": 3, "strict": 4}  # enum refgss_visible
 PAIRING = {"half": 1, "interleaved": 2}  # enum refgss_pairing
+GATE = {"fixed": 1, "lstm": 2, "full": 3}  # enum refgss_gate_kind
 
 Shape = tuple[int, ...]
 Values = Mapping[str, Any]
@@ -161,9 +162,10 @@ class Library:
         outputs: Arrays = {name: room(op, name, given, tensors, dtype) for name in output_names(op)}
         pointwise = op.removesuffix("_vjp") in POINTWISE
         unseen(op, given, pointwise)
-        seen = [as_seen(arrays, pointwise) for arrays in (tensors, outputs)]
+        rows = rows_of_matrices(given) if pointwise else frozenset()
+        seen = [as_seen(arrays, rows) for arrays in (tensors, outputs)]
         into = laid(seen[0], of_numbers(self.layout))
-        whole_rows = pointwise or "window" in contract.keywords
+        whole_rows = pointwise or "attention" in op
         out = laid(seen[1], of_numbers(of_output(self.layout, whole_rows)))
         keep: list[Any] = []  # what C sees must outlive the call
         values = [
@@ -171,9 +173,8 @@ class Library:
             for name in self.parameters[op]
         ]
         run = partial(getattr(self.lib, f"refgss_{op}"), *values)
-        state = given.get("state")
-        counts = state["t"].dtype if isinstance(state, Mapping) else np.int32
-        counts = np.promote_types(counts, np.int32)
+        t = (given.get("state") or {}).get("t") if "state.t" in contract.axes else None
+        counts = np.promote_types(np.int32 if t is None else t.dtype, np.int32)
         return Prepared(op, counts, run, self.check, into, out, outputs, keep)
 
     def argument(
@@ -184,6 +185,8 @@ class Library:
             form = given["form"]
             fields = (form.number, form.pairs, form.eps or 0.0, form.length or 0)
             keep.append(self.ffi.new("refgss_form *", fields))
+        elif name == "window" and isinstance(given["window"], int):
+            return given["window"]
         elif name == "window":
             window = given["window"]
             numbers = window.chunk, VISIBLE[window.visible], window.scale == "one"
@@ -192,6 +195,8 @@ class Library:
             return given["imag"] == "exp"
         elif name == "pairing":
             return PAIRING[given["pairing"]]
+        elif name == "kind":
+            return GATE[given["kind"]]
         elif name in ops.SCALARS:
             return given[name]
         else:
@@ -266,8 +271,14 @@ class Prepared:
 
 # ---- Arrays as the header wants them -----------------------------------------------------------
 
-POINTWISE = ("layer_norm", "rms_norm", "gelu", "dense")
-OF_ROWS = ("x", "y", "dx", "dy")  # of these, all axes but the last are rows of a matrix
+POINTWISE = ("layer_norm", "rms_norm", "l2_normalize", "gelu", "dense", "gate")
+# of these, all axes but the last are rows of a matrix
+OF_ROWS = frozenset(("x", "y", "dx", "dy", *"szfi", "ds", "dz", "df", "di", "dout"))
+
+
+def rows_of_matrices(given: Values) -> frozenset[str]:
+    """The arrays of a pointwise op that C sees as matrices: not f of a gate that is fixed."""
+    return OF_ROWS - {"f", "df"} if given.get("kind") == "fixed" else OF_ROWS
 
 
 def as_c(x: np.ndarray) -> np.ndarray:
@@ -286,18 +297,15 @@ def nothing(dtype: Any) -> Any:
     return np.nan if np.dtype(dtype).kind == "f" else -1
 
 
-def as_seen(arrays: Arrays, pointwise: bool) -> dict[str, np.ndarray]:
-    """What a function sees of its arrays: those that there are, signals as matrices if it asks."""
-    return {
-        name: matrix(x) if pointwise and name in OF_ROWS else x
-        for name, x in arrays.items()
-        if x is not None
-    }
+def as_seen(arrays: Arrays, rows: frozenset[str]) -> dict[str, np.ndarray]:
+    """What a function sees of its arrays: those that there are, some of them as matrices."""
+    return {name: matrix(x) if name in rows else x for name, x in arrays.items() if x is not None}
 
 
 def unseen(op: str, given: Values, pointwise: bool) -> None:
     """Raises NotImplementedError where C cannot see what is wrong with the arguments."""
-    if pointwise and "dy" in given and given["dy"].shape[:-1] != given["x"].shape[:-1]:
+    rows = [given[name] for name in rows_of_matrices(given) if given.get(name) is not None]
+    if pointwise and len({x.shape[:-1] for x in rows}) > 1:
         raise NotImplementedError("refgss.h has matrices of rows, and no other axes, to compare")
     if op == "ssm_kernel_vjp" and given["dk"].shape[-1:] != (given["length"],):
         raise NotImplementedError("refgss.h has no length of a kernel but that of dk")
@@ -307,7 +315,7 @@ def unseen(op: str, given: Values, pointwise: bool) -> None:
     if "r" in given and given["r"].shape != turned.shape[:2]:
         raise NotImplementedError("refgss.h has no shape of r: one number a token")
     state = given.get("state")
-    if isinstance(state, Mapping) and state["t"].shape != given["q"].shape[:1]:
+    if isinstance(state, Mapping) and "t" in state and state["t"].shape != given["q"].shape[:1]:
         raise NotImplementedError("refgss.h has no shape of the tokens seen: one number a row")
 
 
@@ -339,10 +347,11 @@ def room(op: str, name: str, given: Values, tensors: Values, dtype: Any) -> np.n
 
 def output_names(op: str) -> list[str]:
     """The outputs of an op, those of a state by its parts."""
-    if "window" not in ops.OPS[op].keywords:
-        return list(ops.OPS[op].outputs)
-    kept = {"state": ("state.k", "state.v", "state.t"), "dstate0": ("dstate0.k", "dstate0.v")}
-    return [part for name in ops.OPS[op].outputs for part in kept.get(name, (name,))]
+    contract = ops.OPS[op]
+    parts = [name for name in contract.axes if name.startswith("state.")]
+    past = [name.replace("state", "dstate0") for name in parts if name != "state.t"]
+    kept = {"state": parts, "dstate0": past} if parts else {}
+    return [part for name in contract.outputs for part in kept.get(name, [name])]
 
 
 def output_shape(op: str, name: str, given: Values, tensors: Values) -> Shape | None:
@@ -357,7 +366,8 @@ def output_shape(op: str, name: str, given: Values, tensors: Values) -> Shape | 
 
 def slots(op: str, given: Values, shapes: Mapping[str, Shape]) -> Shape:
     *_, groups, width = shapes["k"]
-    return (shapes["q"][0], given["window"].slots, groups, width)
+    window = given["window"]
+    return shapes["q"][0], window if isinstance(window, int) else window.slots, groups, width
 
 
 def discretized(op: str, given: Values, shapes: Mapping[str, Shape]) -> Shape:
@@ -378,6 +388,6 @@ FORWARD: dict[str, Callable[[str, Values, Mapping[str, Shape]], Shape]] = {
     "y": lambda op, given, s: (
         (*s["x"][:-1], s["weight"][1])
         if op == "dense"
-        else next(s[name] for name in ("x", "u", "q") if name in s)
+        else next(s[name] for name in ("x", "u", "q", "s") if name in s)
     ),
 }
