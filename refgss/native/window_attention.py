@@ -65,7 +65,10 @@ def window_attention_vjp(
 def state_attention(
     q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: np.ndarray | None
 ) -> np.ndarray:
-    """q (B,T,H,D), k, v (B,M,H,D), scale (H,) or None -> (B,T,H,D).  Clauses: GSS-BRT-4, GSS-BRT-9."""
+    """q (B,T,H,D), k, v (B,M,H,D), scale (H,) or None -> (B,T,H,D).
+
+    Clauses: GSS-BRT-4, GSS-BRT-9.
+    """
     checks.check_state_attention("state_attention", q, k, v, scale)
     return _core.state_attention(q, k, v, scale)
 
