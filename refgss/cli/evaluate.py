@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 
 from refgss.cli import terminal
+from refgss.cli.mathematics import math
 from refgss.cli.models import backend_options, model_and_rest, usable_backend
 from refgss.model import Checkpoint
 from refgss.model.documents import find_documents, read_tokens, windows
@@ -19,7 +20,25 @@ from refgss.model.tokenizer import load_tokenizer
 from refgss.training.data import DataConfig, split
 
 
-@click.command("eval", short_help="Measure a model on text.")
+class OnText(click.Group):
+    """A group whose first word, where it is no command, is an argument of `text`."""
+
+    def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
+        known = {*self.commands, *context.help_option_names}
+        if not arguments or arguments[0] not in known:
+            arguments = ["text", *arguments]
+        return super().parse_args(context, arguments)
+
+
+@click.group("eval", cls=OnText, short_help="Measure a model: on text, or its answers.")
+def evaluate_() -> None:
+    """Measure a model.
+
+    `refgss eval [MODEL.safetensors] [PATH]...` is `refgss eval text`, which measures it on text.
+    """
+
+
+@evaluate_.command("text", short_help="Measure a model on text.")
 @click.argument("arguments", nargs=-1, metavar="[MODEL.safetensors] [PATH]...")
 @click.option(
     "--suffix",
@@ -34,7 +53,7 @@ from refgss.training.data import DataConfig, split
 @click.option("--by-position", is_flag=True, help="Show the loss by position in the document.")
 @click.option("--compare", type=click.Choice(["xz"]), help="Compare with xz -9 on each file.")
 @backend_options
-def evaluate_(
+def text(
     arguments: tuple[str, ...],
     suffixes: tuple[str, ...],
     limit: int | None,
@@ -71,6 +90,9 @@ def evaluate_(
         terminal.say(f"xz -9           {xz_bits_per_byte(files)}")
     if by_position:
         terminal.console().print(position_table(found))
+
+
+evaluate_.add_command(math)
 
 
 def trained_length(checkpoint: Checkpoint) -> int | None:

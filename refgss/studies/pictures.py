@@ -42,6 +42,22 @@ def reliability(path: Path, found: Sequence[Mapping[str, Any]]) -> None:
     picture(path, draw)
 
 
+def votes(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Accuracy against k: of all problems, and where the most frequent answer is right or wrong."""
+    names = {"majority": "maj@k", "pass": "pass@k"}
+    names |= {"mode_right": "maj@k, mode right", "mode_wrong": "maj@k, mode wrong"}
+
+    def draw(axes: Any) -> None:
+        for key, name in names.items():
+            points = [(line["k"], line[key]) for line in lines if line[key] is not None]
+            if points:
+                axes.plot(*zip(*points, strict=True), marker=".", label=name)
+        axes.set(xlabel="k", ylabel="accuracy", xscale="log", ylim=(0, 1))
+        axes.legend()
+
+    picture(path, draw)
+
+
 def predicted_against_true(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     """A point for each target and method, beside the diagonal."""
 
