@@ -420,12 +420,17 @@ def check_block_recurrent(
     """A layer; returns the state, zeros for None.  Clauses: GSS-NFI-1, GSS-BRT-18."""
     check_layer(op, params, x, state, config)
     if state is None:
-        kind = kind_of(config)
-        parts = kind.state(config, kind.sizes(params), x.shape[0])
-        types = {"real": str(x.dtype), "integer": "int32"}
-        return {n: np.zeros(tensor.shape, types[tensor.numbers]) for n, tensor in parts.items()}
+        return no_state(params, x, config)
     check_windows(op, state["t"], config)
     return state
+
+
+def no_state(params: Mapping[str, Any], x: Any, config: LayerConfig) -> Mapping[str, Any]:
+    """The parts of a state that is left out: zeros.  Clauses: GSS-STA-2."""
+    kind = kind_of(config)
+    parts = kind.state(config, kind.sizes(params), x.shape[0])
+    types = {"real": str(x.dtype), "integer": "int32"}
+    return {n: np.zeros(tensor.shape, types[tensor.numbers]) for n, tensor in parts.items()}
 
 
 def check_windows(op: str, t: Any, config: BlockRecurrentConfig) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-SPEC_VERSION = "1.1.0"  # semantic; spec/README says what raises which part
+SPEC_VERSION = "1.2.0"  # semantic; spec/README says what raises which part
 
 
 def spec_folder() -> Path:

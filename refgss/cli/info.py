@@ -24,6 +24,7 @@ from refgss.conformance.vectors.format import DamagedVectorsError, read_vectors
 from refgss.layers import kind_of, of_layer
 from refgss.model import Checkpoint, load_checkpoint, profiles
 from refgss.model.profiles import PROFILES, Profile, parameter_count, state_bytes
+from refgss.model.weights import is_scale
 from refgss.standard import SPEC_VERSION, spec_folder
 
 # variables that choose a BLAS kernel or a number of threads, and so change every timing
@@ -72,7 +73,7 @@ def info(model: Path | None, profile: str | None) -> None:
 def describe(model: Checkpoint) -> None:
     """Layers, sizes, config, tokenizer and origin of a model."""
     V, E = model.params["embedding.weight"].shape
-    weights = {name: x for name, x in model.params.items() if not name.endswith(".scale")}
+    weights = {name: x for name, x in model.params.items() if not is_scale(name, model.params)}
     counted = sum(x.size * (2 if x.dtype.kind == "c" else 1) for x in weights.values())
     words = model.tokenizer if len(model.tokenizer) < 40 else "a file of the package tokenizers"
     lines = [

@@ -16,6 +16,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from refgss.cli import terminal
 from refgss.config import (
+    BlockRecurrentConfig,
+    Distance,
+    Gate,
     LayerConfig,
     LMConfig,
     Mlp,
@@ -23,9 +26,10 @@ from refgss.config import (
     Position,
     Scale,
     TransformerConfig,
+    Update,
     Visible,
 )
-from refgss.layers import KINDS, kind_of
+from refgss.layers import KINDS, block_recurrent, kind_of
 from refgss.model import load_checkpoint, load_tokenizer
 from refgss.model.profiles import Profile, layers_of, parameter_count, state_bytes
 from refgss.training.data import DataConfig
@@ -33,6 +37,9 @@ from refgss.training.recipe import Recipe, Run, Sizes, sizes_of
 
 USUAL = Run()
 USUAL_ATTENTION = SimpleNamespace(**{f.name: f.default for f in fields(TransformerConfig)})
+USUAL_RECURRENT = SimpleNamespace(
+    **{f"recurrent_{f.name}": f.default for f in fields(BlockRecurrentConfig)}
+)
 COUNT = click.IntRange(1)
 
 MODEL = {
@@ -75,7 +82,18 @@ ATTENTION = {
     "mlp": "MLP of attention layers.",
     "norm": "Norm of attention layers.",
 }
+RECURRENT = {  # of block-recurrent layers, whose other options are those of attention
+    "recurrent_window": "Tokens of a window of recurrent layers.",
+    "recurrent_states": "Vectors of the state of recurrent layers.",
+    "recurrent_gate": "Gate through which their state is renewed.",
+    "recurrent_update": "What their state is renewed by: attention, an MLP, or both.",
+    "recurrent_position": "How their tokens know positions.",
+}
+SHARED = ("heads", "mlp")  # options of attention that a recurrent layer takes where they are given
 CHOICES = {
+    "recurrent_gate": click.Choice(get_args(Gate)),
+    "recurrent_update": click.Choice(get_args(Update)),
+    "recurrent_position": click.Choice(get_args(Distance)),
     "visible": click.Choice(get_args(Visible)),
     "scale": click.Choice(get_args(Scale)),
     "position": click.Choice(get_args(Position)),
@@ -154,6 +172,12 @@ def options(defaults: Any, helps: dict[str, str]) -> Callable[[Callable], Callab
 @options(USUAL.sizes, MODEL)
 @options(USUAL_ATTENTION, ATTENTION)
 @click.option("--bias", is_flag=True, help="Biases in the dense maps of attention layers.")
+@options(USUAL_RECURRENT, RECURRENT)
+@click.option(
+    "--recurrent-plain-keys",
+    is_flag=True,
+    help="Queries and keys of recurrent layers as they are, scaled by 1/√D.",
+)
 @options(USUAL.recipe, TRAINING)
 @click.option(
     "--tokenizer", type=click.Path(path_type=Path), help="A tokenizer.json. Default: bytes."
@@ -198,7 +222,7 @@ def train(
     checkpoint = None if start is None else load_checkpoint(start)
     if checkpoint is None:
         attention = {name: named[name] for name in (*ATTENTION, "bias")}
-        pattern = pattern_of(layers, ssm_norm=ssm_norm, **attention)
+        pattern = pattern_of(layers, recurrent_options(named), ssm_norm=ssm_norm, **attention)
         given = sizes_given(pattern, named)
         model = LMConfig(pattern, depth, final_norm=not no_final_norm, tied=tied)
         run = Run(model, Sizes(**given), data, recipe, description_of(tokenizer))
@@ -225,13 +249,16 @@ def sizes_given(pattern: Sequence[LayerConfig], named: Mapping[str, Any]) -> dic
 
     Raises UsageError where one was asked for that no layer has.
     """
-    known = {f.name for layer in pattern for f in fields(kind_of(layer).Sizes)}
-    known |= {"memory"} if "gate" in known else set()  # of GSS layers
-    known |= {f.name for layer in pattern for f in fields(kind_of(layer).Config)}
-    for name in (*MODEL, *ATTENTION, "bias"):
+    sizes = {f.name for layer in pattern for f in fields(kind_of(layer).Sizes)}
+    sizes |= {"memory"} if "gate" in sizes else set()  # of GSS layers
+    known = set(sizes)
+    for kind in map(kind_of, pattern):
+        own = {f.name for f in fields(kind.Config)}
+        known |= {*RECURRENT, "recurrent_plain_keys", *SHARED} if kind is block_recurrent else own
+    for name in (*MODEL, *ATTENTION, "bias", *RECURRENT, "recurrent_plain_keys"):
         if name not in known and was_given(name):
             raise click.UsageError(f"no layer of this pattern has the option {flag(name)}")
-    return {name: (named[name] or None) if name in known else None for name in MODEL}
+    return {name: (named[name] or None) if name in sizes else None for name in MODEL}
 
 
 def what_it_takes(run: Run) -> str:
@@ -250,8 +277,20 @@ def was_given(name: str) -> bool:
     return source is not click.core.ParameterSource.DEFAULT
 
 
-def pattern_of(layers: str, **options: Any) -> tuple[LayerConfig, ...]:
-    """The options of each layer of a pattern; a flag is for the kinds that have such an option."""
+def recurrent_options(named: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of block-recurrent layers, by the names that they have there."""
+    own = {name.removeprefix("recurrent_"): named[name] for name in RECURRENT}
+    shared = {name: named[name] for name in SHARED if was_given(name)}
+    return {**own, **shared, "normalize_keys": not named["recurrent_plain_keys"]}
+
+
+def pattern_of(
+    layers: str, recurrent: Mapping[str, Any] | None = None, **options: Any
+) -> tuple[LayerConfig, ...]:
+    """The options of each layer of a pattern; a flag is for the kinds that have such an option.
+
+    recurrent  the options of block-recurrent layers; their usual ones if None.
+    """
     pattern = []
     for name in layers.split():
         kind = next((kind for kind in KINDS.values() if kind.NAME == name), None)
@@ -260,6 +299,7 @@ def pattern_of(layers: str, **options: Any) -> tuple[LayerConfig, ...]:
             raise click.UsageError(f"there is no layer {name!r}: --layers is made of {known}")
         has = {f.name for f in fields(kind.Config)}
         own = {k: x for k, x in options.items() if k in has}
+        own = dict(recurrent or {}) if kind is block_recurrent else own
         try:
             pattern.append(kind.Config(**own))
         except ValueError as e:
@@ -271,7 +311,17 @@ def pattern_of(layers: str, **options: Any) -> tuple[LayerConfig, ...]:
 
 def refuse_options_of_models(owner: str) -> None:
     """Raises UsageError where an option was given that describes a new model."""
-    described = (*MODEL, *ATTENTION, "bias", "layers", "depth", "ssm_norm", "tied")
+    described = (
+        *MODEL,
+        *ATTENTION,
+        "bias",
+        *RECURRENT,
+        "recurrent_plain_keys",
+        "layers",
+        "depth",
+        "ssm_norm",
+        "tied",
+    )
     for name in (*described, "no_final_norm", "tokenizer"):
         if was_given(name):
             raise click.UsageError(f"{flag(name)} is determined by {owner}: leave it out")

@@ -27,6 +27,7 @@ from refgss.model.weights import (
     dequantize,
     from_bf16,
     is_matrix,
+    is_scale,
     weights_of,
 )
 from refgss.schemas import parse, problem
@@ -189,7 +190,7 @@ def check_model(params: Params, config: LMConfig) -> None:
 
     Clauses: GSS-FMT-5, GSS-FMT-13.
     """
-    scales = {name for name in params if name.endswith(".scale")}
+    scales = {name for name in params if is_scale(name, params)}
     matrices = {name: x for name, x in params.items() if name not in scales}
     check_shapes({name: stand_in(name, x) for name, x in matrices.items()}, config)
     if len({x.dtype for name, x in matrices.items() if is_matrix(name)}) > 1:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from refgss.config import PAPER, LayerConfig, LMConfig, TransformerConfig
+from refgss.config import PAPER, BlockRecurrentConfig, LayerConfig, LMConfig, TransformerConfig
 from refgss.layers import kind_of
 from refgss.layers.tensor import Tensor
 from refgss.model.initialization import sizes_for
@@ -31,6 +31,18 @@ def hybrid(attention: TransformerConfig) -> tuple[LayerConfig, ...]:
     return (PAPER, PAPER, PAPER, attention)
 
 
+def block_recurrent(depth: int, heads: int, window: int, states: int) -> tuple[LayerConfig, ...]:
+    """Attention to windows, and the third layer from the end block-recurrent.
+
+    Clauses: GSS-BRT-17.
+    """
+    attention = TransformerConfig(
+        heads, chunk=window, visible="strict", position="t5", mlp="relu", norm="rms", eps=1e-6
+    )
+    recurrent = BlockRecurrentConfig(heads, window, states)
+    return (*[attention] * (depth - 3), recurrent, attention, attention)
+
+
 SIZES = {"width": 1024, "gate": 4096, "channels": 256, "states": 512}
 SMALL = {"width": 64, "gate": 128, "channels": 32, "states": 16}
 PROFILES = {
@@ -39,6 +51,16 @@ PROFILES = {
     "hybrid-373m": Profile(LMConfig(hybrid(TransformerConfig()), 32, tied=True), SIZES, 32000),
     "hybrid-small": Profile(
         LMConfig(hybrid(TransformerConfig(heads=4, chunk=16)), 4, tied=True), SMALL, 256
+    ),
+    "block-recurrent-151m": Profile(
+        LMConfig(block_recurrent(12, heads=8, window=512, states=512), 12, tied=True),
+        {"width": 1024},
+        32000,
+    ),
+    "block-recurrent-small": Profile(
+        LMConfig(block_recurrent(4, heads=4, window=16, states=16), 4, tied=True),
+        {"width": 64},
+        256,
     ),
 }
 

@@ -57,6 +57,11 @@ def spread(scale: np.ndarray, shape: tuple[int, ...], axis: int) -> np.ndarray:
     return from_bf16(scale).repeat(BLOCK, axis).take(range(shape[axis]), axis)
 
 
+def is_scale(name: str, params: Params) -> bool:
+    """Whether a tensor holds the scales of another; a parameter may be named so too."""
+    return name.endswith(".scale") and name.removesuffix(".scale") in params
+
+
 def quantize(params: Params, weights: Weights) -> dict[str, np.ndarray]:
     """Float32 parameters with their matrices in this format.  Clauses: GSS-FMT-13..14.
 
@@ -82,12 +87,14 @@ def dequantize(params: Params) -> dict[str, np.ndarray]:
     """The parameters in float32 (ssm.c in complex64), every weight the same number."""
     out: dict[str, np.ndarray] = {}
     for name, w in params.items():
-        if w.dtype == np.uint16 and not name.endswith(".scale"):
+        if is_scale(name, params):
+            continue
+        if w.dtype == np.uint16:
             out[name] = from_bf16(w)
         elif w.dtype == np.int8:
             scale = spread(params[f"{name}.scale"], w.shape, block_axis(name))
             out[name] = scale * w
-        elif not name.endswith(".scale"):
+        else:
             out[name] = w
     return out
 

@@ -290,6 +290,15 @@ class Row(NamedTuple):
     s: Array  # (1,S,E), after them
 
 
+class Attended(NamedTuple):
+    """What tokens take from the tokens before them and from the state.  Clauses: GSS-BRT-11."""
+
+    a: Array  # (B,L,2A)
+    bias: Array | None  # (H,W+1)
+    before: State  # the last W keys and values before these tokens
+    rows: list[Row]
+
+
 class BlockRecurrentForward(NamedTuple):
     """All that a layer computes on its way.  Clauses: GSS-CNF-10."""
 
@@ -306,39 +315,39 @@ class BlockRecurrentForward(NamedTuple):
     state: dict[str, Array]
     heads: Heads
     mlp: Mlp
-    bias: Array | None  # (H,W+1)
-    before: State  # the last W keys and values before these tokens
-    rows: list[Row]
+    of: Attended
 
 
-def block_recurrent_forward(
-    p: Params, x: Array, state: State, config: BlockRecurrentConfig
-) -> BlockRecurrentForward:
-    """x (B,L,E) and a state.  Clauses: GSS-BRT-1, GSS-BRT-10..11."""
-    h = rms_norm(x, p["norm1.weight"], eps=config.eps)
-    f = heads(p, h, config)
+def attended(p: Params, f: Heads, start: State, config: BlockRecurrentConfig) -> Attended:
+    """Both attentions of the tokens: f is theirs.  Clauses: GSS-BRT-7..8, GSS-BRT-10..11."""
     bias = t5_bias(p["position.table"], config.window + 1) if config.position == "t5" else None
-    start = begun(p, state)
-    before = last_keys(start, config.window)
+    before, scale2 = last_keys(start, config.window), p.get("scale2")
     y, _ = window_attention(f.q, f.k, f.v, bias, p.get("scale"), before, window=config.window)
-    rows = [row_of(of_state(p), b, start, f, config) for b in range(len(x))]
+    rows = [row_of(of_state(p), b, start, f, config) for b in range(len(y))]
     y2 = [
         [
-            state_attention(
-                f.q2[b : b + 1, w.tokens], w.seen.heads.k, w.seen.heads.v, p.get("scale2")
-            )
+            state_attention(f.q2[b : b + 1, w.tokens], w.seen.heads.k, w.seen.heads.v, scale2)
             for w in row.windows
         ]
         for b, row in enumerate(rows)
     ]
-    a = side_by_side(y, together(y2, y))
-    x1 = x + dense(a, p["w_o"])
+    return Attended(side_by_side(y, together(y2, y)), bias, before, rows)
+
+
+def block_recurrent_forward(
+    p: Params, x: Array, state: State | None, config: BlockRecurrentConfig
+) -> BlockRecurrentForward:
+    """x (B,L,E), state or None.  Clauses: GSS-BRT-1, GSS-BRT-11."""
+    h = rms_norm(x, p["norm1.weight"], eps=config.eps)
+    f = heads(p, h, config)
+    start = begun(p, checks.no_state(p, x, config) if state is None else state)
+    of = attended(p, f, start, config)
+    x1 = x + dense(of.a, p["w_o"])
     h2 = rms_norm(x1, p["norm2.weight"], eps=config.eps)
     m = mlp(p, h2, config)
-    end = state_after(rows, start, x.shape[1], config.window)
-    heads_ = f.q, f.k, f.v, f.q2
+    end = state_after(of.rows, start, x.shape[1], config.window)
     return BlockRecurrentForward(
-        h, *heads_, a, x1, h2, m.m, x1 + m.out, end, f, m, bias, before, rows
+        h, f.q, f.k, f.v, f.q2, of.a, x1, h2, m.m, x1 + m.out, end, f, m, of
     )
 
 
@@ -379,9 +388,9 @@ def block_recurrent_layer_vjp(
     dx1 = dx1 + dout
     da, g["w_o"], _ = dense_vjp(f.a, p["w_o"], None, dx1)
     dy, dy2 = apart(da, f.q)
-    nothing = {n: np.zeros_like(z) for n, z in f.before.items()}
+    nothing = {n: np.zeros_like(z) for n, z in f.of.before.items()}
     dq, dk, dv, dbias, dscale, dbefore = window_attention_vjp(
-        f.q, f.k, f.v, f.bias, p.get("scale"), f.before, dy, nothing, window=config.window
+        f.q, f.k, f.v, f.of.bias, p.get("scale"), f.of.before, dy, nothing, window=config.window
     )
     if config.position == "t5":
         g["position.table"] = t5_bias_vjp(p["position.table"], config.window + 1, dbias)
@@ -534,7 +543,7 @@ def row_back(
 
     Nothing stops the gradient from a window to the one before.  Clauses: GSS-BRT-18, GSS-BRT-20.
     """
-    own, row, at, W = of_state(p), f.rows[b], slice(b, b + 1), config.window
+    own, row, at, W = of_state(p), f.of.rows[b], slice(b, b + 1), config.window
     length, n = row.keys.shape[1], f.state["t"][b]
     dkeys, dvalues = (
         placed(dstate[part][at, : W + n % W], length - W - n % W, length)

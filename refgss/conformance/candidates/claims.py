@@ -16,7 +16,8 @@ from refgss.conformance.candidates.presentation import ways_of
 from refgss.conformance.judging.compare import Answer
 from refgss.text import printable
 
-PROBED = ("gss_layer", "dss_layer")  # the ops that have stages
+# the ops that have stages
+PROBED = ("gss_layer", "dss_layer", "transformer_layer", "block_recurrent_layer")
 
 
 class CandidateError(Exception):

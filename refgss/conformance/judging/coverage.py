@@ -35,7 +35,12 @@ PARTS = {  # what an op is made of; a gradient is made of its op besides
         "t5_bias",
         "attention",
     ),
-    "lm_logits": ("gss_layer", "dss_layer", "transformer_layer"),
+    "block_recurrent_layer": (
+        *("rms_norm", "l2_normalize", "gelu", "dense", "t5_bias", "gate"),
+        *("window_attention", "state_attention"),
+    ),
+    "block_recurrent_step": ("block_recurrent_layer",),
+    "lm_logits": ("gss_layer", "dss_layer", "transformer_layer", "block_recurrent_layer"),
     "lm_loss": ("lm_logits",),
 }
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from refgss import ops, reference
-from refgss.config import GSS, GSSConfig, TransformerConfig
+from refgss import checks, ops, reference
+from refgss.config import GSS, BlockRecurrentConfig, GSSConfig, TransformerConfig
 from refgss.conformance.judging.compare import error_ratio
 from refgss.conformance.vectors.format import Vector
-from refgss.reference import transformer
+from refgss.reference import block_recurrent, transformer
 
 Given = Mapping[str, Any]  # parameters, x, state, and stages, all as Enclosures
 
@@ -70,6 +70,12 @@ def always(*clauses: str) -> Callable[[Any], tuple[str, ...]]:
     return lambda config: clauses
 
 
+def of_state(config: BlockRecurrentConfig) -> tuple[str, ...]:
+    """Of a block-recurrent layer, all that its tokens take from elsewhere."""
+    update = "GSS-BRT-15" if config.update == "single" else "GSS-BRT-14"
+    return "GSS-BRT-10", "GSS-BRT-12", update, "GSS-BRT-5", "GSS-BRT-7", "GSS-BRT-11", "GSS-BRT-16"
+
+
 def block_input(g: Given, config: TransformerConfig) -> Any:
     """h of a transformer layer: the norm, and a learned position."""
     h = transformer.norm("norm1", g, g["x"], config)
@@ -113,6 +119,19 @@ def inside_mlp(g: Given, config: TransformerConfig) -> Any:
     return m * reference.dense(g["h2"], g["w_3"], g.get("b_3")) if gated else m
 
 
+def heads_of_tokens(name: str) -> Callable[[Given, Any], Any]:
+    """q, k, v or q2 of a block-recurrent layer."""
+    return lambda g, config: getattr(block_recurrent.heads(g, g["h"], config), name)
+
+
+def attended_twice(g: Given, config: BlockRecurrentConfig) -> Any:
+    """Attention to tokens, and to the state with all that renews it."""
+    given = {part: g[f"state.{part}"] for part in "skvt"} if "state.t" in g else None
+    start = block_recurrent.begun(g, given or checks.no_state(g, g["x"], config))
+    of = block_recurrent.Heads(*(g[name] for name in ("q", "k", "v", "q2")), made={})
+    return block_recurrent.attended(g, of, start, config).a
+
+
 STAGES: Mapping[str, tuple[Stage, ...]] = {
     "gss_layer": (
         Stage("h", of_layer("GSS-LAY-1", "GSS-NRM-1"), lambda g, c: norm(g, g["x"], "norm", c)),
@@ -154,6 +173,30 @@ STAGES: Mapping[str, tuple[Stage, ...]] = {
             "output",
             always("GSS-HYB-2", "GSS-HYB-5"),
             lambda g, c: reference.dense(g["m"], g["w_2"], g.get("b_2")) + g["x1"],
+        ),
+    ),
+    "block_recurrent_layer": (
+        Stage(
+            "h",
+            always("GSS-BRT-1"),
+            lambda g, c: reference.rms_norm(g["x"], g["norm1.weight"], eps=c.eps),
+        ),
+        *(
+            Stage(name, always("GSS-BRT-3", "GSS-BRT-10"), heads_of_tokens(name))
+            for name in ("q", "k", "v", "q2")
+        ),
+        Stage("a", of_state, attended_twice),
+        Stage("x1", always("GSS-BRT-11"), lambda g, c: g["x"] + reference.dense(g["a"], g["w_o"])),
+        Stage(
+            "h2",
+            always("GSS-BRT-11", "GSS-BRT-1"),
+            lambda g, c: reference.rms_norm(g["x1"], g["norm2.weight"], eps=c.eps),
+        ),
+        Stage("m", always("GSS-BRT-11"), lambda g, c: block_recurrent.mlp(g, g["h2"], c).m),
+        Stage(
+            "output",
+            always("GSS-BRT-11"),
+            lambda g, c: g["x1"] + reference.dense(g["m"], g["w_2"]),
         ),
     ),
     "dss_layer": (

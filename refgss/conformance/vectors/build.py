@@ -10,6 +10,7 @@ import numpy as np
 
 from refgss.conformance.vectors.cases import Case
 from refgss.conformance.vectors.cases.attention import nan_reach
+from refgss.conformance.vectors.cases.block_recurrent import layer_nan, window_nan
 from refgss.conformance.vectors.cases.transformer import layer_reach
 from refgss.conformance.vectors.certify import certify, certify_at, certify_samples
 from refgss.conformance.vectors.format import Expected, Vector
@@ -77,7 +78,7 @@ def answers(case: Case, tensors: Mapping[str, np.ndarray]) -> dict[str, Expected
 # --- NaN: the tensor of each op that receives one, and what it reaches --------------------------
 
 POISONED = dict.fromkeys(("causal_conv", "ssm_scan", "ssm_step"), "u") | dict.fromkeys(
-    ("layer_norm", "rms_norm", "dense", "gelu", "gss_layer", "dss_layer"), "x"
+    ("layer_norm", "rms_norm", "l2_normalize", "dense", "gelu", "gss_layer", "dss_layer"), "x"
 )
 
 
@@ -114,6 +115,9 @@ REACH: dict[str, Callable[[str, Case, Expected], tuple[Any, Any]]] = {
     "attention": _attention,
     "attention_step": _attention,
     "transformer_layer": _transformer,
+    "window_attention": lambda output, case, e: (window_nan(output, case), None),  # GSS-BRT-7
+    "block_recurrent_layer": lambda output, case, e: (None, layer_nan(output, case)),  # GSS-BRT-22
+    "l2_normalize": lambda _, case, e: (case.nan[:-1], None),
     "layer_norm": lambda _, case, e: (case.nan[:-1], None),  # GSS-NFI-11
     "rms_norm": lambda _, case, e: (case.nan[:-1], None),
     "dense": lambda _, case, e: (case.nan[:-1], None),

@@ -196,7 +196,8 @@ def expected(
         balls = np.stack([exact_part(balls, "real"), exact_part(balls, "imag")], -1)
     flat = [split(v) for v in balls.ravel()]
     hi, lo, radius = np.array(flat, float).reshape(-1, 3).T.reshape(3, *balls.shape)
-    err = np.stack([y.err] * 2, -2) if y.is_complex else y.err  # a modulus bounds both parts
+    err = np.nan_to_num(y.err, nan=np.inf, posinf=np.inf)  # ∞ times 0, and without a bound
+    err = np.stack([err] * 2, -2) if y.is_complex else err  # a modulus bounds both parts
     radius = rounded_up(radius)
     budget = {p: rounded_up(err[..., i] + TINY[i]) for i, p in enumerate(PROFILES)}
     flat_at = None if at is None else at.ravel().astype(np.int64)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 from refgss.conformance.vectors.format import Vector
-from refgss.ops import CONTRACT, OPS, SCALARS, decode_option
+from refgss.ops import CONTRACT, OPS, SCALARS, decode_option, never_returned
 
 ONE_SIZE = {"length"}  # options that are no choice: they follow from the shapes
 
@@ -38,7 +38,7 @@ def not_varied(vectors: Iterable[Vector]) -> Iterator[str]:
         for name, value in v.options.items():
             if (name in SCALARS or v.op not in OPS) and not v.error:
                 for path, x in leaves(name, decode_option(v.op, name, value)):
-                    found[v.op, path].add(x)
+                    found[v.op, path].add(x if isinstance(x, Hashable) else repr(x))
     for (op, path), values in found.items():
         chosen = values - {None}
         if len(chosen) < 2 and chosen:
@@ -63,6 +63,6 @@ def not_judged(vectors: Iterable[Vector]) -> Iterator[str]:
     whole = {v.id for v in vectors}
     for v in vectors:
         names = {name.split(".")[0] for name in v.expected}
-        due = {o for o in CONTRACT[v.op].outputs if not (o == "dbias" and "bias" not in v.tensors)}
+        due = set(CONTRACT[v.op].outputs) - never_returned(v.tensors)
         if not v.error and names != due and f"{v.id}-whole" not in whole:
             yield f"{v.id}: {min(due - names)} is not judged, and there is no {v.id}-whole"

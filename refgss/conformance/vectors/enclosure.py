@@ -330,6 +330,20 @@ class Enclosure(NDArrayOperatorsMixin):
             1.0,
         )
 
+    def sigmoid(self) -> Enclosure:
+        """At the scale of 1: 1 - σ(-x) and (1 + tanh(x/2))/2 are σ(x) too."""
+        y = elementary.sigmoid(self.numbers)
+        return self.smooth(
+            lambda v: 1 / (1 + (-v).exp()),
+            y * (1 - y),
+            lambda e: e * e / 20,  # |σ''| ≤ 1/(6√3) < 1/10
+            1.0,
+        )
+
+    def tanh(self) -> Enclosure:
+        y = np.tanh(self.numbers)
+        return self.smooth(lambda v: v.tanh(), 1 - y * y, lambda e: e * e * 0.4)  # |tanh''| < 0.8
+
     def normal_pdf(self) -> Enclosure:
         tau, x = (2 * arb.pi()).sqrt(), self.numbers
         y = self.smooth(
@@ -744,7 +758,10 @@ UFUNCS: dict[np.ufunc, Callable] = {
     np.power: _power,
     np.negative: lambda x: Enclosure(-x.value, -x.noise, x.rest, x.unit, x.is_complex),
     np.conjugate: _conjugate,
+    np.absolute: lambda x: _where(x.numbers < 0, -x, x),
+    np.sign: lambda x: np.sign(x.numbers),
     np.exp: Enclosure.exp,
+    np.tanh: Enclosure.tanh,
     np.log: Enclosure.log,
     np.sqrt: _sqrt,
     np.maximum: _maximum,

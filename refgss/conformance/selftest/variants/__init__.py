@@ -13,6 +13,7 @@ from typing import Any
 from refgss.conformance.selftest.variants import (
     attention,
     autograd,
+    block_recurrent,
     convolution,
     kernel,
     language_model,
@@ -23,7 +24,10 @@ from refgss.conformance.selftest.variants import (
 from refgss.conformance.selftest.variants.declare import VARIANTS, Rejection, Variant, load
 
 __all__ = ["VARIANTS", "Rejection", "Variant", "load"]
-FILES = (attention, autograd, convolution, kernel, language_model, pointwise, products, recurrence)
+FILES = (
+    *(attention, autograd, block_recurrent, convolution, kernel, language_model),
+    *(pointwise, products, recurrence),
+)
 
 
 def __getattr__(name: str) -> Any:

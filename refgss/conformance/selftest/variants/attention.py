@@ -131,7 +131,9 @@ def sdpa_backward(q, keys, values, bias, at, window, dy):
     grads = torch.autograd.grad((y * torch.tensor(dy)).sum(), leaves, materialize_grads=True)
     dq, dk, dv, da = (g.numpy() for g in grads)
     groups = keys.shape[2]
-    dbias = None if bias is None else by_distance(da.transpose(0, 2, 3, 1), at, bias)
+    dbias = (
+        None if bias is None else by_distance(da.transpose(0, 2, 3, 1), at.seen, at.distance, bias)
+    )
     return dq, of_groups(dk, groups), of_groups(dv, groups), dbias
 
 
@@ -151,7 +153,7 @@ def flash(keep_logsumexp: bool) -> Callable[..., Any]:
             da[b, t, s, h] = kept * (v @ dy[b, t, h] - (dy[b, t, h] * y[b, t, h]).sum())
         by_key, groups = at.seen.transpose(0, 2, 1), keys.shape[2]
         dvalues = of_groups(over_seen(by_keys(w), dy, by_key), groups)
-        dbias = None if bias is None else by_distance(da, at, bias)
+        dbias = None if bias is None else by_distance(da, at.seen, at.distance, bias)
         scale = 1 / math.sqrt(q.shape[3]) if window.scale == "inverse-root" else 1
         scaled = (q * q.dtype.type(scale)).astype(q.dtype)
         dkeys = of_groups(over_seen(by_keys(da), scaled, by_key), groups)

@@ -14,6 +14,14 @@ from dataclasses import replace
 from refgss.conformance.vectors.cases.answers import answers
 from refgss.conformance.vectors.cases.asked import refusals_by_table
 from refgss.conformance.vectors.cases.attention import attentions, positions, rms_norms
+from refgss.conformance.vectors.cases.block_recurrent import (
+    block_recurrents,
+    gates,
+    lengths,
+    recurrent_models,
+    states,
+    windows,
+)
 from refgss.conformance.vectors.cases.calibration import calibrations, estimations
 from refgss.conformance.vectors.cases.common import FORMS, HARD_MODES, Case, Draw, F, lam_of
 from refgss.conformance.vectors.cases.convolution import convolutions
@@ -69,6 +77,12 @@ CHAPTERS: tuple[Callable[[], Iterator[Case]], ...] = (
     answers,
     calibrations,
     estimations,
+    lengths,
+    gates,
+    windows,
+    states,
+    block_recurrents,
+    recurrent_models,
 )
 
 

@@ -33,6 +33,9 @@ LAYERS = {
 TRANSFORMERS = {
     "attention": cfg.TransformerConfig(heads=SIZES["A"], kv_heads=SIZES["G"], chunk=SIZES["S"]),
 }
+BLOCK_RECURRENTS = {  # with every parameter that there is
+    "recurrent": cfg.BlockRecurrentConfig(2, 1, 2, gate="lstm", update="dual", mlp="glu"),
+}
 MODELS = {
     "paper-model": cfg.LMConfig(cfg.PAPER, depth=SIZES["D"]),
     "tied": cfg.LMConfig(cfg.PAPER, depth=SIZES["D"], tied=True, final_norm=False),
@@ -42,10 +45,15 @@ ALL_ASKED = (
     "gss-pytorch",
     "dss-exp",
     "attention",
+    "recurrent",
     "paper-model",
 )  # of the others, what they do not use
 # what checks its arguments as another op does is asked less
-FEWER = ("attention_step", "attention_step_vjp", "attention_vjp", "transformer_layer_vjp")
+AS_THE_LAYER = ("block_recurrent_layer_vjp", "block_recurrent_step", "block_recurrent_step_vjp")
+FEWER = (
+    *("attention_step", "attention_step_vjp", "attention_vjp", "transformer_layer_vjp"),
+    *("window_attention_vjp", "state_attention_vjp", *AS_THE_LAYER),
+)
 Tensors = Mapping[str, np.ndarray]
 
 
@@ -83,6 +91,8 @@ def good_calls() -> Iterator[Good]:
 def configs_of(op: str) -> Mapping[str, Any]:
     if op.startswith("lm"):
         return MODELS
+    if op.startswith("block_recurrent"):
+        return BLOCK_RECURRENTS
     return TRANSFORMERS if op.startswith("transformer") else LAYERS
 
 
@@ -92,15 +102,15 @@ def refusals_by_table() -> Iterator[Case]:
         if good.label in ALL_ASKED:
             yield from of_shapes(good)
             yield from of_domains(good)
-            yield from of_parameters(good)
-        yield from of_unused(good)
+            yield from of_parameters(good) if good.op not in AS_THE_LAYER else ()
+        yield from of_unused(good) if good.op not in AS_THE_LAYER else ()
 
 
 def of_shapes(good: Good) -> Iterator[Case]:
     """Each tensor with an axis more, an axis less, a longer axis, and one that would broadcast."""
     asks = OPS[good.op].axes
     for name, axes in asks.items():
-        if name in ("params", "delta"):
+        if name in ("params", "delta", "i"):
             continue
         x, letters = good.tensors[name], axes.split()
         if "..." not in letters:
@@ -110,6 +120,8 @@ def of_shapes(good: Good) -> Iterator[Case]:
             yield good.refuse(f"{name}-flat", "GSS-NFI-1", {name: x[0]})
         for i, letter in enumerate(letters):
             if not tied(good, name, letter):
+                continue
+            if good.op in AS_THE_LAYER and letter != "B":
                 continue
             longer = np.concatenate([x, np.take(x, [0], i)], i)
             yield good.refuse(f"{name}-long-{i}", "GSS-NFI-1", {name: longer})
@@ -122,7 +134,7 @@ def tied(good: Good, name: str, letter: str) -> bool:
     """Whether an axis must be as long as one of another argument."""
     others = [axes.split() for other, axes in OPS[good.op].axes.items() if other != name]
     # of parameters come the sizes of a layer, of a model its depth; of the option, the length
-    sizes = {"gss_l": "EHN", "dss_l": "EHN", "trans": "EGPS"}
+    sizes = {"gss_l": "EHN", "dss_l": "EHN", "trans": "EGPS", "block": "ESWHP"}
     given = {sizes.get(good.op[:5], "HNDV")} if good.label else set()
     given |= {"L"} if "length" in good.options else set()
     return letter != "..." and (any(letter in o for o in others) or letter in "".join(given))

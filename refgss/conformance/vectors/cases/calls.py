@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from refgss import config as cfg
+from refgss.conformance.vectors.cases import block_recurrent
 from refgss.conformance.vectors.cases.common import Draw, F
 from refgss.conformance.vectors.cases.language_model import model_params
 from refgss.conformance.vectors.cases.layers import layer_params, named
@@ -32,6 +33,7 @@ SIZES = {
     "S": 3,
     "M": 3,
     "T": 32,
+    "W": 3,
     "...": 2,
 }
 
@@ -41,8 +43,12 @@ def tensors_of(op: str, config: Any = None, **sizes: int) -> dict[str, np.ndarra
     draw = Draw(f"asked/{op}")
     shape = SIZES | sizes
     shape |= {"D": config.depth} if isinstance(config, cfg.LMConfig) else {}
+    if isinstance(config, cfg.BlockRecurrentConfig):
+        return block_recurrent_call(draw, op, config)
+    shape |= {"M": shape["W"] + 1} if op.startswith("window") else {}
     shape |= {"H": shape["E"]} if op.startswith("dss") or is_dss(config) else {}
-    tensors = {n: tensor(draw, n, axes, shape) for n, axes in OPS[op].axes.items() if n != "params"}
+    own = {n: axes for n, axes in OPS[op].axes.items() if n != "params" and n != "i"}  # of "full"
+    tensors = {n: tensor(draw, n, axes, shape) for n, axes in own.items()}
     if config is None:
         return tensors
     e, f, h, n, v = (shape[a] for a in "EFHNV")
@@ -52,6 +58,16 @@ def tensors_of(op: str, config: Any = None, **sizes: int) -> dict[str, np.ndarra
         of_heads = config.heads * shape["P"]
         return named(transformer_params(draw, config, Sizes(e, of_heads, f))) | tensors
     return named(layer_params(draw, config, e, f, h, n)) | tensors
+
+
+def block_recurrent_call(
+    draw: Draw, op: str, config: cfg.BlockRecurrentConfig
+) -> dict[str, np.ndarray]:
+    """A row that begins and one within its second window."""
+    tensors = block_recurrent.given(draw, config, 2, [0, config.window + 1])
+    if op.endswith("_vjp"):
+        tensors = block_recurrent.with_cotangents(draw, tensors, config)
+    return block_recurrent.of_step(tensors) if "_step" in op else tensors
 
 
 def transformer_params(draw: Draw, config: Any, sizes: Sizes) -> dict[str, np.ndarray]:
@@ -79,6 +95,8 @@ def tensor(draw: Draw, name: str, axes: str, sizes: Mapping[str, int]) -> np.nda
         return draw.tokens(sizes["V"], *shape)
     if name in ("r", "state.t"):
         return draw.tokens(sizes["S"], *shape)
+    if name == "f":  # of a gate of the kind "full"
+        return draw(sizes["..."], sizes["E"])
     return draw(*shape, *((2,) if is_complex(name) else ()))
 
 
@@ -86,6 +104,7 @@ def options_of(op: str, **chosen: Any) -> dict[str, Any]:
     """The options of the op, encoded: the ones given, and otherwise the plainest."""
     plain = {"init": "lin", "n": 3, "imag": "exp", "eps": 1e-5, "length": SIZES["L"]}
     plain |= {"base": 10000.0, "pairing": "half", "window": cfg.AttentionForm(SIZES["S"])}
+    plain |= {"kind": "full"} | ({"window": SIZES["W"]} if op.startswith("window") else {})
     wanted = SCALARS & {*OPS[op].arguments, *OPS[op].keywords}
     every = {**plain, "form": cfg.GSS, **chosen}
     return {k: encode_option(x) for k, x in every.items() if k in wanted}

@@ -54,11 +54,13 @@ FEW = {"B": 1, "L": 3, "F": 3}  # sizes: certifying a gradient of a model takes 
 CLAUSES = {"imag": "GSS-PAR-2", "ssm_norm": "GSS-LAY-4", "out_bias": "GSS-LAY-5"}
 CLAUSES |= {"eps": "GSS-NRM-1", "form": "GSS-LAY-6", "depth": "GSS-LM-2", "final_norm": "GSS-LM-2"}
 CLAUSES |= {"tied": "GSS-LM-3", "init": "GSS-INI-1"}
+EPS = {"rms_norm": "GSS-ATT-12", "l2_normalize": "GSS-BRT-3"}
 METHODS = tuple(f"GSS-DIS-{i}" for i in (2, 3, 4, 5, 9, 10, 11))  # by the number of the form
 OF_CONFIG = {  # op, or what its name begins with -> the config that the others differ from
     "gss_layer": (cfg.PAPER,),
     "dss_layer": (cfg.DSSConfig(),),
     "transformer_layer": (),  # whose options are varied in cases.transformer
+    "block_recurrent": (),  # and in cases.block_recurrent
     "lm": (cfg.LMConfig(cfg.PAPER, depth=2), cfg.LMConfig(cfg.DSSConfig(), depth=2)),
 }
 
@@ -101,5 +103,5 @@ def options() -> Iterator[Case]:
                 yield case(f"form-{label}", METHODS[form.number - 1], tensors_of(op), form=form)
         elif "eps" in OPS[op].keywords:
             for label, eps in VALUES[cfg.GSSConfig]["eps"].items():
-                clause = "GSS-ATT-12" if op.startswith("rms") else CLAUSES["eps"]
+                clause = EPS.get(op.removesuffix("_vjp"), CLAUSES["eps"])
                 yield case(f"eps-{label}", clause, tensors_of(op), eps=eps)

@@ -19,11 +19,12 @@ from refgss.conformance.vectors.cases.common import Case, Draw, F
 from refgss.conformance.vectors.cases.language_model import model_params
 from refgss.conformance.vectors.cases.layers import layer_params, named
 from refgss.conformance.vectors.drawn import Law, Tensors
+from refgss.layers import block_recurrent
 from refgss.layers.transformer import Sizes
 from refgss.ops import OPS, is_complex
 
 SMALL = {"B": 2, "L": 3, "H": 2, "N": 2, "K": 3, "E": 3, "F": 2, "I": 3, "O": 2, "V": 5}
-SMALL |= {"A": 2, "G": 1, "P": 2, "S": 2, "T": 32}
+SMALL |= {"A": 2, "G": 1, "P": 2, "S": 2, "T": 32, "W": 4, "M": 3}
 NORMED = {"E": 8, "H": 6, "F": 4}  # of layers: the norm of two or three numbers is ill-conditioned
 TO_129, TO_257 = (33, 65, 129), (33, 65, 129, 257)
 TO_1025, TO_4097 = (*TO_257, 1025), (*TO_257, 1025, 4097)
@@ -58,6 +59,18 @@ SWEEPS: dict[str, dict[str, tuple[int, ...]]] = {
     "attention_step_vjp": {"B": (5, 33), "S": TO_129, "P": TO_129},
     "transformer_layer": {"B": (5,), "L": (33, 65), "E": TO_129, "F": TO_129},
     "transformer_layer_vjp": {"B": (5,), "L": (33,), "E": (33, 65), "F": TO_129},
+    "l2_normalize": {"B": TO_129, "E": TO_4097},
+    "l2_normalize_vjp": {"B": TO_129, "E": TO_1025},
+    "window_attention": {"B": (5, 33), "L": TO_129, "H": (33,), "P": TO_129, "W": TO_129},
+    "window_attention_vjp": {"B": (5, 33), "L": (33, 65), "H": (33,), "P": (33, 65), "W": (33,)},
+    "state_attention": {"B": (5, 33), "T": TO_129, "M": TO_257, "H": (33,), "P": TO_257},
+    "state_attention_vjp": {"B": (5,), "T": (33, 65), "M": TO_129, "P": TO_129},
+    "gate": {"B": TO_129, "E": TO_1025},
+    "gate_vjp": {"B": TO_129, "E": TO_1025},
+    "block_recurrent_layer": {"B": (5,), "L": (65,), "E": (33, 65), "F": (65,), "S": (33,)},
+    "block_recurrent_layer_vjp": {"L": (33,), "E": (33,)},
+    "block_recurrent_step": {"B": (33,), "E": (65,), "S": (65,)},
+    "block_recurrent_step_vjp": {"E": (33,)},
     "gelu": {"B": TO_4097},
     "gelu_vjp": {"B": TO_4097},
     "dense": {"B": TO_1025, "I": TO_4097, "O": TO_4097},
@@ -87,6 +100,10 @@ TOGETHER: dict[str, tuple[dict[str, int], ...]] = {  # where several axes are la
         {"B": 3, "L": 19, "S": 8, "A": 6, "G": 3, "P": 17},
     ),
     "attention_vjp": ({"L": 37, "S": 17}, {"L": 67, "S": 33, "A": 1}, {"L": 20, "S": 8, "P": 33}),
+    "window_attention": ({"L": 37, "W": 17}, {"L": 67, "W": 64}, {"L": 70, "W": 33, "H": 1}),
+    "window_attention_vjp": ({"L": 37, "W": 17}, {"L": 20, "W": 8, "P": 33}),
+    "block_recurrent_layer": ({"L": 19, "W": 34, "S": 5},),
+    "block_recurrent_step": ({"W": 66, "S": 9},),
     "ssm_kernel": ({"H": 33, "N": 17, "L": 65},),
     "dense": ({"B": 33, "I": 65, "O": 129}, {"B": 5, "I": 129, "O": 67}),
     "dense_vjp": ({"B": 33, "I": 65, "O": 35},),
@@ -120,6 +137,18 @@ CLAUSES: dict[str, tuple[str, ...]] = {
     "attention_step_vjp": ("GSS-ATT-9", "GSS-ATT-23"),
     "transformer_layer": ("GSS-HYB-2", "GSS-HYB-3"),
     "transformer_layer_vjp": ("GSS-HYB-7",),
+    "l2_normalize": ("GSS-BRT-3",),
+    "l2_normalize_vjp": ("GSS-BRT-20", "GSS-BRT-3"),
+    "window_attention": ("GSS-BRT-4", "GSS-BRT-7", "GSS-BRT-24"),
+    "window_attention_vjp": ("GSS-BRT-20", "GSS-BRT-24"),
+    "state_attention": ("GSS-BRT-9", "GSS-BRT-4", "GSS-BRT-24"),
+    "state_attention_vjp": ("GSS-BRT-20", "GSS-BRT-24"),
+    "gate": ("GSS-BRT-13",),
+    "gate_vjp": ("GSS-BRT-20", "GSS-BRT-13"),
+    "block_recurrent_layer": ("GSS-BRT-11", "GSS-BRT-12", "GSS-BRT-21"),
+    "block_recurrent_layer_vjp": ("GSS-BRT-20",),
+    "block_recurrent_step": ("GSS-BRT-18", "GSS-BRT-11"),
+    "block_recurrent_step_vjp": ("GSS-BRT-20", "GSS-BRT-18"),
     "dense": ("GSS-NRM-4",),
     "gss_layer": ("GSS-LAY-1", "GSS-LAY-2", "GSS-LAY-3", "GSS-LAY-5", "GSS-STA-3"),
     "dss_layer": ("GSS-LAY-6", "GSS-STA-3"),
@@ -164,7 +193,13 @@ def case(op: str, label: str, large: Mapping[str, int], depth: int = 2) -> Case:
     if op.startswith(("attention", "transformer")):
         config = replace(config, chunk=shape["S"]) if config else None
         shape["M"] = shape["S"]
-    window = cfg.AttentionForm(shape["S"])
+    if op.startswith("window"):
+        shape["M"] = shape["W"] + 1
+    if op.startswith("block"):
+        shape["W"] = max(shape["W"], 2 * shape["L"])  # errors grow from window to window
+        shape["H"] = config.heads
+        config = replace(config, window=shape["W"] // 2, states=shape["S"])
+    window = shape["W"] if op.startswith("window") else cfg.AttentionForm(shape["S"])
     options = options_of(op, config=config, form=form_of(op), length=shape["L"], window=window)
     flags = ("size", *(["large"] if max(shape.values()) > AT_ANY_TIME else []))
     tensors = tensors_of(op, config, shape, id)
@@ -182,6 +217,8 @@ def config_of(op: str, depth: int) -> Any:
         return cfg.GSS_PYTORCH
     if op.startswith("transformer"):
         return cfg.TransformerConfig(heads=SMALL["A"], kv_heads=SMALL["G"])
+    if op.startswith("block"):
+        return cfg.BlockRecurrentConfig(heads=SMALL["H"], gate="full", update="single", mlp="gelu")
     return cfg.DSSConfig() if op.startswith("dss") else None
 
 
@@ -199,13 +236,24 @@ def tensors_of(
             stored[name] = np.array(1, F)
         elif name in ("tokens", "targets"):
             laws[name] = Law(dims, below=shape["V"])
-        elif name in ("r", "state.t"):
+        elif name == "r" or (name == "state.t" and not op.startswith("block")):
             laws[name] = Law(dims, below=2**20 if name == "r" else shape["S"])
+        elif name == "state.t" and op.startswith("block"):
+            stored[name] = places(op, shape)
+        elif name in ("f", "i"):  # of a gate of the kind "full"
+            laws |= {name: Law((shape["B"], shape["E"]))} if name == "f" else {}
         elif name != "params":
             dims = (*dims, 2) if is_complex(name) else dims
             laws[name] = Law(dims, exponent=of_sum(dims[0]) if name == "weight" else 0)
     laws |= parameter_laws(config, shape)
     return Tensors(stored, laws, seed) if laws else stored
+
+
+def places(op: str, shape: Mapping[str, int]) -> np.ndarray:
+    """state.t of a block-recurrent layer: the last token fills a window, or the row begins."""
+    window, length = shape["W"] // 2, 1 if "_step" in op else shape["L"]
+    filled = window + (window - length) % window
+    return np.where(np.arange(shape["B"]) % 2 == 0, filled, 0).astype(np.int32)
 
 
 def of_sum(terms: int) -> int:
@@ -219,6 +267,9 @@ def parameter_laws(config: Any, shape: Mapping[str, int]) -> dict[str, Law]:
     draw = Draw("shapes")  # for the shapes alone
     if isinstance(config, cfg.LMConfig):
         params = model_params(draw, config, v, e, f, h, n)
+    elif isinstance(config, cfg.BlockRecurrentConfig):
+        own = block_recurrent.parameters(config, Sizes(e, config.heads * shape["P"], f))
+        params = {name: np.empty(t.shape) for name, t in own.items()}
     elif isinstance(config, cfg.TransformerConfig):
         params = transformer_params(draw, config, Sizes(e, config.heads * shape["P"], f))
     else:
@@ -230,6 +281,10 @@ def law(name: str, shape: tuple[int, ...]) -> Law:
     last = name.rsplit(".", 1)[-1]
     if name.endswith(("norm.weight", "norm1.weight", "norm2.weight")):
         return Law(shape, center=1.0, exponent=-2)
+    if last in ("scale", "scale2"):
+        return Law(shape, center=1.0, exponent=-1)
+    if last in ("initial", "ids"):
+        return Law(shape, center=2.0)
     if name.endswith("ssm.a"):
         return Law(shape, center=-2.0)
     if last == "log_delta":

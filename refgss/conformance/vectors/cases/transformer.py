@@ -10,6 +10,7 @@ import numpy as np
 
 from refgss import config as cfg
 from refgss.config import TransformerConfig
+from refgss.conformance.vectors.cases import block_recurrent
 from refgss.conformance.vectors.cases.attention import phases, state_of
 from refgss.conformance.vectors.cases.common import Case, Draw, F
 from refgss.conformance.vectors.cases.layers import named
@@ -242,6 +243,8 @@ def hybrid_params(draw: Draw, config: cfg.LMConfig) -> dict[str, np.ndarray]:
     for i, layer in enumerate(config.layers):
         if isinstance(layer, TransformerConfig):
             own = transformer_params(draw, layer, E, D, 5)
+        elif isinstance(layer, cfg.BlockRecurrentConfig):
+            own = block_recurrent.layer_params(draw, layer, E)
         else:
             own = layer_params(draw, layer, E, FF, H, N)
         params |= {f"layers.{i}.{k}": x for k, x in own.items()}
@@ -257,6 +260,9 @@ def hybrid_state(draw: Draw, config: cfg.LMConfig, b: int, t: int) -> dict[str, 
     for i, layer in enumerate(config.layers):
         if isinstance(layer, TransformerConfig):
             own = state_of(draw, layer.form, phases(layer.form, *[t] * b), layer.groups, D)
+            state |= {f"state.{i}{name.removeprefix('state')}": x for name, x in own.items()}
+        elif isinstance(layer, cfg.BlockRecurrentConfig):
+            own = block_recurrent.memory(draw, layer, [t] * b, E)
             state |= {f"state.{i}{name.removeprefix('state')}": x for name, x in own.items()}
         else:
             state[f"state.{i}"] = draw(b, H, N, 2)
