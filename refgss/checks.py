@@ -35,6 +35,11 @@ KINDS = {
 }
 
 
+def type_of(x: Any) -> str:
+    """The type of an array's numbers, by the name that NumPy, JAX and PyTorch share."""
+    return str(x.dtype).removeprefix("torch.")
+
+
 def check_array(op: str, name: str, x: Any) -> None:
     """Something with a shape and a dtype.  Clauses: GSS-NFI-1."""
     if not hasattr(x, "shape") or not hasattr(x, "dtype"):
@@ -45,8 +50,8 @@ def check_kind(op: str, name: str, x: Any, kind: str) -> None:
     """An array of a kind of element types.  Clauses: GSS-NFI-1, GSS-NFI-5."""
     check_array(op, name, x)
     wanted, names = KINDS[kind]
-    if str(x.dtype) not in names:
-        raise TypeError(f"{op}: {name} must be {wanted}, not {x.dtype}")
+    if type_of(x) not in names:
+        raise TypeError(f"{op}: {name} must be {wanted}, not {type_of(x)}")
 
 
 def check_shape(op: str, name: str, x: Any, shape: tuple[int, ...], kind: str) -> None:
@@ -91,16 +96,29 @@ def check_lambda_parameters(a: Any, b: Any, imag: str) -> None:
 
 
 def known(x: Any) -> np.ndarray | None:
-    """The values of an array of NumPy or JAX; None of a tracer, which has none yet.
+    """The values of an array of NumPy, JAX or PyTorch; None of a tracer, which has none yet.
 
-    Those of a JAX array are waited for.  Of one that lies on several hosts they are not asked.
+    Those of a device are waited for.  Of an array that lies on several hosts they are not asked.
     """
     if isinstance(x, np.ndarray | np.generic):
         return np.asarray(x)
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(x, torch.Tensor):
+        return known_tensor(x, torch)
     jax = sys.modules.get("jax")  # an array of JAX is given only where JAX is imported
     if jax is None or not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer):
         return None
     return np.asarray(x) if x.is_fully_addressable else None
+
+
+def known_tensor(x: Any, torch: Any) -> np.ndarray | None:
+    """Of a tensor; None where a transformation of functions or a compiler traces it."""
+    if type(x) not in (torch.Tensor, torch.nn.Parameter) or x.is_meta:
+        return None
+    try:
+        return x.detach().cpu().resolve_conj().numpy()
+    except RuntimeError:  # of torch.func, whose tensors have no memory
+        return None
 
 
 def as_scalar(op: str, name: str, x: Any, like: Any) -> Any:
@@ -110,15 +128,16 @@ def as_scalar(op: str, name: str, x: Any, like: Any) -> Any:
     """
     if getattr(x, "shape", ()) != ():
         return x
-    dtype = np.dtype(str(like.dtype)).type(0).real.dtype
-    kind = str(getattr(x, "dtype", "float" if isinstance(x, Real) else type(x).__name__))
+    dtype = np.dtype(type_of(like)).type(0).real.dtype
+    unnamed = "float" if isinstance(x, Real) else type(x).__name__
+    kind = type_of(x) if hasattr(x, "dtype") else unnamed
     if isinstance(x, bool) or not kind.startswith(("float", "bfloat", "int", "uint")):
         raise TypeError(f"{op}: {name} must be a real number or an array, not {kind}")
     of_numpy = isinstance(like, np.ndarray) and known(x) is not None  # a value, of any library
     if not hasattr(x, "dtype") or isinstance(x, np.generic) or of_numpy:
         with np.errstate(over="ignore"):  # an infinity is refused, or judged, as any other
             return np.asarray(x, dtype)
-    return x if x.dtype == dtype else x.astype(dtype)
+    return x if type_of(x) == dtype.name else x.astype(dtype)
 
 
 def positive(op: str, name: str, x: Any) -> float:
@@ -193,7 +212,7 @@ def check_state(op: str, state: Any, c: Any, batch: int) -> Any:
     """The state (B,H,N); None becomes zeros.  Clauses: GSS-STA-2, GSS-NFI-1."""
     shape = (batch, c.shape[0], c.shape[1])
     if state is None:
-        return np.zeros(shape, str(c.dtype))
+        return np.zeros(shape, type_of(c))
     check_shape(op, "state", state, shape, "c")
     return state
 
@@ -279,7 +298,7 @@ def check_attention(
             )
     slots = Tensor((B, window.slots, groups, D))
     if state is None:
-        zeros = np.zeros(slots.shape, str(k.dtype))
+        zeros = np.zeros(slots.shape, type_of(k))
         return {"k": zeros, "v": zeros, "t": np.zeros(B, np.int32)}
     check_parts(op, "state", state, {"k": slots, "v": slots, "t": Tensor((B,), "integer")})
     check_phases(op, state["t"], window)

@@ -277,6 +277,22 @@ py::tuple gss_layer(const py::dict& params, const prepared* map, object x, objec
     return run_layer(layer, p, map, x, state);
 }
 
+/// What a forward pass keeps for its gradient, in the order of refgss_gss_layer_kept.
+py::tuple gss_layer_keeping(const py::dict& params, object x_, object state_, bool imag_is_exp,
+                            double eps) {
+    layer_arrays p(params);
+    refgss_gss_layer_params a = gss_params(p, imag_is_exp, eps);
+    in x(x_, "x"), state(state_, "state");
+    const refgss_array* c = p["ssm.c"];
+    const py::ssize_t B = x.axis(0), L = x.axis(1), H = c->shape[0], F = a.w_v->shape[1];
+    out y(x->dtype, shape(x)), next(x->dtype, {B, H, c->shape[1]}, true);
+    out v(x->dtype, {B, L, F}), u(x->dtype, {B, L, H}), s(x->dtype, {B, L, H}), uc(x->dtype, {B, L, F});
+    const refgss_gss_layer_kept kept{v, u, s, uc};
+    call([&] { return refgss_gss_layer_keeping(&a, x, state, y, next, &kept); });
+    return py::make_tuple(y.array(), next.array(),
+                          py::make_tuple(v.array(), u.array(), s.array(), uc.array()));
+}
+
 py::tuple dss_layer(const py::dict& params, const prepared* map, object x, object state,
                     bool imag_is_exp, double eps, const py::tuple& form) {
     layer_arrays p(params);
@@ -285,13 +301,21 @@ py::tuple dss_layer(const py::dict& params, const prepared* map, object x, objec
     return run_layer(layer, p, map, x, state);
 }
 
-py::tuple gss_layer_vjp(const py::dict& params, object x, object state, object dy, object dstate,
-                        bool imag_is_exp, double eps) {
+py::tuple gss_layer_vjp(const py::dict& params, object x, object state, object kept_, object dy,
+                        object dstate, bool imag_is_exp, double eps) {
     layer_arrays p(params);
+    std::vector<in> had;
+    if (!kept_.is_none())
+        for (auto array : kept_.cast<py::tuple>())
+            had.emplace_back(py::reinterpret_borrow<py::object>(array), "kept");
+    if (!had.empty() && had.size() != 4) throw py::value_error("kept has four arrays");
+    refgss_gss_layer_kept kept{};
+    if (!had.empty()) kept = {had[0], had[1], had[2], had[3]};
+    const refgss_gss_layer_kept* pkept = had.empty() ? nullptr : &kept;
     gradient_arrays d(params);
     refgss_gss_layer_params a = gss_params(p, imag_is_exp, eps), g = gss_params(d, imag_is_exp, eps);
     auto layer = [&](auto* x, auto* state, auto* dy, auto* dstate, auto* dx, auto* dstate0) {
-        return refgss_gss_layer_vjp(&a, x, state, nullptr, dy, dstate, &g, dx, dstate0);
+        return refgss_gss_layer_vjp(&a, x, state, pkept, dy, dstate, &g, dx, dstate0);
     };
     return run_layer_vjp(layer, p, d, x, state, dy, dstate);
 }
@@ -328,6 +352,7 @@ void bind_ssm(py::module_& module) {
     module.def("dense", &dense);
     module.def("dense_vjp", &dense_vjp);
     module.def("gss_layer", &gss_layer);
+    module.def("gss_layer_keeping", &gss_layer_keeping);
     module.def("dss_layer", &dss_layer);
     module.def("gss_layer_vjp", &gss_layer_vjp);
     module.def("dss_layer_vjp", &dss_layer_vjp);

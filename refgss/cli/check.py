@@ -42,7 +42,8 @@ from refgss.standard import spec_folder
 EPILOG = """
 \b
 A candidate is one of
-  reference, native, jax     a backend of this project
+  reference, native, jax, torch
+                             a backend of this project
   scores                     the scores of this project
   python:MODULE[:OBJECT]     functions with the reference's names, in a process of their own
   python:FILE.py             the same, from a file

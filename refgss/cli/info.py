@@ -185,6 +185,7 @@ def backend(alias: str) -> str:
         except RuntimeError as e:  # JAX_PLATFORMS asks for what is not there
             return f"not usable: {e}"
         extras.append(f"on {len(devices)} {devices[0].platform} device{'s' * (len(devices) > 1)}")
+    if "cpu_kernels" in raw:
         extras.append(f"CPU kernels: {raw['cpu_kernels']}")
     facts = [f"{len(about.ops)} ops", " ".join(about.profiles), *extras]
     return f"usable, {', '.join(facts)}"

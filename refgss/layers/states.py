@@ -39,7 +39,7 @@ def without_integers(state: State) -> State:
     if isinstance(state, tuple):
         return tuple(map(without_integers, state))
     if isinstance(state, Mapping):
-        return {part: x for part, x in state.items() if x.dtype.kind in "fc"}
+        return {part: x for part, x in state.items() if "int" not in str(x.dtype)}
     return state
 
 

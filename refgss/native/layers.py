@@ -55,8 +55,33 @@ def gss_layer_vjp(
     """dout (B,L,E), dstate (B,H,N) -> dparams, dx (B,L,E), dstate_0.  Clauses: GSS-GRD-10."""
     checks.check_layer("gss_layer_vjp", params, x, state, config)
     checks.check_layer_cotangents("gss_layer_vjp", params, x, dout, dstate, config)
+    return gss_layer_back(params, x, state, None, dout, dstate, config=config)
+
+
+Kept = tuple[np.ndarray, ...]  # v, u, y, uc of a forward pass: refgss_gss_layer_kept
+
+
+def gss_layer_keeping(
+    params: Params, x: np.ndarray, state: np.ndarray | None, *, config: GSSConfig
+) -> tuple[np.ndarray, np.ndarray, Kept]:
+    """`gss_layer`, and what its gradient would otherwise compute again."""
+    checks.check_layer("gss_layer", params, x, state, config)
+    return _core.gss_layer_keeping(dict(params), x, state, config.imag == "exp", config.eps)
+
+
+def gss_layer_back(
+    params: Params,
+    x: np.ndarray,
+    state: np.ndarray | None,
+    kept: Kept | None,
+    dout: np.ndarray,
+    dstate: np.ndarray | None,
+    *,
+    config: GSSConfig,
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """`gss_layer_vjp` of arguments that were checked, with what was kept; no dstate means zeros."""
     options = config.imag == "exp", config.eps
-    return _core.gss_layer_vjp(dict(params), x, state, dout, dstate, *options)
+    return _core.gss_layer_vjp(dict(params), x, state, kept, dout, dstate, *options)
 
 
 def dss_layer_vjp(

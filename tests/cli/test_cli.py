@@ -131,6 +131,7 @@ def test_an_interrupted_check_ends_its_candidate_and_leaves_nothing(tmp_path, si
 
 def test_without_a_candidate_every_usable_backend_is_checked(refgss_, monkeypatch):
     monkeypatch.delitem(ALIASES, "jax")
+    monkeypatch.delitem(ALIASES, "torch")
     monkeypatch.setitem(ALIASES, "native", "no_such_module")
     code, out, err = refgss_("check", *GELU)
     assert code == 0 and "refgss.reference 0.1.0 conforms" in out
@@ -205,6 +206,7 @@ def test_a_waiver_excuses_one_failure_and_stale_ones_fail(refgss_, tmp_path):
 def test_several_candidates_make_one_report_file(refgss_, tmp_path, monkeypatch):
     """Without a candidate too: the reports follow each other, and are shown and verified so."""
     monkeypatch.delitem(ALIASES, "jax")
+    monkeypatch.delitem(ALIASES, "torch")
     file = tmp_path / "r"
     code, out, _ = refgss_("check", *GELU, "--report", file)
     assert code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,9 @@ def jax_array(x: np.ndarray) -> Any:
 
 def torch_tensor(x: np.ndarray) -> Any:
     """A tensor on the same memory, so that strides and alignment are the array's."""
-    return importlib.import_module("torch").from_numpy(np.asarray(x))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # it is meant
+        return importlib.import_module("torch").from_numpy(np.asarray(x))
 
 
 ARRAYS: dict[str, Callable[[np.ndarray], Any]] = {

@@ -15,14 +15,19 @@ from refgss.conformance.candidates.claims import Candidate, CandidateError
 from refgss.conformance.candidates.processes import ProcessCandidate
 
 SCORERS = {"scores": "refgss.scores"}
-ALIASES = {"reference": "refgss.reference", "native": "refgss.native", "jax": "refgss.xla"}
+ALIASES = {
+    "reference": "refgss.reference",
+    "native": "refgss.native",
+    "jax": "refgss.xla",
+    "torch": "refgss.torch",
+}
 
 
 def open_candidate(spec: str, timeout: float = 30.0, memory: int = 8 << 30) -> Candidate:
     """The candidate that a command line names.
 
-    spec is reference, native, jax, scores, python:MODULE[:OBJECT], python:FILE.py, lib:FILE or
-    cmd:"PROGRAM ARGS".  A process may take `timeout` seconds a case and `memory` bytes.
+    spec is reference, native, jax, torch, scores, python:MODULE[:OBJECT], python:FILE.py, lib:FILE
+    or cmd:"PROGRAM ARGS".  A process may take `timeout` seconds a case and `memory` bytes.
     Raises CandidateError where it cannot be started, ValueError where spec is none of these.
     """
     kind, _, target = spec.partition(":")
@@ -47,8 +52,8 @@ def open_candidate(spec: str, timeout: float = 30.0, memory: int = 8 << 30) -> C
     raise ValueError(
         f"unknown candidate {spec!r}: "
         + (f"did you mean {guesses[0]}? " if guesses else "")
-        + "use reference, native, jax, scores, python:MODULE[:OBJECT], python:FILE.py, lib:FILE or "
-        'cmd:"PROGRAM ARGS"'
+        + "use reference, native, jax, torch, scores, python:MODULE[:OBJECT], python:FILE.py, "
+        'lib:FILE or cmd:"PROGRAM ARGS"'
     )
 
 
