@@ -506,12 +506,43 @@ typedef struct refgss_transformer_layer_scales {
     const refgss_array *w_q, *w_k, *w_v, *w_o, *w_1, *w_2, *w_3;
 } refgss_transformer_layer_scales;
 
+/* A block-recurrent layer (GSS-BRT-11) of a decoder: E model width, A = heads D, F hidden, S states; the
+ * matrices of the state are those of the names `state.`.  I is the input of a matrix: of the state's MLP
+ * 2A under single and E under dual, of gate1 2A, of gate2 F. */
+enum refgss_update { REFGSS_UPDATE_SKIP = 1, REFGSS_UPDATE_SINGLE = 2, REFGSS_UPDATE_DUAL = 3 };
+typedef struct refgss_block_recurrent_gate {
+    const refgss_array *w_f, *b_f, *w_i, *b_i; /* (I,E), (E), (I,E), (E); NULL where the kind has none */
+} refgss_block_recurrent_gate;
+typedef struct refgss_block_recurrent_part {   /* of the tokens, or of the state */
+    const refgss_array *norm1_weight, *norm2_weight; /* (E); of the state norm2 under dual, else NULL */
+    const refgss_array *w_q, *w_k, *w_v, *w_q2;      /* (E,A) */
+    const refgss_array *scale, *scale2;              /* (heads), or both NULL: keys as they are */
+    const refgss_array *w_o, *w_1, *w_2, *w_3;       /* (2A,E), (I,F), (F,E), (I,F); NULL where there is none */
+} refgss_block_recurrent_part;
+typedef struct refgss_block_recurrent_layer_params {
+    refgss_block_recurrent_part tokens, state;
+    const refgss_array *table;         /* (heads,32), or NULL: no bias */
+    const refgss_array *initial, *ids; /* (S,E) */
+    refgss_block_recurrent_gate gate1, gate2;
+    int64_t heads, window;
+    int32_t gate, update, mlp; /* enum refgss_gate_kind, refgss_update, refgss_mlp */
+    double eps;
+} refgss_block_recurrent_layer_params;
+typedef struct refgss_block_recurrent_part_scales {
+    const refgss_array *w_q, *w_k, *w_v, *w_q2, *w_o, *w_1, *w_2, *w_3;
+} refgss_block_recurrent_part_scales;
+typedef struct refgss_block_recurrent_layer_scales {
+    refgss_block_recurrent_part_scales tokens, state;
+    const refgss_array *gate1_w_f, *gate1_w_i, *gate2_w_f, *gate2_w_i;
+} refgss_block_recurrent_layer_scales;
+
 /* What a kind adds to this header: its number, its parameters and its scales, and which arrays a
  * decoder remembers of it. */
 enum refgss_layer_kind {
     REFGSS_LAYER_GSS = 1, /* refgss_gss_layer_params, refgss_gss_layer_scales */
     REFGSS_LAYER_DSS = 2, /* refgss_dss_layer_params, refgss_dss_layer_scales */
-    REFGSS_LAYER_TRANSFORMER = 3 /* refgss_transformer_layer_params, refgss_transformer_layer_scales */
+    REFGSS_LAYER_TRANSFORMER = 3, /* refgss_transformer_layer_params, refgss_transformer_layer_scales */
+    REFGSS_LAYER_BLOCK_RECURRENT = 4 /* refgss_block_recurrent_layer_params, _scales */
 };
 
 /* Layers of several kinds and sizes may follow one another; they share E. */
@@ -562,6 +593,7 @@ REFGSS_API int64_t refgss_decoder_position(const refgss_decoder *decoder);
  *   kind       state                   snapshot
  *   gss, dss   x (B,H,N,2)             x (B,H,N,2), pending (B,n,H)
  *   transformer  k, v (B,S,G,D), t (B,2)  the same; t, a number of tokens, as t div 2^20 and t mod 2^20
+ *   block-recurrent  s (B,S,E), k, v (B,2W,H,D), t (B,2)  the same
  *
  * A state is that after all tokens.  A snapshot of a state-space model is its state at the last advance,
  * and the n inputs since then; n is the same for all layers. */

@@ -102,9 +102,38 @@ owning_layer transformer_layer(const layer_arrays& p, const py::tuple& options) 
                                             p["w_3.scale"]}};
 }
 
+/// Of the tokens, or with the prefix "state." of the state.
+refgss_block_recurrent_part recurrent_part(const layer_arrays& p) {
+    return {p["norm1.weight"], p["norm2.weight"], p["w_q"], p["w_k"], p["w_v"], p["w_q2"], p["scale"],
+            p["scale2"], p["w_o"], p["w_1"], p["w_2"], p["w_3"]};
+}
+refgss_block_recurrent_part_scales recurrent_scales(const layer_arrays& p) {
+    return {p["w_q.scale"], p["w_k.scale"], p["w_v.scale"], p["w_q2.scale"],
+            p["w_o.scale"], p["w_1.scale"], p["w_2.scale"], p["w_3.scale"]};
+}
+refgss_block_recurrent_gate recurrent_gate(const layer_arrays& p) {
+    return {p["w_f"], p["b_f"], p["w_i"], p["b_i"]};
+}
+
+/// (.., heads, window, gate, update, mlp, eps)
+owning_layer block_recurrent_layer(const layer_arrays& p, const py::tuple& options) {
+    const layer_arrays state{p.all, p.prefix + "state."}, gate1{p.all, p.prefix + "state.gate1."},
+        gate2{p.all, p.prefix + "state.gate2."};
+    return {REFGSS_LAYER_BLOCK_RECURRENT,
+            refgss_block_recurrent_layer_params{
+                recurrent_part(p), recurrent_part(state), p["position.table"], p["state.initial"],
+                p["state.ids"], recurrent_gate(gate1), recurrent_gate(gate2), options[1].cast<int64_t>(),
+                options[2].cast<int64_t>(), options[3].cast<int32_t>(), options[4].cast<int32_t>(),
+                options[5].cast<int32_t>(), options[6].cast<double>()},
+            refgss_block_recurrent_layer_scales{recurrent_scales(p), recurrent_scales(state),
+                                                gate1["w_f.scale"], gate1["w_i.scale"],
+                                                gate2["w_f.scale"], gate2["w_i.scale"]}};
+}
+
 owning_layer make_layer(const layer_arrays& p, const py::tuple& options) {
     static const std::map<std::string, owning_layer (*)(const layer_arrays&, const py::tuple&)> makers{
-        {"gss", gss_layer}, {"dss", dss_layer}, {"transformer", transformer_layer}};
+        {"gss", gss_layer}, {"dss", dss_layer}, {"transformer", transformer_layer},
+        {"recurrent", block_recurrent_layer}};
     return makers.at(options[0].cast<std::string>())(p, options);
 }
 

@@ -72,6 +72,7 @@ void decoder::step(const int64_t* tokens, view<float, 2> logits) {
     }
     for (int64_t b = 0; b < batch_; ++b) m.embedding->column(tokens[b], token_->x.row(b));
     token_->run(position_, pending_);
+    for (auto& l : layers_) l->settle(pending_);
     for (int64_t b = 0; b < batch_; ++b)
         for (int64_t t = 0; t < m.vocabulary; ++t) *logits.at(b, t) = token_->logits.row(b)[t];
     if (pending_ + 1 < m.block) {

@@ -117,6 +117,9 @@ public:
 
     /// Adds the phases of one token; they are run for every token, so they keep references to `t`.
     virtual void add_phases(token& t) = 0;
+    /// After the phases of a token, before it counts: what has phases of its own now and then.  As with
+    /// phases, nothing changes that is read if the token does not count.
+    virtual void settle(int64_t pending) { (void)pending; }
 
     /// The memory aside is that after the first `pending` inputs since the last advance.
     virtual void begin(int64_t pending) = 0;
@@ -144,5 +147,6 @@ struct layer_source {
 std::unique_ptr<layer> make_gss(const layer_source& from);
 std::unique_ptr<layer> make_dss(const layer_source& from);
 std::unique_ptr<layer> make_transformer(const layer_source& from);
+std::unique_ptr<layer> make_block_recurrent(const layer_source& from);
 
 }  // namespace refgss::decoding

@@ -13,7 +13,8 @@ struct maker {
 };
 constexpr maker makers[] = {{REFGSS_LAYER_GSS, make_gss},
                             {REFGSS_LAYER_DSS, make_dss},
-                            {REFGSS_LAYER_TRANSFORMER, make_transformer}};
+                            {REFGSS_LAYER_TRANSFORMER, make_transformer},
+                            {REFGSS_LAYER_BLOCK_RECURRENT, make_block_recurrent}};
 
 std::unique_ptr<layer> make_layer(const layer_source& from) {
     for (const maker& m : makers) {

@@ -9,7 +9,9 @@
 
 #include "attention/positions.hpp"
 #include "attention/window.hpp"
+#include "decoder/key_ring.hpp"
 #include "decoder/layer.hpp"
+#include "decoder/mlp.hpp"
 #include "dense/matmul.hpp"
 
 namespace refgss::decoding {
@@ -38,40 +40,6 @@ struct transformer_weights {
     }
     /// The position that a rotation or a table is told.
     int64_t told(int64_t t) const { return see().in_chunks() ? t % window.chunk : t; }
-};
-
-float activation(int32_t mlp, float x) {
-    if (mlp == REFGSS_MLP_RELU) return x > 0 ? x : x != x ? x : 0.0f;
-    const float inner = 0.7978845608028654f * (x + 0.044715f * x * x * x);
-    return 0.5f * x * (1.0f + std::tanh(inner));
-}
-
-/// Keys and values of B sequences, in the order (B,G,slots,D), and how many tokens each has read.
-class key_ring {
-public:
-    key_ring(int64_t batch, int64_t groups, int64_t slots, int64_t D)
-        : groups_(groups), slots_(slots), D_(D), keys_(sized(sized(batch, groups), sized(slots, D))),
-          values_(keys_.size()), tokens(batch, 0) {}
-
-    float* key(int64_t b, int64_t g, int64_t s) { return keys_.data() + place(b, g, s); }
-    float* value(int64_t b, int64_t g, int64_t s) { return values_.data() + place(b, g, s); }
-    /// f(first, count) for the runs of neighbours among the positions from `from` up to `to`.
-    template <class F> void runs(int64_t from, int64_t to, F&& f) const {
-        for (int64_t s = from, next; s < to; s = next) {
-            next = std::min(to, s + slots_ - s % slots_);
-            f(s, next - s);
-        }
-    }
-
-private:
-    int64_t place(int64_t b, int64_t g, int64_t s) const {
-        return ((b * groups_ + g) * slots_ + s % slots_) * D_;
-    }
-    int64_t groups_, slots_, D_;
-    std::vector<float> keys_, values_;
-
-public:
-    std::vector<int64_t> tokens;  // at the last advance
 };
 
 /// A state as the op `attention` has it.
@@ -267,13 +235,7 @@ private:
     }
     /// m = act(m), times the gate where the MLP has one.
     void activate(int64_t count, float* m, const float* gate) const {
-        const transformer_weights& w = *weights_;
-        if (w.mlp == REFGSS_MLP_GELU || w.mlp == REFGSS_MLP_GLU)
-            kernels<pointwise_kernels<float>>().gelu(count, m, m);
-        else
-            for (int64_t j = 0; j < count; ++j) m[j] = activation(w.mlp, m[j]);
-        if (w.w_3)
-            for (int64_t j = 0; j < count; ++j) m[j] *= gate[j];
+        decoding::activate(weights_->mlp, count, m, weights_->w_3 ? gate : nullptr);
     }
 
     /// One token of a sequence, and the heads of queries that share the key head g.

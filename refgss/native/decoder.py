@@ -8,13 +8,20 @@ from typing import Any
 import numpy as np
 
 from refgss import checks, ops
-from refgss.config import DSSConfig, GSSConfig, LMConfig, TransformerConfig
+from refgss.config import (
+    BlockRecurrentConfig,
+    DSSConfig,
+    GSSConfig,
+    LMConfig,
+    TransformerConfig,
+)
 from refgss.layers import kind_of, of_layer
 from refgss.layers.states import State, bundled
 from refgss.layers.tensor import Tensor
 from refgss.layers.transformer import length_limit
 from refgss.native import _core
 from refgss.native.attention import window_tuple
+from refgss.native.pointwise import GATE
 from refgss.native.state_space import form_tuple
 
 BLOCK = 64  # tokens between two advances of the state
@@ -22,6 +29,7 @@ SHARE = 32  # int8 weights that share a scale
 
 POSITIONS = ("none", "rope-half", "rope-interleaved", "t5", "alibi", "learned")  # refgss_position
 MLP = {"gelu": 1, "gelu-tanh": 2, "glu": 3, "relu": 4}  # enum refgss_mlp
+UPDATE = {"skip": 1, "single": 2, "dual": 3}  # enum refgss_update
 COUNT_STEP = 2**20  # a number of tokens is saved as two of binary32, in steps and the rest
 
 
@@ -36,12 +44,16 @@ OPTIONS: dict[type, Callable[[Any], tuple[Any, ...]]] = {
     GSSConfig: lambda c: ("gss", c.imag == "exp", c.eps),
     DSSConfig: lambda c: ("dss", c.imag == "exp", c.eps, form_tuple(c.form)),
     TransformerConfig: transformer_options,
+    BlockRecurrentConfig: lambda c: (
+        *("recurrent", c.heads, c.window, GATE[c.gate], UPDATE[c.update], MLP[c.mlp], c.eps),
+    ),
 }
 
 RECURRENT = (GSSConfig, DSSConfig)  # kinds whose state waits for the next advance
 
 # matrices that may have few bits, and the axis along which their scales are shared
 SUMMED = dict.fromkeys(("w_v", "w_u", "w_uc", "w_o", "w_q", "w_k", "w_1", "w_2", "w_3"), 0)
+SUMMED |= dict.fromkeys(("w_q2", "w_f", "w_i"), 0)
 SUMMED |= {"head.weight": 0, "embedding.weight": 1}
 
 
