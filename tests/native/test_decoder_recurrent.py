@@ -103,9 +103,9 @@ def test_a_state_of_any_phase_is_taken_up_by_row(layer):
 @pytest.mark.parametrize("layer", ["fixed skip", "lstm dual", "full single", "one token"])
 def test_forked_saved_and_restored_it_goes_on_bit_for_bit(layer, at):
     """Where a window is empty, half full, full; after a prompt and in the midst of a block."""
-    params, config = model(LAYERS[layer])
-    config = LMConfig(config.layers[1:2], depth=2)  # what GSS layers remember is rounded anew
-    params = initialize(config, SIZES, vocabulary=37, seed=3)
+    config = LMConfig((LAYERS[layer],), depth=2)  # what GSS layers remember is rounded anew
+    sizes = {name: SIZES[name] for name in ("width", "inner", "hidden")}
+    params = initialize(config, sizes, vocabulary=37, seed=3)
     t = tokens(50)
     for how in ("prompt", "steps"):
         one = native.Decoder(params, config, batch=2, block=4)
