@@ -1,5 +1,5 @@
-"""The decoder with block-recurrent layers: its logits and states are those of the reference, with any
-pieces, weights, gate and update; a stream does not end."""
+"""The decoder with block-recurrent layers: its logits and states are those of the reference, with
+any pieces, weights, gate and update; a stream does not end."""
 
 import numpy as np
 import pytest
