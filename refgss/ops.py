@@ -214,6 +214,37 @@ def _score(
 
 # n: samples; m: of the target; K: classes; M: bins; B: replicates; G: different answers
 SCORES: dict[str, Op] = {
+    "shown_choices": _score("choices", "seed", "shown", None, {"shown": TEXT}),
+    "task_prompts": _score(
+        "task",
+        "shots max_examples seed",
+        "prompts queries",
+        None,
+        {"prompts": TEXT, "queries": INTEGER},
+    ),
+    "task_options": _score(
+        "task", "index", "options scores targets", None, {"options": TEXT, "targets": TEXT}
+    ),
+    "multiple_choice": _score(
+        "log_probs target_scores sizes",
+        "ties",
+        "grade random brier calibration weighted_log weighted",
+        {"log_probs": "N", "target_scores": "N", "sizes": "n"},
+    ),
+    "log_likelihood": _score(
+        "log_probs sizes", "", "log_likelihood", {"log_probs": "N", "sizes": "n"}
+    ),
+    "text_match": _score("responses targets", "rule", "score"),
+    "macro_f1": _score("predicted expected", "", "score"),
+    "normalized_aggregate": _score(
+        "scores low high", "", "aggregate", {"scores": "n", "low": "n", "high": "n"}
+    ),
+    "scaling": _score(
+        "sizes scores",
+        "count",
+        "improvement linearity breakthroughness",
+        {"sizes": "n", "scores": "n"},
+    ),
     "extract_answer": _score("text", "which across_lines", "answer", None, {"answer": TEXT}),
     "boxed_answer": _score("text", "", "answer found", None, {"answer": TEXT, "found": INTEGER}),
     "normalize_answer": _score("text", "rules", "answer", None, {"answer": TEXT}),

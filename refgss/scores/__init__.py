@@ -1,6 +1,7 @@
 """Scores: how sequence models are measured, each metric a pure function with clauses and vectors.
 
-Read in this order: answers, voting, calibration, estimation.  NumPy and SciPy, in binary64.
+Read in this order: tasks, choices, matches, answers, voting, calibration, estimation.  NumPy and
+SciPy, in binary64.
 """
 
 from refgss import __version__, ops
@@ -13,6 +14,12 @@ from refgss.scores.calibration import (
     renormalize,
     softmax,
 )
+from refgss.scores.choices import (
+    log_likelihood,
+    multiple_choice,
+    normalized_aggregate,
+    scaling,
+)
 from refgss.scores.estimation import (
     agreement,
     atc,
@@ -23,6 +30,8 @@ from refgss.scores.estimation import (
     percentile_interval,
     resample,
 )
+from refgss.scores.matches import macro_f1, text_match
+from refgss.scores.tasks import shown_choices, task_options, task_prompts
 from refgss.scores.voting import majority_at_k, pass_at_k, vote, vote_score
 
 OPS = tuple(name for name in ops.SCORES if name in globals())

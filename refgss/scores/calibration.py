@@ -15,7 +15,7 @@ from refgss.scores.arguments import (
     check_probabilities,
     check_whole,
 )
-from refgss.scores.readings import comparable, plain, wide
+from refgss.scores.readings import beside, comparable, plain, wide
 
 HOTTEST = 20  # temperatures are fitted between 1/20 and 20
 MOST_BINS = 1000
@@ -130,10 +130,11 @@ def calibration_error(confidence, correct, *, bins, edges, binning):
 
 def bins_of_equal_width(confidence, bins, edges):
     """The bin (n,) of each confidence.  Clauses: GSS-CAL-6."""
-    c, inner = comparable(confidence, np.arange(1, bins + 1) / bins)
+    inner = np.arange(1, bins) / bins
+    c = beside(confidence, np.append(inner, 1.0) if edges == "phantom" else inner)
     if edges == "left-open":
-        return np.searchsorted(inner[:-1], c, side="left")
-    place = np.searchsorted(inner[:-1], c, side="right")
+        return np.searchsorted(inner, c, side="left")
+    place = np.searchsorted(inner, c, side="right")
     return np.where(c == 1, bins, place) if edges == "phantom" else place
 
 

@@ -12,13 +12,19 @@ import numpy as np
 
 from refgss.reference.elementary import readable, wide
 
-__all__ = ["comparable", "plain", "ratio", "wide"]
+__all__ = ["beside", "comparable", "plain", "ratio", "wide"]
 
 
 @readable
 def comparable(x, *others):
     """x and the others as plain numbers that may be compared with each other."""
     return tuple(np.asarray(v, np.float64) for v in (x, *others))
+
+
+@readable
+def beside(x, edges):
+    """x as plain numbers that may be compared with each of the edges."""
+    return np.asarray(x, np.float64)
 
 
 @readable

@@ -9,7 +9,7 @@ from enum import StrEnum
 import numpy as np
 
 from refgss.conformance.vectors.format import Expected, Vector
-from refgss.ops import CONTRACT, FLOATS, INTEGER, TEXT, exact_kind, never_returned
+from refgss.ops import CONTRACT, FLOATS, INTEGER, SCORES, TEXT, exact_kind, never_returned
 from refgss.text import printable
 
 
@@ -109,7 +109,7 @@ def other_names(vector: Vector, got: Set[str]) -> str | None:
         return f"the output {missing[0]} is missing"
     known = set(CONTRACT[vector.op].outputs) - never_returned(vector.tensors)
     in_parts = {name.split(".")[0] for name in wanted if "." in name}  # all parts are wanted
-    free = known - in_parts
+    free = set() if vector.op in SCORES else known - in_parts  # of scores all outputs are wanted
     surplus = {name for name in got - wanted if name.split(".")[0] not in free}
     return f"the output {min(surplus)} is not due here" if surplus else None
 

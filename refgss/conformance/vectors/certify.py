@@ -20,7 +20,7 @@ from refgss.reference.convolution import convolution_at
 from refgss.reference.discretization import step_exponent
 from refgss.reference.kernel import kernel_at, mode_weight, read_out
 from refgss.reference.recurrence import channel_powers
-from refgss.scores import voting
+from refgss.scores import matches, voting
 
 PROFILES = ("f32", "f64")  # in the order of enclosure.PRECISIONS
 MOST_SAMPLES = 16  # of each output of a large case
@@ -57,7 +57,7 @@ def certify(
 
 
 def near(x: Fraction) -> Expected:
-    """A rational number, to 2⁻⁴⁰ of it (GSS-ANS-10, GSS-ANS-11)."""
+    """A rational number, to 2⁻⁴⁰ of it (GSS-ANS-10, GSS-ANS-11, GSS-TSK-12)."""
     hi = float(x)
     lo, budget = float(x - Fraction(hi)), hi * 2.0**-40 + TINY[1]
     parts = (np.array(v) for v in (hi, lo, abs(lo) * 2.0**-50))
@@ -74,6 +74,8 @@ FRACTIONS: Mapping[str, Callable[..., Fraction]] = {  # scores that are rational
     "vote_score": voting.share_of_vote,
     "majority_at_k": majority,
     "pass_at_k": voting.share_with_one,
+    "text_match": matches.share_of_matches,
+    "macro_f1": matches.mean_f1,
 }
 
 

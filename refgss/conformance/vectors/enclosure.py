@@ -488,6 +488,16 @@ class Enclosure(NDArrayOperatorsMixin):
             raise UndecidedError("two numbers are too near to each other to be put in order")
         return tuple(x.numbers for x in all_)
 
+    def beside(self, edges: np.ndarray) -> np.ndarray:
+        """The numbers, whose order with each of the edges no honest rounding can change.
+
+        Raises UndecidedError where one is near an edge, and not there by itself.
+        """
+        near = np.abs(self.numbers[..., None] - edges) <= self.err[..., -1:]
+        if np.any(near & (self.err[..., -1:] > 0)):
+            raise UndecidedError("a number is too near to an edge to be put on one side of it")
+        return self.numbers
+
     def ratio(self, numerator: int, denominator: int) -> Enclosure:
         """The quotient of two integers, rounded once."""
         return Enclosure(float(numerator), unit=self.unit) / Enclosure(

@@ -36,6 +36,7 @@ from refgss.conformance.vectors.cases.reciprocals import reciprocals
 from refgss.conformance.vectors.cases.recurrence import recurrences
 from refgss.conformance.vectors.cases.refusals import refusals
 from refgss.conformance.vectors.cases.sizes import sizes
+from refgss.conformance.vectors.cases.tasks import tasks
 from refgss.conformance.vectors.cases.transformer import hybrids, transformers
 
 __all__ = [
@@ -74,6 +75,7 @@ CHAPTERS: tuple[Callable[[], Iterator[Case]], ...] = (
     rms_norms,
     transformers,
     hybrids,
+    tasks,
     answers,
     calibrations,
     estimations,
