@@ -55,7 +55,10 @@ ASKED = slice(2 * PAIRS + 1, None, 2)  # the keys whose values have to be said
 
 
 class Learner:
-    """A model of these layers, compiled once for all seeds."""
+    """A model of these layers, compiled once for all seeds; another task has a class of its own."""
+
+    batch, sizes, memory, vocabulary, asked = BATCH, SIZES, 64, SEPARATOR + 1, ASKED
+    sequences = staticmethod(sequences)
 
     def __init__(self, layers: tuple[Any, ...], steps: int, every: int):
         self.config, self.steps, self.every = LMConfig(layers, depth=len(layers)), steps, every
@@ -63,19 +66,21 @@ class Learner:
         self.rule = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
         self.step = jax.jit(self.stepped)
         self.right = jax.jit(self.share_right)
-        self.test = jnp.asarray(sequences(np.random.default_rng(10**6), TESTED))
+        self.test = jnp.asarray(self.sequences(np.random.default_rng(10**6), TESTED))
 
     def initial(self, seed: int) -> dict[str, np.ndarray]:
-        return initialize(self.config, SIZES, vocabulary=SEPARATOR + 1, memory=64, seed=seed)
+        return initialize(
+            self.config, self.sizes, vocabulary=self.vocabulary, memory=self.memory, seed=seed
+        )
 
     def parameters(self) -> int:
         return sum(x.size * (2 if x.dtype.kind == "c" else 1) for x in self.initial(0).values())
 
     def logits(self, p: Any, tokens: jax.Array) -> jax.Array:
-        return xla.lm_logits(to_complex(p), tokens[:, :-1], config=self.config)[0][:, ASKED]
+        return xla.lm_logits(to_complex(p), tokens[:, :-1], config=self.config)[0][:, self.asked]
 
     def loss(self, p: Any, tokens: jax.Array) -> jax.Array:
-        logits, wanted = self.logits(p, tokens), tokens[:, 1:][:, ASKED]
+        logits, wanted = self.logits(p, tokens), tokens[:, 1:][:, self.asked]
         return optax.softmax_cross_entropy_with_integer_labels(logits, wanted).mean()
 
     def stepped(self, p: Any, memory: Any, tokens: jax.Array) -> tuple[Any, Any]:
@@ -83,14 +88,14 @@ class Learner:
         return optax.apply_updates(p, update), memory
 
     def share_right(self, p: Any, tokens: jax.Array) -> jax.Array:
-        return (self.logits(p, tokens).argmax(-1) == tokens[:, 1:][:, ASKED]).mean()
+        return (self.logits(p, tokens).argmax(-1) == tokens[:, 1:][:, self.asked]).mean()
 
     def learn(self, seed: int) -> list[float]:
         """Shares of values that are said right, after every so many steps."""
         rng, p = np.random.default_rng(seed), to_real(self.initial(seed))
         memory, found = self.rule.init(p), []
         for i in range(1, self.steps + 1):
-            p, memory = self.step(p, memory, jnp.asarray(sequences(rng, BATCH)))
+            p, memory = self.step(p, memory, jnp.asarray(self.sequences(rng, self.batch)))
             if i % self.every == 0:
                 found.append(float(self.right(p, self.test)))
         return found
@@ -103,22 +108,30 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
     every = max(arguments.steps // 20, 1)
+    learners = {n: Learner(layers, arguments.steps, every) for n, layers in MODELS.items()}
+    curves = learned(learners, arguments.seeds)
+    if arguments.plot:
+        plot(arguments.plot, curves, every, PAIRS)
+
+
+def learned(learners: dict[str, Learner], seeds: int) -> dict[str, np.ndarray]:
+    """Shares of values recalled (seeds, measurements), by model; the last are printed."""
     curves = {}
-    print(f"{arguments.steps} steps of {BATCH} sequences; values recalled, by seed")
-    for name, layers in MODELS.items():
+    first = next(iter(learners.values()))
+    print(f"{first.steps} steps of {first.batch} sequences; values recalled, by seed")
+    for name, learner in learners.items():
         began = time.monotonic()
-        learner = Learner(layers, arguments.steps, every)
-        runs = [learner.learn(seed) for seed in range(arguments.seeds)]
+        runs = [learner.learn(seed) for seed in range(seeds)]
         curves[name] = np.array(runs)
         shares = "  ".join(f"{found[-1]:6.1%}" for found in runs)
-        seconds = (time.monotonic() - began) / arguments.seeds
+        seconds = (time.monotonic() - began) / seeds
         count = learner.parameters()
         print(f"{name:28}{count:8,} parameters  {shares}  {seconds:.0f} s a run", flush=True)
-    if arguments.plot:
-        plot(arguments.plot, curves, every)
+    return curves
 
 
-def plot(file: Path, curves: dict[str, np.ndarray], every: int) -> None:
+def plot(file: Path, curves: dict[str, np.ndarray], every: int, values: int) -> None:
+    """`values`: of how many one is right by chance."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 3.5), layout="constrained")
@@ -127,7 +140,7 @@ def plot(file: Path, curves: dict[str, np.ndarray], every: int) -> None:
         steps = np.arange(1, runs.shape[1] + 1) * every
         for seed, run in enumerate(runs):
             axes.plot(steps, run, color=f"C{i}", label=None if seed else name)
-    axes.axhline(1 / PAIRS, color="grey", linestyle=":", label="one of the eight values")
+    axes.axhline(1 / values, color="grey", linestyle=":", label=f"one of {values} values")
     axes.set(xlabel="steps", ylabel="values recalled", ylim=(0, 1.02))
     figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     figure.savefig(file, dpi=100)

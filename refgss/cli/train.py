@@ -56,6 +56,7 @@ TRAINING = {
     "minutes": "Train for this long instead; such a run is not reproducible bit for bit.",
     "batch": "Windows per update.",
     "length": "Tokens per window.",
+    "segments": "Windows that follow each other in the text and hand the state on, one per update.",
     "accumulate": "Split each batch into this many parts and sum their gradients.",
     "optimizer": "muon updates the matrices of layers, and adamw everything else.",
     "rate": "Peak learning rate.",
@@ -241,7 +242,7 @@ def train(
     with bar() as watch:
         file = loop.train(run, out, habits, watch, checkpoint)
     terminal.say(f"{file} is trained; see {out / 'metrics.jsonl'} and {out / 'loss.png'}")
-    terminal.say(closing_line(out / "metrics.jsonl", recipe.length))
+    terminal.say(closing_line(out / "metrics.jsonl", recipe.text))
 
 
 def sizes_given(pattern: Sequence[LayerConfig], named: Mapping[str, Any]) -> dict[str, Any]:

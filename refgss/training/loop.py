@@ -21,6 +21,7 @@ import numpy as np
 import refgss
 from refgss.files import atomic_write
 from refgss.interrupts import interrupts
+from refgss.layers.states import State, zero_states
 from refgss.model.checkpoint import Checkpoint, save_checkpoint
 from refgss.model.initialization import initialize
 from refgss.model.tokenizer import load_tokenizer
@@ -92,8 +93,9 @@ class Training:
     habits: Habits
     digest: str  # of the prepared text
     windows: Windows
-    held_out: np.ndarray  # (windows, L+1)
-    update: Callable[..., Any]  # params, memory, windows, schedule -> params, memory, loss, norm
+    held_out: np.ndarray  # (windows, recipe.text + 1)
+    fresh: State | None  # of texts that begin, where windows go on with those before
+    update: Callable[..., Any]  # one step, as in step.functions
     loss: Callable[..., Any]  # params, windows -> loss
     state: TrainingState
     metrics: Metrics
@@ -111,19 +113,22 @@ class Training:
         except ValueError as e:
             raise TrainingError(str(e)) from e
         recipe, text = run.recipe, prepare(run.data, tokenizer, folder)
-        windows = Windows(text.train, recipe.length, recipe.seed)
-        batches = -(-EVALUATED // recipe.batch)
-        held_out = spaced_windows(text.held_out, recipe.length, batches * recipe.batch)
+        windows = Windows(text.train, recipe.text, recipe.seed)
+        batches = -(-EVALUATED // (recipe.batch * recipe.segments))
+        held_out = spaced_windows(text.held_out, recipe.text, batches * recipe.batch)
         initial = to_real(
             initial_params(run, tokenizer.size) if start is None else start.float_params()
         )
         begin, update, loss = functions(run.model, recipe, tuple(sorted(initial)))
-        state = TrainingState(initial, begin(initial))
+        fresh = None
+        if recipe.segments > 1:
+            fresh = zero_states(to_complex(initial), run.model, recipe.batch)
+        state = TrainingState(initial, begin(initial), carried=fresh)
         if (folder / "training.safetensors").exists():
             state = load_state(folder / "training.safetensors", state, run, text.digest)
         metrics = Metrics(folder / "metrics.jsonl", state.step)
         return cls(
-            run, folder, habits, text.digest, windows, held_out, update, loss, state, metrics
+            run, folder, habits, text.digest, windows, held_out, fresh, update, loss, state, metrics
         )
 
     def seconds(self) -> float:
@@ -138,9 +143,12 @@ class Training:
         """One step, and what is due after it."""
         recipe, habits, done = self.run.recipe, self.habits, self.state.step
         schedule = np.float32(recipe.schedule(done, self.seconds()))
-        batch = self.windows.batch(done, recipe.batch)
-        params, memory, value, norm = self.update(
-            self.state.params, self.state.memory, batch, schedule
+        text, segment = divmod(done, recipe.segments)
+        at = segment * recipe.length
+        batch = self.windows.batch(text, recipe.batch)[:, at : at + recipe.length + 1]
+        carried = self.state.carried if segment else self.fresh
+        params, memory, value, norm, carried = self.update(
+            self.state.params, self.state.memory, batch, schedule, carried
         )
         loss, size = float(value), float(norm)
         if not (math.isfinite(loss) and math.isfinite(size)):
@@ -149,7 +157,7 @@ class Training:
                 "another folder with a lower rate; the state before is kept"
             )
         done += 1
-        self.state = TrainingState(params, memory, done, self.seconds())
+        self.state = TrainingState(params, memory, done, self.seconds(), carried)
         speed = self.tokens_per_second()
         if done % habits.log == 0 or done == 1:
             self.metrics.write(

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from refgss.config import GSSConfig, LMConfig
+from refgss.config import BlockRecurrentConfig, GSSConfig, LMConfig
 from refgss.layers import kind_of, of_layer
 from refgss.model.session import length_limit
 from refgss.tensors import ModelError
@@ -57,6 +57,8 @@ class Recipe:
     minutes         None, or stop after so many: the schedule then follows the larger of the shares
                     of steps and of minutes, and the run cannot be repeated bit by bit.
     batch, length   windows an update, tokens a window.
+    segments        windows of a text that are read one after the other, a step each: the state goes
+                    on from one to the next, and no gradient goes back.
     accumulate      parts of a batch whose gradients are computed one after the other.
     optimizer       "adamw", "adafactor", or "muon" for the matrices of layers and adamw otherwise.
     rate            the peak learning rate; it rises over `warmup` steps, then falls as a cosine to
@@ -74,6 +76,7 @@ class Recipe:
     minutes: float | None = None
     batch: int = 8
     length: int = 512
+    segments: int = 1
     accumulate: int = 1
     optimizer: Optimizer = "muon"
     rate: float = 4e-3
@@ -89,8 +92,8 @@ class Recipe:
     sequence_parallel: int = 1
 
     def __post_init__(self) -> None:
-        counts = ("steps", "batch", "length", "accumulate", "data_parallel", "sequence_parallel")
-        for name in counts:
+        devices = ("data_parallel", "sequence_parallel")
+        for name in ("steps", "batch", "length", "segments", "accumulate", *devices):
             if getattr(self, name) < 1:
                 raise TrainingError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("minutes", "rate", "matrix_rate", "modes_rate", "clip"):
@@ -101,13 +104,18 @@ class Recipe:
             raise TrainingError("final must be from 0 to 1; weight-decay and warmup, at least 0")
         if self.seed < 0:
             raise TrainingError(f"seed must be at least 0, not {self.seed}")
-        devices = self.accumulate * self.data_parallel
-        if self.batch % devices or self.length % self.sequence_parallel:
+        parts = self.accumulate * self.data_parallel
+        if self.batch % parts or self.length % self.sequence_parallel:
             raise TrainingError(
                 "batch must be a multiple of accumulate times data-parallel, and length one of "
-                f"sequence-parallel: {self.batch} is no multiple of {devices}, or {self.length} "
+                f"sequence-parallel: {self.batch} is no multiple of {parts}, or {self.length} "
                 f"none of {self.sequence_parallel}"
             )
+
+    @property
+    def text(self) -> int:
+        """Tokens that are read before a text begins anew."""
+        return self.length * self.segments
 
     def share(self, step: int, seconds: float) -> float:
         """How much of the run is over, from 0 to 1."""
@@ -137,8 +145,14 @@ class Run:
 
     def __post_init__(self) -> None:
         end = length_limit(self.model)
-        if end is not None and self.recipe.length > end:
+        if end is not None and self.recipe.text > end:
             raise TrainingError(
                 f"a stream of this model ends after {end} tokens, and windows have "
-                f"{self.recipe.length}: lower --length, or give --positions more"
+                f"{self.recipe.text}: lower --length, or give --positions more"
+            )
+        recurrent = any(isinstance(layer, BlockRecurrentConfig) for layer in self.model.layers)
+        if recurrent and self.recipe.sequence_parallel > 1:
+            raise TrainingError(
+                "the state of a recurrent layer goes from window to window, one after the other, "
+                "and cannot be spread over devices: use --data-parallel"
             )

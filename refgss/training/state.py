@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from refgss.config import to_json
+from refgss.layers.states import State
 from refgss.schemas import parse
 from refgss.tensors import read_tensors, write_tensors
 from refgss.training.recipe import Run, TrainingError
@@ -25,18 +26,24 @@ KEY = "refgss.training"
 
 @dataclass(frozen=True)
 class TrainingState:
-    """params (ssm.c real), memory of the optimiser, steps done, seconds spent on them."""
+    """params (ssm.c real), memory of the optimiser, steps done, seconds spent on them.
+
+    carried  the state with which the next windows go on, None where each begins anew.
+    """
 
     params: Mapping[str, Any]
     memory: Any
     step: int = 0
     seconds: float = 0.0
+    carried: State | None = None
 
 
 def description(run: Run, digest: str) -> dict[str, Any]:
     """What must agree for a state to be continued."""
     fields = to_json(run)
     fields["data"].pop("paths")  # the digest says what the text is, wherever it lies
+    if run.recipe.segments == 1:
+        fields["recipe"].pop("segments")  # as in files from before there were any
     return {"version": 1, "run": json.loads(json.dumps(fields)), "text": digest}
 
 
@@ -44,7 +51,20 @@ def leaves(state: TrainingState) -> dict[str, Any]:
     named = {f"params.{name}": x for name, x in state.params.items()}
     for path, x in jax.tree_util.tree_leaves_with_path(state.memory):
         named[f"memory{jax.tree_util.keystr(path)}"] = x
+    for path, x in jax.tree_util.tree_leaves_with_path(state.carried):
+        x, name = np.asarray(x), f"carried{jax.tree_util.keystr(path)}"
+        named[name] = np.stack([x.real, x.imag], -1) if np.iscomplexobj(x) else x
     return named
+
+
+def carried_of(tensors: Mapping[str, np.ndarray], form: State | None) -> State | None:
+    """The state of streams among the tensors of a file, in this form."""
+
+    def found(path: Any, like: Any) -> np.ndarray:
+        x = np.array(tensors[f"carried{jax.tree_util.keystr(path)}"])
+        return x[..., 0] + 1j * x[..., 1] if np.iscomplexobj(like) else x
+
+    return jax.tree_util.tree_map_with_path(found, form)
 
 
 def save_state(path: Path, state: TrainingState, run: Run, digest: str) -> None:
@@ -84,6 +104,7 @@ def load_state(path: Path, fresh: TrainingState, run: Run, digest: str) -> Train
         jax.tree_util.tree_unflatten(form, memory),
         step,
         seconds,
+        carried_of(tensors, fresh.carried),
     )
 
 

@@ -8,17 +8,24 @@ import numpy as np
 import pytest
 
 from refgss.cli import run
-from refgss.config import DSSConfig, GSSConfig, LMConfig
+from refgss.config import (
+    BlockRecurrentConfig,
+    DSSConfig,
+    GSSConfig,
+    LMConfig,
+    TransformerConfig,
+)
 from refgss.layers import role_of
 from refgss.model import initialize, load_checkpoint
-from refgss.reference import lm_loss
+from refgss.model.evaluation import negative_log_likelihood
+from refgss.reference import lm_logits, lm_loss
 from refgss.tensors import TensorFileError
 from refgss.training import loop
-from refgss.training.data import DataConfig
+from refgss.training.data import DataConfig, Windows
 from refgss.training.loop import Habits, train
 from refgss.training.optimizers import to_complex, to_real
 from refgss.training.recipe import Recipe, Run, Sizes, TrainingError, sizes_of
-from refgss.training.state import TrainingState, first_difference, leaves
+from refgss.training.state import TrainingState, description, first_difference, leaves
 from refgss.training.step import functions, loss_of
 
 MODEL = LMConfig(GSSConfig(), depth=1)
@@ -100,8 +107,8 @@ def test_the_first_loss_is_that_of_the_standard(a_run, text):
     params = initialize(MODEL, GSS_SIZES, vocabulary=257, memory=50.0, seed=0)
     windows = np.random.default_rng(0).integers(0, 257, (2, 17)).astype(np.int32)
     expected = lm_loss(params, windows[:, :-1], windows[:, 1:], config=MODEL)
-    found = loss_of(MODEL, RECIPE)(to_real(params), windows)
-    assert found == pytest.approx(expected, rel=1e-5)
+    found, state = loss_of(MODEL, RECIPE)(to_real(params), windows)
+    assert state is None and found == pytest.approx(expected, rel=1e-5)
     assert same(to_complex(to_real(params)), params)
 
 
@@ -113,7 +120,7 @@ def updated(recipe):
     for seed in range(2):
         shape = (recipe.batch, recipe.length + 1)
         windows = np.random.default_rng(seed).integers(0, 257, shape).astype(np.int32)
-        params, memory, loss, _ = step(params, memory, windows, np.float32(0.5))
+        params, memory, loss, *_ = step(params, memory, windows, np.float32(0.5))
         losses.append(float(loss))
     return np.concatenate([np.asarray(x).ravel() for x in params.values()]), losses
 
@@ -189,8 +196,8 @@ def test_a_loss_that_is_no_number_stops_the_run(a_run, whole, tmp_path, monkeypa
 
     def breaks(*arguments):
         calls.append(arguments)
-        params, memory, nats, norm = step(*arguments)
-        return params, memory, nats, norm * np.float32(np.nan if len(calls) == 8 else 1)
+        params, memory, nats, norm, state = step(*arguments)
+        return params, memory, nats, norm * np.float32(np.nan if len(calls) == 8 else 1), state
 
     monkeypatch.setattr(loop, "functions", lambda *arguments: (begin, breaks, loss))
     with pytest.raises(TrainingError, match="no finite number at step 7"):
@@ -247,6 +254,66 @@ def test_names_of_a_state_are_those_of_its_parts(a_run):
     begin, _, _ = functions(MODEL, RECIPE, tuple(sorted(params)))
     names = leaves(TrainingState(params, jax.device_get(begin(params))))
     assert len(names) > 2 * len(params) and "params.layers.0.w_v" in names
+
+
+# --- segments -------------------------------------------------------------------------------------
+
+MIXED = LMConfig(
+    (
+        GSSConfig(),
+        TransformerConfig(heads=2, chunk=4, visible="strict"),
+        BlockRecurrentConfig(heads=2, window=4, states=3),
+    ),
+    depth=3,
+)
+
+
+@pytest.fixture(scope="session")
+def a_run_of_segments(a_run):
+    recipe = replace(RECIPE, steps=7, length=6, segments=3, accumulate=2, weight_decay=0.0)
+    return replace(a_run, model=MIXED, recipe=recipe)
+
+
+@pytest.fixture
+def compiled_quickly():
+    """Programs are small: what takes time is to compile them well."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def test_a_run_of_segments_is_killed_between_them(a_run_of_segments, tmp_path, compiled_quickly):
+    """Steps 3 and 6 begin a text; from all others the state of layers of every kind goes on."""
+    run, (whole, killed) = a_run_of_segments, (tmp_path / "whole", tmp_path / "killed")
+    train(run, whole, HABITS)
+    train(run, killed, replace(HABITS, stop=1))
+    after_one = tensors(killed)
+    for steps in (2, 4, 5):
+        with pytest.raises(KilledError):
+            train(run, killed, replace(HABITS, save=1), killed_after(steps))
+    train(run, killed, HABITS)
+    assert same(tensors(killed), tensors(whole))
+    losses = [line["loss"] for line in without_times(whole) if "loss" in line]
+    assert [x["loss"] for x in without_times(killed) if "loss" in x] == losses
+    # the second step goes on in the text, from the state that the first model left
+    recipe, text = run.recipe, np.fromfile(whole / "text.tokens", "<u2")
+    text = text[: json.loads((whole / "text.json").read_text())["train"]]
+    batch = Windows(text, recipe.text, recipe.seed).batch(0, recipe.batch)
+    first, second = batch[:, :6], batch[:, 6:13]
+    _, state = lm_logits(loop.initial_params(run, 257), first, config=MIXED)
+    logits, _ = lm_logits(after_one, second[:, :-1], state, config=MIXED)
+    wanted = negative_log_likelihood(logits, second[:, 1:]).mean()
+    assert losses[1] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_state_that_cannot_be_spread_over_devices(a_run_of_segments):
+    recipe = replace(a_run_of_segments.recipe, sequence_parallel=2)
+    with pytest.raises(TrainingError, match="cannot be spread over devices: use --data-parallel"):
+        replace(a_run_of_segments, recipe=recipe)
+
+
+def test_a_run_without_segments_is_described_as_before(a_run):
+    assert "segments" not in description(a_run, "")["run"]["recipe"]
 
 
 OTHER_LINES = ["5", "null", '"step"', '{"step": "a"}', '{"step": 1', "[1]", "{}"]
