@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from refgss.config import GSS_PYTORCH, GSSConfig, Imag, LMConfig
+from refgss.layers import of_layer
 from refgss.model.weights import from_bf16
 from refgss.tensors import ModelError, read_tensors
 
@@ -77,6 +78,31 @@ def from_gated_state_spaces_pytorch(
         raise ModelError(f"layer {min(missing_layers)} is missing: is this a whole model?")
     layer_config = replace(GSS_PYTORCH, imag=imag)
     return in_float32(params), LMConfig(layer_config, len(layers), final_norm=False)
+
+
+def to_gated_state_spaces_pytorch(params: Weights, config: LMConfig) -> dict[str, np.ndarray]:
+    """The inverse: a state dict of its GatedStateSpacesLM.  Clauses: GSS-LAY-8.
+
+    Raises ModelError for a model that the package has not.
+    """
+    theirs = all(
+        isinstance(layer, GSSConfig) and replace(layer, imag=GSS_PYTORCH.imag) == GSS_PYTORCH
+        for layer in config.layers
+    )
+    if not theirs or config.final_norm or config.tied:
+        raise ModelError(
+            f"{THEIRS} has GSS layers with a norm in the SSM and a bias of the output alone, no "
+            "final norm, and a head of its own"
+        )
+    found = {name: params[ours] for name, ours in MODEL.items()}
+    found |= {name: params[ours].T for name, ours in MODEL_TRANSPOSED.items()}
+    for i in range(config.depth):
+        own = of_layer(params, i)
+        layer = {name: own[ours] for name, ours in LAYER.items()}
+        layer |= {name: own[ours].T for name, ours in LAYER_TRANSPOSED.items()}
+        layer |= dict(zip(COMPLEX, (own["ssm.c"].real, own["ssm.c"].imag), strict=True))
+        found |= {f"layers.{i}.{name}": x for name, x in layer.items()}
+    return {name: np.ascontiguousarray(x) for name, x in found.items()}
 
 
 def from_gss_module(

@@ -2,7 +2,8 @@
 
 Functions have the reference's names and signatures, and take and give tensors.  Where all are on
 the CPU they are the kernels of refgss.native, as custom operators; elsewhere plain PyTorch.
-`plain` is that backend on any device.
+`plain` is that backend on any device.  `GSS`, `DSS`, `TransformerLayer` and `LanguageModel` are
+modules with the tensors of a checkpoint.
 """
 
 from typing import Any
@@ -12,12 +13,23 @@ try:
 except ImportError as e:
     raise ImportError("refgss.torch needs PyTorch: pip install 'refgss[torch]'") from e
 
-from refgss import __version__, ops
+from refgss import __version__
 from refgss.torch import backends, kernels
+from refgss.torch.modules import DSS, GSS, LanguageModel, Layer, TransformerLayer
 
-OPS = tuple(op for op in ops.OPS if hasattr(backends.plain, op))
-globals().update({op: backends.chosen(op) for op in OPS})
-__all__ = ["OPS", "capabilities", "plain", *OPS]
+OPS = tuple(backends.OPS)
+globals().update(backends.OPS)
+__all__ = [
+    "OPS",
+    "capabilities",
+    "plain",
+    "DSS",
+    "GSS",
+    "LanguageModel",
+    "Layer",
+    "TransformerLayer",
+    *OPS,
+]
 
 
 def __getattr__(name: str) -> Any:  # the ops, for who reads types

@@ -72,3 +72,6 @@ def chosen(op: str) -> Op:
         return getattr(own, op)(**arguments)
 
     return call
+
+
+OPS = {op: chosen(op) for op in ops.OPS if hasattr(plain, op)}

@@ -163,7 +163,6 @@ def base(name: str) -> str:
 
 
 @torch.compiler.assume_constant_result
-@cache
 def outputs(op: str, names: tuple[str, ...]) -> tuple[str, ...]:
     """The names of the outputs of an operator, in order."""
     if op.endswith("_vjp"):
@@ -308,6 +307,13 @@ if obstacle() is None:
 # --- the ops as refgss.torch calls them -----------------------------------------------------------
 
 
+def wants_gradient(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a gradient may follow: then what it needs is kept."""
+    if not torch.is_grad_enabled() or torch.compiler.is_exporting():
+        return False
+    return any(x.requires_grad for x in tensors.values())
+
+
 def kernel(op: str) -> Callable[..., Any]:
     """An op of the standard, its arguments by name."""
 
@@ -315,9 +321,8 @@ def kernel(op: str) -> Callable[..., Any]:
         tensors = tensors_of(op, arguments)
         options = {n: ops.encode_option(x) for n, x in arguments.items() if n in ops.SCALARS}
         name = op
-        if op == "gss_layer" and torch.is_grad_enabled():
-            if any(x.requires_grad for x in tensors.values()):
-                name += KEEPING
+        if op == "gss_layer" and wants_gradient(tensors):
+            name += KEEPING
         return regrouped(op, called(name, tensors, options))
 
     return call

@@ -29,7 +29,9 @@ def lm_logits(
         checks.check_language_model("lm_logits", params, tokens, state, config)
     x, states = functional.embedding(tokens.long(), params["embedding.weight"]), []
     for i, layer in enumerate(config.layers):
-        op = getattr(ops, kind_of(layer).OP)
+        op = getattr(ops, kind_of(layer).OP, None)
+        if op is None:
+            raise NotImplementedError(f"refgss.torch has no {kind_of(layer).OP}")
         x, after = op(of_layer(params, i), x, None if state is None else state[i], config=layer)
         states.append(after)
     if config.final_norm:

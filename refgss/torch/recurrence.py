@@ -100,12 +100,18 @@ def causal_conv(u: Tensor, k: Tensor) -> Tensor:
     return convolve(u, k)
 
 
+@torch.compiler.assume_constant_result
+def fast_length(n: int) -> int:
+    """At least n, and quick to transform."""
+    return next_fast_len(n, real=True)
+
+
 def convolve(u: Tensor, k: Tensor) -> Tensor:
     L = u.shape[1]
     k = k[:, :L]  # later taps meet no signal
     if 0 in (*u.shape, *k.shape):
         return torch.zeros_like(u)
-    n = next_fast_len(L + k.shape[1] - 1, real=True)  # nothing wraps round
+    n = fast_length(L + k.shape[1] - 1)  # nothing wraps round
     u, (a, b) = u.mT, (half_of_scale(u.mT), half_of_scale(k))
     spectrum = torch.fft.rfft(u * a * a, n) * torch.fft.rfft(k * b * b, n)
     return (torch.fft.irfft(spectrum, n)[..., :L] / (a * b) / (a * b)).mT
