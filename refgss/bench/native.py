@@ -111,6 +111,41 @@ def of_row(d: Data) -> tuple[np.ndarray, np.ndarray, np.ndarray, AttentionForm, 
     return q, k, v, AttentionForm(d["q"].shape[1]), dy
 
 
+PLAIN = f"{OURS}, transformer layer"
+
+
+def block_recurrent(d: Data) -> dict[str, tuple[Callable, int]]:
+    def plain() -> None:
+        native.transformer_layer(d["plain_params"], d["x"], None, config=d["plain"])
+
+    def run() -> np.ndarray:
+        return native.block_recurrent_layer(d["params"], d["x"], None, config=d["config"])[0]
+
+    return {OURS: (run, 1), PLAIN: (plain, 1)}
+
+
+def block_recurrent_train(d: Data) -> dict[str, tuple[Callable, int]]:
+    """A gradient computes the layer anew: with the output, so that its error is known."""
+    runs = block_recurrent(d)
+    p, x, dy, config = d["params"], d["x"], d["dy"], d["config"]
+    state = native.block_recurrent_layer(p, x[:, :0], None, config=config)[1]
+    dstate = {name: state[name] for name in ("s", "k", "v")}
+    plain_state = native.transformer_layer(d["plain_params"], x[:, :0], None, config=d["plain"])[1]
+    plain_dstate = {name: plain_state[name] for name in ("k", "v")}
+
+    def run() -> np.ndarray:
+        native.block_recurrent_layer_vjp(p, x, None, dy, dstate, config=config)
+        return runs[OURS][0]()
+
+    def plain() -> None:
+        native.transformer_layer_vjp(
+            d["plain_params"], x, None, dy, plain_dstate, config=d["plain"]
+        )
+        runs[PLAIN][0]()
+
+    return {OURS: (run, 1), PLAIN: (plain, 1)}
+
+
 def label(weights: str) -> str:
     return OURS if weights == "f32" else f"{OURS}, {weights} weights"
 

@@ -14,6 +14,14 @@ from typing import Any
 import numpy as np
 
 from refgss.bench.works import Data
+from refgss.reference.attention import buckets
+
+
+def of_window(W: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of a window's tokens and 2W keys: the bucket of each distance, and what is seen, (W,2W)."""
+    distance = np.arange(W)[:, None] + W - np.arange(2 * W)
+    seen = (distance >= 1) & (distance <= W)
+    return buckets(W + 1)[np.clip(distance, 0, W)], seen
 
 
 class Torch:
@@ -148,6 +156,69 @@ class Torch:
 
     def attention_train(self, d: Data) -> dict[str, tuple[Callable, int]]:
         return self.attend(d, True)
+
+    def recurrent(self, d: Data, grad: bool) -> Callable:
+        """Windows as a batch, each beside the one before; the states one after another."""
+        torch, c = self.torch, d["config"]
+        p = {k: torch.from_numpy(v) for k, v in d["params"].items()}
+        x, dy = self.tensors(d, "x", "dy")
+        W, H = c.window, c.heads
+        bucket, seen = (torch.from_numpy(a) for a in of_window(W))
+        for t in (x, *p.values()):
+            t.requires_grad_(grad)
+
+        def norm(x: Any, weight: Any) -> Any:
+            return torch.nn.functional.rms_norm(x, x.shape[-1:], weight, c.eps)
+
+        def heads(x: Any, name: str, unit: bool = True) -> Any:
+            """(...,T,E) -> (...,H,T,D), of length 1 or as they are."""
+            y = (x @ p[name]).unflatten(-1, (H, -1)).transpose(-3, -2)
+            return y * torch.rsqrt((y * y).sum(-1, keepdim=True) + 1e-6) if unit else y
+
+        def attend(q: Any, k: Any, v: Any, scale: str, mask: Any = None) -> Any:
+            y = torch.nn.functional.scaled_dot_product_attention(
+                q * p[scale].abs()[:, None, None], k, v, attn_mask=mask, scale=1.0
+            )
+            return y.transpose(-3, -2).flatten(-2)
+
+        def renewed(s: Any, h: Any, keys: Any, values: Any) -> tuple[Any, Any]:
+            """The next state, and what the tokens see of this one."""
+            k, v = heads(h, "state.w_k"), heads(h, "state.w_v", False)
+            own = attend(heads(h, "state.w_q"), k, v, "state.scale")
+            to = attend(heads(h, "state.w_q2"), keys, values, "state.scale2")
+            gate = torch.sigmoid(p["state.gate1.b_f"])
+            return s * gate + (torch.cat([own, to], -1) @ p["state.w_o"]) * (1 - gate), (k, v)
+
+        def forward() -> Any:
+            h = norm(x[0].unflatten(0, (-1, W)), p["norm1.weight"])  # (windows,W,E)
+            k, v = heads(h, "w_k"), heads(h, "w_v", False)
+            before = [torch.cat([torch.zeros_like(t[:1]), t[:-1]]) for t in (k, v)]
+            keys, values = torch.cat([before[0], k], 2), torch.cat([before[1], v], 2)
+            bias = p["position.table"][:, bucket] * p["scale"].abs()[:, None, None]
+            mask = torch.where(seen, bias, -torch.inf)
+            y = attend(heads(h, "w_q"), keys, values, "scale", mask)
+            s, q2, to_state = p["state.initial"], heads(h, "w_q2"), []
+            for w in range(len(h)):
+                hs = norm(s, p["state.norm1.weight"]) + p["state.ids"]
+                s, of_state = renewed(s, hs, keys[w], values[w])
+                to_state.append(attend(q2[w], *of_state, "scale2"))
+            x1 = x[0] + (torch.cat([y, torch.stack(to_state)], -1) @ p["w_o"]).flatten(0, 1)
+            m = torch.relu(norm(x1, p["norm2.weight"]) @ p["w_1"])
+            return (x1 + m @ p["w_2"])[None]
+
+        def run() -> Any:
+            y = forward()
+            if grad:
+                torch.autograd.grad(y, (x, *p.values()), dy, allow_unused=True)
+            return y.detach()
+
+        return run
+
+    def block_recurrent(self, d: Data) -> Callable:
+        return self.recurrent(d, False)
+
+    def block_recurrent_train(self, d: Data) -> Callable:
+        return self.recurrent(d, True)
 
     def language_model(self, d: Data) -> TorchModel:
         return TorchModel(self.torch, d["params"], d["config"].layer.eps, len(d["tokens"]))
@@ -365,6 +436,65 @@ class Jax:
             return y, back(dy)
 
         fast = self.compiled(run, *(d[name] for name in ("q", "k", "v", "dy")))
+        return lambda: fast()[0]
+
+    def recurrent(self, config: Any) -> Callable:
+        """As PyTorch's: windows as a batch, the states one after another."""
+        jnp, jax, W, H = self.np, self.jax, config.window, config.heads
+        bucket, seen = of_window(W)
+
+        def norm(x: Any, weight: Any) -> Any:
+            return x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + config.eps) * weight
+
+        def heads(x: Any, w: Any, unit: bool = True) -> Any:
+            y = (x @ w).reshape(*x.shape[:-1], H, -1)
+            return y * jax.lax.rsqrt((y * y).sum(-1, keepdims=True) + 1e-6) if unit else y
+
+        def attend(q: Any, k: Any, v: Any, scale: Any, bias: Any = 0.0, seen: Any = True) -> Any:
+            a = (jnp.einsum("...thd,...shd->...hts", q, k) + bias) * jnp.abs(scale)[:, None, None]
+            w = jax.nn.softmax(jnp.where(seen, a, -jnp.inf))
+            y = jnp.einsum("...hts,...shd->...thd", w, v)
+            return y.reshape(*y.shape[:-2], -1)
+
+        def forward(p: Any, x: Any) -> Any:
+            h = norm(x[0].reshape(-1, W, x.shape[2]), p["norm1.weight"])
+            k, v = heads(h, p["w_k"]), heads(h, p["w_v"], False)
+            keys, values = (
+                jnp.concatenate([jnp.concatenate([0 * t[:1], t[:-1]]), t], 1) for t in (k, v)
+            )
+            bias = p["position.table"][:, bucket]
+            y = attend(heads(h, p["w_q"]), keys, values, p["scale"], bias, seen)
+
+            def window(s: Any, of: Any) -> Any:
+                q2, keys, values = of
+                hs = norm(s, p["state.norm1.weight"]) + p["state.ids"]
+                k, v = heads(hs, p["state.w_k"]), heads(hs, p["state.w_v"], False)
+                own = attend(heads(hs, p["state.w_q"]), k, v, p["state.scale"])
+                to = attend(heads(hs, p["state.w_q2"]), keys, values, p["state.scale2"])
+                gate = jax.nn.sigmoid(p["state.gate1.b_f"])
+                z = jnp.concatenate([own, to], -1) @ p["state.w_o"]
+                return s * gate + z * (1 - gate), attend(q2, k, v, p["scale2"])
+
+            of = heads(h, p["w_q2"]), keys, values
+            _, to_state = jax.lax.scan(window, p["state.initial"], of)
+            a = jnp.concatenate([y, to_state], -1).reshape(x.shape[1], -1)
+            x1 = x[0] + a @ p["w_o"]
+            m = jax.nn.relu(norm(x1, p["norm2.weight"]) @ p["w_1"])
+            return (x1 + m @ p["w_2"])[None]
+
+        return forward
+
+    def block_recurrent(self, d: Data) -> Callable:
+        return self.compiled(self.recurrent(d["config"]), d["params"], d["x"])
+
+    def block_recurrent_train(self, d: Data) -> Callable:
+        forward = self.recurrent(d["config"])
+
+        def run(p: Any, x: Any, dy: Any) -> Any:
+            y, back = self.jax.vjp(forward, p, x)
+            return y, back(dy)
+
+        fast = self.compiled(run, d["params"], d["x"], d["dy"])
         return lambda: fast()[0]
 
 

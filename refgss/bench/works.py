@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from refgss import reference
-from refgss.config import GSS, PAPER, LMConfig
+from refgss.config import GSS, PAPER, BlockRecurrentConfig, LMConfig, TransformerConfig
+from refgss.layers import kind_of
 from refgss.model.initialization import initialize
 from refgss.model.weights import Weights, quantize
 from refgss.reference import language_model
@@ -187,6 +188,43 @@ KERNEL = tuple(
 )
 SCAN = tuple({"B": 1, "L": 4096, "H": 256, "N": 512, "modes": kind} for kind in ("random", "slow"))
 
+
+def drawn(config: Any, s: Sizes, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """The parameters of a layer: norms and scales of about 1, matrices that keep sizes."""
+    kind = kind_of(config)
+    params = {}
+    for name, tensor in kind.parameters(config, kind.Sizes(s["E"], s["A"], s["F"])).items():
+        params[name] = normal(rng, *tensor.shape)
+        if tensor.shape[-1:] == (s["heads"],) or "norm" in name:
+            params[name] = 1 + params[name] / 10
+        elif name in kind.ROLES:
+            params[name] /= np.float32(tensor.shape[0] ** 0.5)
+    return params
+
+
+def recurrent_data(s: Sizes) -> Data:
+    """A block-recurrent layer, and the transformer layer of its sizes that sees as many keys."""
+    rng = np.random.default_rng(0)
+    config = BlockRecurrentConfig(s["heads"], s["window"], s["states"])
+    plain = TransformerConfig(
+        s["heads"], chunk=s["window"], visible="strict", position="t5", mlp="relu", norm="rms"
+    )
+    x, dy = normal(rng, 2, s["L"], s["E"])[:, None]
+    given = {"params": drawn(config, s, rng), "config": config, "x": x, "dy": dy}
+    return given | {"plain_params": drawn(plain, s, rng), "plain": plain}
+
+
+def recurrent_exact(d: Data) -> tuple[Any, np.ndarray]:
+    """The reference in binary64, on the first window and the start of the second, which sees what
+    the first has made of the state."""
+    n = d["config"].window + 8
+    wide = {k: v.astype(float) for k, v in d["params"].items()}
+    y, _ = reference.block_recurrent_layer(wide, d["x"][:, :n].astype(float), config=d["config"])
+    return (slice(None), slice(0, n)), y
+
+
+# the authors' base model: heads wider than the model
+RECURRENT = ({"L": 4096, "E": 512, "A": 1024, "F": 2048, "heads": 8, "window": 512, "states": 512},)
 ATTENTION = ({"L": 4096, "heads": 8, "D": 128, "chunk": 512},)
 
 MODEL_SIZES = {"width": "E", "gate": "F", "channels": "H", "states": "N"}
@@ -230,6 +268,15 @@ WORKS = {
     ),
     "attention-train": Work(
         "the same, forward and backward", ATTENTION, attention_data, attention_exact
+    ),
+    "block-recurrent": Work(
+        "a block-recurrent layer forward, and a transformer layer of its sizes",
+        RECURRENT,
+        recurrent_data,
+        recurrent_exact,
+    ),
+    "block-recurrent-train": Work(
+        "the same, forward and backward", RECURRENT, recurrent_data, recurrent_exact
     ),
     "decode": Work(
         "a language model, token by token",
