@@ -10,6 +10,7 @@ pytest.importorskip("refgss.native")
 from refgss import bench
 from refgss.bench.report import Report, Row, Timing
 
+RECURRENT = {"L": 24, "E": 12, "A": 8, "F": 20, "heads": 2, "window": 8, "states": 3}
 SMALL = {
     "conv": {"B": 1, "L": 50, "H": 3},
     "conv-cached": {"B": 1, "L": 50, "H": 3},
@@ -20,10 +21,8 @@ SMALL = {
     "train": {"B": 1, "L": 50, "H": 3, "N": 4, "modes": "random"},
     "attention": {"L": 24, "heads": 2, "D": 4, "chunk": 8},
     "attention-train": {"L": 24, "heads": 2, "D": 4, "chunk": 8},
-    **dict.fromkeys(
-        ("block-recurrent", "block-recurrent-train"),
-        {"L": 24, "E": 12, "A": 8, "F": 20, "heads": 2, "window": 8, "states": 3},
-    ),
+    "block-recurrent": RECURRENT,
+    "block-recurrent-train": RECURRENT,
     "decode": bench.model_sizes("bundled", "decode")
     | {"E": 40, "F": 50, "H": 9, "N": 4, "depth": 2},
     "prefill": bench.model_sizes("bundled", "prefill", ["f32", "bf16"])
