@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,7 +22,5 @@ def get_include() -> str:
 def __getattr__(name: str) -> Any:
     """`generate` and `stream`, imported when they are asked for: the spec needs no model."""
     if name in ("generate", "stream"):
-        from refgss.model import text
-
-        return getattr(text, name)
+        return getattr(import_module("refgss.model.text"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
