@@ -27,6 +27,7 @@ from refgss.cli.info import info
 from refgss.cli.reports import diff, report, verify
 from refgss.cli.serve import serve
 from refgss.cli.spec import spec
+from refgss.cli.tasks import score
 from refgss.cli.train import train
 from refgss.cli.vectors import vectors
 
@@ -39,7 +40,7 @@ def commands() -> None:
 
 for command in (check, spec, vectors, report, diff, verify, info, bench, train):
     commands.add_command(command)
-for command in (generate, serve, evaluate_, calibrate, estimate, quantize, import_):
+for command in (generate, serve, evaluate_, score, calibrate, estimate, quantize, import_):
     commands.add_command(command)
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from refgss.cli import terminal
 from refgss.cli.mathematics import math
 from refgss.cli.models import backend_options, model_and_rest, usable_backend
+from refgss.cli.tasks import tasks
 from refgss.model import Checkpoint
 from refgss.model.documents import find_documents, read_tokens, windows
 from refgss.model.evaluation import EDGES, Evaluation, evaluate, xz_bits_per_byte
@@ -93,6 +94,7 @@ def text(
 
 
 evaluate_.add_command(math)
+evaluate_.add_command(tasks)
 
 
 def trained_length(checkpoint: Checkpoint) -> int | None:

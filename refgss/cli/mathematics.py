@@ -24,12 +24,19 @@ class Numbers(click.ParamType):
 
     name = "N,N,…"
 
+    def __init__(self, least: int = 1):
+        self.least = least
+
     def convert(
         self, value: Any, param: click.Parameter | None, context: click.Context | None
     ) -> list[int]:
         parts = str(value).split(",")
-        if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-            self.fail(f"{value} is no list of positive numbers such as 1,4,16", param, context)
+        if not all(part.isascii() and part.isdigit() and int(part) >= self.least for part in parts):
+            self.fail(
+                f"{value} is no list of numbers from {self.least} on, such as 1,4,16",
+                param,
+                context,
+            )
         return sorted({int(part) for part in parts})
 
 

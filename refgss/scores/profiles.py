@@ -9,9 +9,11 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
     "refgss": {
         "atc": {"rule": "exact", "ties": "split"},
         "math": {"rules": "refgss", "samples": "all"},
+        "tasks": {"ties": "expected", "numeric": "numeric"},
     },
     "as-published": {
         "atc": {"rule": "public", "ties": "ge"},
         "math": {"rules": "as-published", "samples": "first"},
+        "tasks": {"ties": "sha256-f64", "numeric": "numeric-public"},
     },
 }

@@ -58,6 +58,31 @@ def votes(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     picture(path, draw)
 
 
+def by_size_or_shots(path: Path, models: Sequence[Mapping[str, Any]]) -> None:
+    """Aggregates against the size of models, or of one model against shots; chance is 0."""
+
+    def draw(axes: Any) -> None:
+        axes.axhline(0, color="grey", linewidth=0.8, label="chance")
+        known = [m for m in models if m["parameters"]]
+        if len(known) > 1:
+            for shots in sorted({n for m in known for n in m["by_shots"]}):
+                points = [(m["parameters"], m["by_shots"].get(shots)) for m in known]
+                points = sorted((x, y) for x, y in points if y is not None)
+                axes.plot(*zip(*points, strict=True), marker="o", label=f"{shots} shots")
+            axes.set(xlabel="parameters", xscale="log")
+        else:
+            for m in models:
+                points = [(n, y) for n, y in m["by_shots"].items() if y is not None]
+                axes.plot(
+                    *zip(*points, strict=True), marker="o", label=m["log"]
+                ) if points else None
+            axes.set(xlabel="shots")
+        axes.set(ylabel="% of the way from chance to the best")
+        axes.legend()
+
+    picture(path, draw)
+
+
 def predicted_against_true(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     """A point for each target and method, beside the diagonal."""
 

@@ -142,8 +142,8 @@ ANSWER = {"id": "a", "answer": "1"}
     ("samples", "gold", "k", "sentence"),
     [
         ([GOOD], [ANSWER], "2", "has 1 responses: k = 2 needs 2"),
-        ([GOOD], [ANSWER], "0", "no list of positive numbers"),
-        ([GOOD], [ANSWER], "1,x", "no list of positive numbers"),
+        ([GOOD], [ANSWER], "0", "no list of numbers from 1 on"),
+        ([GOOD], [ANSWER], "1,x", "no list of numbers from 1 on"),
         ([GOOD], [ANSWER, ANSWER], "1", "the problem a is there twice"),
         ([GOOD], [{"id": "b", "answer": "1"}], "1", "the problem a has no answer"),
         ([GOOD], [ANSWER, {"id": "b", "answer": "1"}], "1", "no response to the problem b"),
