@@ -149,6 +149,7 @@ AREAS = {  # in the order of the chapters
     "NFI": "bad and empty input",
     "ATT": "attention",
     "HYB": "hybrid models",
+    "BRT": "block-recurrent layers",
     "TSK": "tasks",
     "ANS": "answers",
     "CAL": "calibration",

@@ -268,7 +268,9 @@ def parameter_laws(config: Any, shape: Mapping[str, int]) -> dict[str, Law]:
     if isinstance(config, cfg.LMConfig):
         params = model_params(draw, config, v, e, f, h, n)
     elif isinstance(config, cfg.BlockRecurrentConfig):
-        own = block_recurrent.parameters(config, Sizes(e, config.heads * shape["P"], f))
+        own = block_recurrent.parameters(
+            config, block_recurrent.Sizes(e, config.heads * shape["P"], f)
+        )
         params = {name: np.empty(t.shape) for name, t in own.items()}
     elif isinstance(config, cfg.TransformerConfig):
         params = transformer_params(draw, config, Sizes(e, config.heads * shape["P"], f))
