@@ -150,7 +150,7 @@ class Renewed(NamedTuple):
     z1: Array | None  # (1,S,E), what the first gate takes
     u: Array | None  # (1,S,E), what it gives
     h2: Array | None  # (1,S,E), of which the MLP is made
-    mlp: Mlp | None
+    mlp: Any  # an Mlp, or None
     s: Array  # (1,S,E), the new state
 
 
@@ -552,7 +552,7 @@ def row_back(
         for part, dx in zip(("k", "v"), dnew, strict=True)
     )
     ds = dstate["s"][at] if n else np.zeros_like(row.s)
-    dq2 = []
+    dq2: list[Array] = []
     for w in reversed(row.windows):
         mine: Gradients = {}
         of = w.seen.heads

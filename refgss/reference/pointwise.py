@@ -100,8 +100,8 @@ def gate(s: Array, z: Array, f: Array, i: Array | None = None, *, kind: str) -> 
     return s * keep + z * take
 
 
-def shares(f: Array, i: Array | None, kind: str) -> tuple[Array, Array]:
-    """The factors of s and of z.  Clauses: GSS-BRT-13."""
+def shares(f: Array, i: Array, kind: str) -> tuple[Array, Array]:
+    """The factors of s and of z; i is None but under "lstm".  Clauses: GSS-BRT-13."""
     if kind == "lstm":
         return sigmoid(f + 1), sigmoid(i - 1)
     if kind == "full":

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from refgss import checks
-from refgss.config import TransformerConfig
+from refgss.config import BlockRecurrentConfig, TransformerConfig
 from refgss.reference.attention import (
     State,
     attention,
@@ -192,14 +192,14 @@ def dense_back(name: str, p: Params, x: Array, dy: Array, g: dict[str, Array]) -
     return dx
 
 
-def activation(x: Array, config: TransformerConfig) -> Array:
+def activation(x: Array, config: TransformerConfig | BlockRecurrentConfig) -> Array:
     """Of the MLP.  Clauses: GSS-HYB-3."""
     if config.mlp == "relu":
         return np.maximum(x, 0)
     return x * normal_cdf_tanh(x) if config.mlp == "gelu-tanh" else gelu(x)
 
 
-def activation_vjp(x: Array, dy: Array, config: TransformerConfig) -> Array:
+def activation_vjp(x: Array, dy: Array, config: TransformerConfig | BlockRecurrentConfig) -> Array:
     if config.mlp == "relu":
         return np.where(x > 0, dy, 0)
     if config.mlp == "gelu-tanh":

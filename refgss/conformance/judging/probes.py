@@ -128,7 +128,7 @@ def attended_twice(g: Given, config: BlockRecurrentConfig) -> Any:
     """Attention to tokens, and to the state with all that renews it."""
     given = {part: g[f"state.{part}"] for part in "skvt"} if "state.t" in g else None
     start = block_recurrent.begun(g, given or checks.no_state(g, g["x"], config))
-    of = block_recurrent.Heads(*(g[name] for name in ("q", "k", "v", "q2")), made={})
+    of = block_recurrent.Heads(g["q"], g["k"], g["v"], g["q2"], made={})
     return block_recurrent.attended(g, of, start, config).a
 
 

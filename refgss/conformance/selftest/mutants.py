@@ -64,6 +64,8 @@ def declared() -> Mapping[str, Mutant]:
         tomllib.loads(text("refgss.conformance.selftest", name))
         for name in ("mutants.toml", "mutants_scores.toml")
     )
+    if twice := sorted(layers.keys() & scores.keys()):
+        raise ValueError(f"two mutants are named {twice[0]}: give one of them another name")
     table = layers | {
         name: {"precisions": ["f64"], "of_scores": True, **row} for name, row in scores.items()
     }
