@@ -18,7 +18,7 @@ from refgss.config import PAPER
 from refgss.torch import GSS
 
 SIZES = {"width": 512, "gate": 2048, "channels": 128, "states": 256}
-BATCH, LENGTH = 4, 1024
+BATCH, LENGTH = 2, 1024
 
 
 def plain(p, x):
@@ -61,7 +61,7 @@ def main():
     torch.manual_seed(0)
     layer, x = GSS(**SIZES, memory=1000), torch.randn(BATCH, LENGTH, SIZES["width"])
     x.requires_grad_()
-    compiled = torch.compile(plain)
+    compiled = torch.compile(plain)  # of complex numbers Inductor makes calls, not code
 
     def backward(y):
         y.square().mean().backward()
@@ -83,7 +83,7 @@ def main():
         times = measured(sides, options.seconds)
         ours = times["refgss.torch"]
         for name, t in times.items():
-            print(f"{threads} threads  {name:18} {t * 1000:8.1f} ms  {t / ours:5.2f} times")
+            print(f"{threads} threads  {name:18} {t * 1000:8.1f} ms  {t / ours:5.2f} times", flush=True)
 
 
 if __name__ == "__main__":
