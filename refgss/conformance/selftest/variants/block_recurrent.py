@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from refgss import checks
 from refgss.conformance.selftest.variants.declare import instead_of
 from refgss.reference.attention import by_keys, over_seen
 from refgss.reference.elementary import sigmoid
@@ -33,7 +34,8 @@ def gate_by_difference(f, i, kind):
 
 @instead_of("pointwise.gate")
 def gate_by_step(s, z, f, i=None, *, kind):
-    """z + σ(f)(s − z) under fixed."""
+    """s σ(f) and what σ(f) leaves of z."""
+    checks.check_gate("gate", s, z, f, i, kind)
     if kind == "lstm":
         return s * sigmoid(f + 1) + z * sigmoid(i - 1)
     keep = sigmoid(f + 1 if kind == "full" else f)
