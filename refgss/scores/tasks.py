@@ -55,7 +55,7 @@ def task_prompts(task, *, shots, max_examples, seed):
     check_whole("seed", seed, 0, MOST_SEED)
     if len(examples) < shots + 1:
         raise ValueError(f"{len(examples)} distinct examples are too few for {shots} shots")
-    formatted = [(question(task, x, seed), targets_of(x)) for x in examples]
+    formatted = [as_asked(task, x, seed) for x in examples]
     n, rng = len(examples), np.random.RandomState(seed)
     wanted = min(max_examples or n, n)
     queries = rng.permutation(n)[:wanted] if shots or wanted < n else np.arange(n)
@@ -80,9 +80,15 @@ def shots_for(examples, formatted, query, shots, rng):
         raise ValueError(f"example {query} has {len(others)} others that differ: too few shots")
     parts = []
     for j in rng.permutation(len(others))[:shots]:
-        text, targets = formatted[others[j]]
+        text, targets, _ = formatted[others[j]]
         parts.append(text + targets[rng.randint(len(targets))])
     return parts
+
+
+def as_asked(task, example, seed):
+    """The text of an example, its targets, and what else it has.  Clauses: GSS-TSK-5."""
+    more = {key: x for key, x in example.items() if key not in ("input", "target")}
+    return question(task, example, seed), targets_of(example), more
 
 
 def task_options(task, *, index):

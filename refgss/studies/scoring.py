@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from refgss.model import Checkpoint
-from refgss.model.evaluation import OpsLoss
-from refgss.model.generation import generate, start
+from refgss.model.generation import generate, log_softmax, start
 from refgss.model.sampling import Sampling
-from refgss.model.session import Session, default_backend, length_limit
+from refgss.model.session import Session, length_limit
 from refgss.model.tokenizer import load_tokenizer
 from refgss.tensors import ModelError
 
@@ -24,16 +22,10 @@ class Scorer:
     """
 
     def __init__(self, checkpoint: Checkpoint, backend: Any = None):
-        checkpoint.check_unchanged()
-        self.backend = backend or default_backend()
         self.checkpoint, self.tokenizer = checkpoint, load_tokenizer(checkpoint.tokenizer)
         self.limit = length_limit(checkpoint.config)
-        first = self.tokenizer.separator
-        self._first = np.array([] if first is None else [first], np.int32)
-        if hasattr(self.backend, "Decoder"):
-            self._fresh = self.backend.Decoder(checkpoint.params, checkpoint.config, batch=1)
-        else:
-            self._fresh = OpsLoss(self.backend, checkpoint.float_params(), checkpoint.config)
+        self._beginning = Session(checkpoint, backend=backend)
+        start(self._beginning, self.tokenizer)
 
     @property
     def parameters(self) -> int:
@@ -44,43 +36,64 @@ class Scorer:
     def tokens(self, text: str) -> np.ndarray:
         return self.tokenizer.encode(text.encode("utf-8", "surrogatepass"))
 
+    def read(self, prompt: str) -> Session:
+        """A session after the prompt.  Raises ModelError where there is nothing to go on from."""
+        session = self._beginning.fork()
+        session.prefill(self.tokens(prompt)[None])
+        if not session.tokens:
+            raise ModelError("this model needs a prompt: its tokenizer has no separator")
+        return session
+
     def log_probs(self, prompt: str, options: Sequence[str]) -> list[float]:
         """ln p of each option after the prompt, in nats.
 
         Raises ModelError where the model cannot read them, or its numbers are not finite.
         """
-        before = np.concatenate([self._first, self.tokens(prompt)])
-        if not len(before):
-            raise ModelError("this model needs a prompt: its tokenizer has no separator")
-        each = [self.tokens(text) for text in options]
-        longest = len(before) + max((len(x) for x in each), default=0)
+        each = {i: self.tokens(text) for i, text in enumerate(options)}
+        session = self.read(prompt)
+        longest = session.tokens + max((len(x) for x in each.values()), default=0)
         if self.limit is not None and longest > self.limit:
-            raise ModelError(
-                f"a prompt has {longest} tokens, more than the {self.limit} of the model"
-            )
-        read = forked(self._fresh)
-        if len(before) > 1:
-            read.loss(before[None, :-1], before[None, 1:])
-        found = [self.after(forked(read), before[-1:], x) for x in each]
+            raise ModelError(f"a question has {longest} tokens, the model reads {self.limit}")
+        found = np.zeros(len(options))
+        add(found, session, each)
         if not np.all(np.isfinite(found)):
             raise ModelError("the model's log-probabilities are not finite: its weights are broken")
-        return found
-
-    def after(self, read: Any, last: np.ndarray, tokens: np.ndarray) -> float:
-        """ln p of tokens after those that have been read and the last."""
-        if not len(tokens):
-            return 0.0
-        inputs = np.concatenate([last, tokens[:-1]])
-        return -float(read.loss(inputs[None], tokens[None]).sum())
+        return [float(x) for x in found]
 
     def continuation(self, prompt: str, tokens: int) -> str:
         """The most probable next tokens, one after the other."""
-        session = Session(self.checkpoint, backend=self.backend)
-        start(session, self.tokenizer)
-        session.prefill(self.tokens(prompt)[None])
-        pieces = generate(session, self.tokenizer, tokens, sampling=Sampling(temperature=0))
+        pieces = generate(
+            self.read(prompt), self.tokenizer, tokens, sampling=Sampling(temperature=0)
+        )
         return b"".join(pieces).decode("utf-8", "replace")
 
 
-def forked(read: Any) -> Any:
-    return replace(read) if isinstance(read, OpsLoss) else read.fork()
+def add(found: np.ndarray, session: Session, rest: Mapping[int, np.ndarray]) -> None:
+    """Add to `found` the ln p of what is left of each option, by its number.
+
+    Options that begin alike are read together as far as they are alike; the session is used up.
+    """
+    while groups := by_first(rest):
+        scores = log_softmax(session.logits[0])
+        for token, group in groups.items():
+            found[list(group)] += scores[token]
+        longer = [
+            (token, group) for token, group in groups.items() if any(map(len, group.values()))
+        ]
+        if not longer:
+            return
+        for token, group in longer[1:]:
+            other = session.fork()
+            other.step(np.array([token]))
+            add(found, other, group)
+        token, rest = longer[0]
+        session.step(np.array([token]))
+
+
+def by_first(rest: Mapping[int, np.ndarray]) -> dict[int, dict[int, np.ndarray]]:
+    """The options by their first token, without it; those that have ended are left out."""
+    found: dict[int, dict[int, np.ndarray]] = {}
+    for i, tokens in rest.items():
+        if len(tokens):
+            found.setdefault(int(tokens[0]), {})[i] = tokens[1:]
+    return found

@@ -87,7 +87,7 @@ def text(package: str, file: str) -> str:
 @cache
 def sources() -> Mapping[str, str]:
     """The sources that a mutant copies, by file name without .py; of scores as scores/NAME."""
-    found = {}
+    found: dict[str, str] = {}
     for package, prefix in ((REFERENCE, ""), (SCORES, OF_SCORES)):
         names = [f.name for f in files(package).iterdir() if f.name.endswith(".py")]
         found |= {prefix + n.removesuffix(".py"): text(package, n) for n in sorted(names)}

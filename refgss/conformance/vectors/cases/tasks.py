@@ -64,6 +64,12 @@ TASKS = {
     "choices": CHOICES,
     "generated": GENERATED,
     "styled": STYLED,
+    "noted": task(
+        {"input": "one", "target": "1", "note": "a"},
+        {"input": "one", "target": ["1"], "note": "b"},
+        {"input": "one", "target": ["1"], "note": "a"},
+        {"input": "two", "target": ["2"]},
+    ),
     "bare": CHOICES | {"append_choices_to_input": False},
 }
 
@@ -71,6 +77,8 @@ TASKS = {
 def prompts() -> Iterator[Case]:
     for name, given in TASKS.items():
         for shots, most in ((0, 0), (0, 2), (1, 0), (2, 0), (3, 2)):
+            if name == "noted" and shots > 2:  # the first equals the third
+                continue
             yield case(
                 f"task_prompts/{name}-{shots}-{most}",
                 "TSK-1 TSK-3 TSK-5 TSK-6",
