@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--only", choices=MODELS, action="append")
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
-    every = max(arguments.steps // 20, 1)
+    every = max(arguments.steps // 10, 1)
     learners = {
         name: kind(layers, arguments.steps, every)
         for name, (kind, layers) in MODELS.items()

@@ -89,10 +89,9 @@ def attention_here(
     start = jnp.zeros(len(k), jnp.int32)
     good = None
     if state is not None:
-        state = with_signed_time(state)
-        start = state["t"]
+        start = with_signed_time(state)["t"]
         good = is_phase(start, window)
-        state["t"] = jnp.where(good, start, 0)
+        state = {**state, "t": jnp.where(good, start, 0)}
     if plan.native:
         y, *parts = ffi.attention(q, k, v, bias, state, window)
     else:

@@ -8,6 +8,7 @@ own phase on, and a scan over them carries the state.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -234,7 +235,8 @@ def side_by_side(y: Array, y2: Array) -> Array:
 # --- tokens in windows ----------------------------------------------------------------------------
 
 
-class Places(NamedTuple):
+@dataclass(frozen=True)
+class Places:
     """Where L more tokens of each row stand in its windows, of which the first has j (B,) already.
 
     j is None where it is known to be 0 in all rows: then nothing moves.  A grid has `count` windows

@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 
 from refgss import checks
-from refgss.config import TransformerConfig
+from refgss.config import BlockRecurrentConfig, TransformerConfig
 from refgss.xla.attention import attention
 from refgss.xla.inputs import arrays, parameters
 from refgss.xla.pairs import Array
@@ -102,7 +102,7 @@ def distance_bias(p: Params, like: Array, config: TransformerConfig) -> Array | 
     return jnp.asarray(-slopes[:, None] * np.arange(length), like.dtype)
 
 
-def activation(x: Array, config: TransformerConfig, plan: Plan) -> Array:
+def activation(x: Array, config: TransformerConfig | BlockRecurrentConfig, plan: Plan) -> Array:
     """Of the MLP.  Clauses: GSS-HYB-3."""
     other: dict[str, Callable[[Array], Array]] = {
         "relu": jax.nn.relu,
