@@ -115,7 +115,7 @@ weight_matrix::weight_matrix(const matrix_source& from)
     : format_(from.format), rows_(from.rows), columns_(from.columns),
       tile_bytes_(tile_size(from.format, from.rows)),
       data_(sized(whole_tiles(from.columns), tile_bytes_)) {
-    const bool limited = kernels<matmul_kernels<float>>().otherwise != nullptr;
+    const bool limited = kernels<matmul_kernels<float>>().fallback != nullptr;
     const int64_t numbers = limited ? sized(rows_, gemv_width) : 0;
     const int slots = slots_for(tiles());
     scratch<float> unpacked(sized(slots, numbers));
@@ -157,14 +157,14 @@ void weight_matrix::column(int64_t o, float* to) const {
 void weight_matrix::multiply(int64_t M, const float* x, int64_t x_stride, float* y,
                              int64_t y_stride) const {
     auto* kernel = &matmul_kernels_for<float>(M, rows_);
-    if (largest_ >= kernel->limit) kernel = kernel->otherwise;
+    if (largest_ >= kernel->limit) kernel = kernel->fallback;
     std::vector<line_mark> marks(M);
     multiply_by(*kernel, M, x, x_stride, y, y_stride, marks.data());
     for (int64_t i = 0; i < M; ++i) {  // runs of marked rows, as if they were alone
         int64_t end = i;
-        while (end < M && !kernel->takes(marks[end])) ++end;
+        while (end < M && !kernel->can_multiply(marks[end])) ++end;
         if (end == i) continue;
-        multiply_by(*kernel->otherwise, end - i, x + i * x_stride, x_stride, y + i * y_stride, y_stride,
+        multiply_by(*kernel->fallback, end - i, x + i * x_stride, x_stride, y + i * y_stride, y_stride,
                     marks.data());
         i = end;
     }

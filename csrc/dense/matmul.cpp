@@ -81,13 +81,13 @@ public:
     const char* row(int64_t i) const { return a_.data() + i * line_; }
     const char* column(int64_t j) const { return b_.data() + j * line_; }
     /// Rows and columns that the kernels cannot take.
-    bool odd_row(int64_t i) const { return !kernel_.takes(rows_[i]); }
-    bool odd_column(int64_t j) const { return columns_[j].odd; }
-    bool odd() const {
+    bool row_falls_back(int64_t i) const { return !kernel_.can_multiply(rows_[i]); }
+    bool column_falls_back(int64_t j) const { return columns_[j].too_large; }
+    bool falls_back() const {
         for (size_t i = 0; i < rows_.size(); ++i)
-            if (odd_row(i)) return true;
+            if (row_falls_back(i)) return true;
         for (size_t j = 0; j < columns_.size(); ++j)
-            if (odd_column(j)) return true;
+            if (column_falls_back(j)) return true;
         return false;
     }
 
@@ -104,12 +104,12 @@ void multiply_block(const matmul_kernels<T>& kernel, view<const T, 2> a, view<co
     const int64_t M = c.shape[0], N = c.shape[1], k = a.shape[1];
     const int64_t width = kernel.panel_columns, across = matmul_panels * width;
     const packed_block<T> packed(kernel, a, b);
-    const bool odd = packed.odd();
-    scratch<T> copy(odd ? sized(M, N) : 0);
+    const bool falls_back = packed.falls_back();
+    scratch<T> copy(falls_back ? sized(M, N) : 0);
     const view<T, 2> other{copy.data(), {M, N}, {N, 1}};
-    if (odd) {
+    if (falls_back) {
         if (add) copy_where(as_const(c), other, [](int64_t, int64_t) { return true; });
-        multiply_block(*kernel.otherwise, a, b, other, add);
+        multiply_block(*kernel.fallback, a, b, other, add);
     }
     const int64_t groups = (N + across - 1) / across;
     const int64_t items = groups * ((M + matmul_height - 1) / matmul_height);
@@ -122,9 +122,9 @@ void multiply_block(const matmul_kernels<T>& kernel, view<const T, 2> a, view<co
         else
             kernel.multiply(k, packed.row(i), packed.column(j), width, k * width, packed.parts, to, add);
     });
-    if (odd)
+    if (falls_back)
         copy_where(as_const(other), c, [&](int64_t i, int64_t j) {
-            return packed.odd_row(i) || packed.odd_column(j);
+            return packed.row_falls_back(i) || packed.column_falls_back(j);
         });
 }
 

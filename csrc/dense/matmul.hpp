@@ -16,7 +16,7 @@ constexpr int64_t matmul_few = 4;       // rows that are not worth a copy of b
 /// What packing finds out about a row or a column: how many numbers are not zero (rows), and
 /// whether one is too large.
 struct line_mark {
-    int32_t numbers, odd;
+    int32_t numbers, too_large;
 };
 
 template <class T> struct matmul_kernels {
@@ -34,15 +34,15 @@ template <class T> struct matmul_kernels {
     /// `panel_step` apart, in numbers; parts: the largest that they were packed with.  k > 0.
     void (*multiply)(int64_t k, const void* a, const void* b, int64_t stride, int64_t panel_step,
                      int parts, view<T, 2> c, bool add);
-    /// What takes products of fewer rows or terms, marked rows and columns, and rows of fewer numbers
+    /// What multiplies where there are fewer rows or terms, marked rows and columns, and rows of fewer numbers
     /// that are not zero; or null.
-    const matmul_kernels* otherwise;
+    const matmul_kernels* fallback;
     int64_t least_rows, least_terms;
     T limit;
     int least_numbers;
 
-    bool takes(const line_mark& row) const {
-        return !row.odd && (row.numbers == 0 || row.numbers >= least_numbers);
+    bool can_multiply(const line_mark& row) const {
+        return !row.too_large && (row.numbers == 0 || row.numbers >= least_numbers);
     }
 
     /// Of a row of a or a column of b in its panel.
@@ -57,7 +57,7 @@ template <> constexpr bool has_amx<matmul_kernels<float>> = true;
 template <class T> const matmul_kernels<T>& matmul_kernels_for(int64_t M, int64_t K) {
     auto& kernel = kernels<matmul_kernels<T>>();
     const bool small = M < kernel.least_rows || K < kernel.least_terms;
-    return small && kernel.otherwise ? *kernel.otherwise : kernel;
+    return small && kernel.fallback ? *kernel.fallback : kernel;
 }
 
 /// a (M,K), b (K,N), c (M,N); c's memory meets neither's.

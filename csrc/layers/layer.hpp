@@ -23,16 +23,6 @@ template <class T> view<T, 3> sequences(T* data, int64_t B, int64_t L, int64_t w
     return {data, {B, L, width}, {L * width, width, 1}};
 }
 
-/// A vector of parameters, contiguous.
-template <class T> struct vectors {
-    std::vector<T> values;
-    vectors(const refgss_array* a, const char* name, int64_t width) : values(width) {
-        auto v = shaped<const T, 1>(a, name, width);
-        for (int64_t i = 0; i < width; ++i) values[i] = *v.at(i);
-    }
-    const T* data() const { return values.data(); }
-};
-
 /// f(first, rows) for tiles of rows, one after the other.
 template <class F> void for_tiles(int64_t rows, F&& f) {
     for (int64_t i = 0; i < rows; i += tile_height) f(i, std::min(tile_height, rows - i));

@@ -19,9 +19,9 @@ template <class T>
 void norm_vjp(const matrix<const T>& x, const std::vector<T>& weight, const matrix<const T>& dy,
               double eps, const matrix<T>& dx, const refgss_array* dweight,
               const refgss_array* dbias) {
-    refgss_array ax = to_array(x), ady = to_array(dy), adx = to_array(dx);
-    refgss_array aw{const_cast<T*>(weight.data()), dtype_of<T>, 1, {x.shape[1]}, {1}};
-    require(refgss_layer_norm_vjp(&ax, &aw, &ady, eps, &adx, dweight, dbias));
+    const int64_t width = x.shape[1];
+    layer_norm_vjp<T>(x, weight.data(), dy, eps, dx, gradient<T>(dweight, "dweight", width),
+                      gradient<T>(dbias, "dbias", width));
 }
 
 /// dD = Σ dy u, and du += D dy.

@@ -1,4 +1,4 @@
-// pointwise.hpp: layer norm, GELU and their gradients, a row or a run of elements at a time.
+// pointwise.hpp: norms, gates, GELU and their gradients, a row or a run of elements at a time.
 #pragma once
 
 #include <vector>
@@ -38,6 +38,16 @@ template <class T> struct pointwise_kernels {
     void (*gate_vjp)(int64_t count, const T* a, const T* x, T* d, T* da, T* y);
 };
 
+/// A vector of parameters, contiguous.
+template <class T> struct vectors {
+    std::vector<T> values;
+    vectors(const refgss_array* a, const char* name, int64_t width) : values(width) {
+        auto v = shaped<const T, 1>(a, name, width);
+        for (int64_t i = 0; i < width; ++i) values[i] = *v.at(i);
+    }
+    const T* data() const { return values.data(); }
+};
+
 /// A matrix with contiguous rows: the view itself, or a copy of it.
 template <class T> class rows_of {
 public:
@@ -55,6 +65,13 @@ private:
 template <class T>
 void layer_norm(view<const T, 2> x, const T* weight, const T* bias, double eps, view<T, 2> y);
 template <class T> void gelu(view<const T, 2> x, view<T, 2> y);
+/// dx may not be dy.
+template <class T>
+void layer_norm_vjp(view<const T, 2> x, const T* weight, view<const T, 2> dy, double eps, view<T, 2> dx,
+                    view<T, 1> dweight, view<T, 1> dbias);
+template <class T>
+void rms_norm_vjp(view<const T, 2> x, const T* weight, view<const T, 2> dy, double eps, view<T, 2> dx,
+                  view<T, 1> dweight);
 /// sum[j] = Σ_i x[i][j].
 template <class T> void sum_rows(view<const T, 2> x, view<T, 1> sum);
 

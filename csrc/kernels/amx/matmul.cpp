@@ -68,7 +68,7 @@ REFGSS_INLINE __mmask16 too_large(vec<float> x) {
 REFGSS_INLINE __mmask16 not_zero(vec<float> x) {
     return _mm512_cmp_ps_mask((__m512)x.v, _mm512_setzero_ps(), _CMP_NEQ_UQ);
 }
-REFGSS_INLINE void mark(line_mark* at) { __atomic_store_n(&at->odd, 1, __ATOMIC_RELAXED); }
+REFGSS_INLINE void mark(line_mark* at) { __atomic_store_n(&at->too_large, 1, __ATOMIC_RELAXED); }
 
 /// The parts of 2 x 16 numbers.  Forms with a mask, for the others read an undefined register.
 REFGSS_INLINE vec<float> widened(__m256i x) {
