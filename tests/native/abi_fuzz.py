@@ -439,11 +439,11 @@ class Fuzz:
         return self.struct("dss", DSS, output)
 
     def struct(self, kind: str, text: str, output: bool) -> Any:
+        if not output:
+            self.chosen = {"ssm_norm": self.draw.random() < 0.5, "b_o": self.draw.random() < 0.5}
         if self.wrong and self.draw.random() < 0.04:
             self.broken.append("a struct is NULL")
             return self.ffi.NULL
-        if not output:
-            self.chosen = {"ssm_norm": self.draw.random() < 0.5, "b_o": self.draw.random() < 0.5}
         params = self.ffi.new(f"refgss_{kind}_layer_params *")
         params.eps, params.imag_is_exp = 1e-5, 1
         if kind == "dss":
