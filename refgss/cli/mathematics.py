@@ -114,7 +114,7 @@ def math(
     if equivalence == "sympy":
         told = ", ".join(f"{count} {what}" for what, count in algebra.compared.items())
         terminal.note(f"pairs put to sympy, {SECONDS:g} s each at most: {told}")
-    head = {"profile": profile, "equivalence": equivalence, "extract": extract}
+    head: dict[str, Any] = {"profile": profile, "equivalence": equivalence, "extract": extract}
     head |= {"problems": len(counted), "responses": n, "invalid": invalid}
     save(output, head | {"compared": algebra.compared, "curve": lines})
     if plot:

@@ -60,8 +60,8 @@ def near(x: Fraction) -> Expected:
     """A rational number, to 2⁻⁴⁰ of it (GSS-ANS-10, GSS-ANS-11, GSS-TSK-12)."""
     hi = float(x)
     lo, budget = float(x - Fraction(hi)), hi * 2.0**-40 + TINY[1]
-    parts = (np.array(v) for v in (hi, lo, abs(lo) * 2.0**-50))
-    return Expected(*parts, dict.fromkeys(PROFILES, np.array(budget)))
+    value, rest, radius = (np.array(v) for v in (hi, lo, abs(lo) * 2.0**-50))
+    return Expected(value, rest, radius, dict.fromkeys(PROFILES, np.array(budget)))
 
 
 def majority(counts: np.ndarray, gold: int, invalid: int, k: int) -> Fraction:

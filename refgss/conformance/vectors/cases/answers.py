@@ -135,7 +135,7 @@ def votes() -> Iterator[Case]:
                 yield case(
                     f"vote_score/{name}-{invalid}-{place}", "ANS-9", {}, gold=gold, **options
                 )
-    for counts, gold, invalid, ks in (
+    for counts, right, without, ks in (
         ((6, 3, 1), 0, 0, (1, 2, 3, 5, 10)),
         ((3, 6, 1), 0, 0, (1, 2, 3, 5, 10)),
         ((4, 4, 2), 0, 0, (1, 2, 3, 5, 10)),
@@ -145,9 +145,9 @@ def votes() -> Iterator[Case]:
         ((5, 2), -1, 1, (1, 4)),
         ((60, 50, 40, 30, 20, 10, 5, 5, 5, 5, *(1,) * 26), 1, 0, (4, 64)),
     ):
-        name = f"{'-'.join(map(str, counts[:4]))}-gold-{gold}-invalid-{invalid}"
+        name = f"{'-'.join(map(str, counts[:4]))}-gold-{right}-invalid-{without}"
         for k in ks:
-            tensors, options = {"counts": i32(*counts)}, {"gold": gold, "invalid": invalid, "k": k}
+            tensors, options = {"counts": i32(*counts)}, {"gold": right, "invalid": without, "k": k}
             yield case(f"majority_at_k/{name}-{k}", "ANS-10", tensors, **options)
     for n, c, k in ((10, 6, 1), (10, 6, 3), (10, 0, 4), (10, 3, 8), (200, 1, 100), (256, 5, 64)):
         yield case(f"pass_at_k/{n}-{c}-{k}", "ANS-11", {}, n=n, c=c, k=k)
@@ -179,7 +179,7 @@ def refused_answers() -> Iterator[Case]:
     yield refuse("normalize_answer/text", "ANS-12", {}, text=["1"], rules="refgss")
     yield refuse("normalize_answer/rules", "ANS-4", {}, text="1", rules="mine")
     for why, pair in (("first", (1, "1")), ("second", ("1", 1))):
-        options = {"first": pair[0], "second": pair[1], "rules": "refgss", "method": "identity"}
-        yield refuse(f"equivalent/{why}", "ANS-12", {}, **options)
-    options = {"first": "1", "second": "1", "rules": "refgss", "method": "float"}
-    yield refuse("equivalent/method", "ANS-6", {}, **options)
+        both = {"first": pair[0], "second": pair[1], "rules": "refgss", "method": "identity"}
+        yield refuse(f"equivalent/{why}", "ANS-12", {}, **both)
+    both = {"first": "1", "second": "1", "rules": "refgss", "method": "float"}
+    yield refuse("equivalent/method", "ANS-6", {}, **both)

@@ -358,14 +358,14 @@ def refused_estimations() -> Iterator[Case]:
     yield refuse("agreement/nan-first", "EST-10", {"first": z * F(NAN), "second": z})
     for why, group in (("gap", i32(0, 2)), ("negative", i32(-1, 0)), ("none", i32())):
         yield refuse(f"resample/{why}", "EST-10", {"group": group}, seed=0, replicate=0)
-    for why, change in (("seed", {"seed": -1}), ("replicate", {"replicate": -1})):
-        options = {"seed": 0, "replicate": 0} | change
-        yield refuse(f"resample/{why}", "EST-10", {"group": i32(0, 1)}, **options)
+    for why, wrong in (("seed", {"seed": -1}), ("replicate", {"replicate": -1})):
+        draws = {"seed": 0, "replicate": 0} | wrong
+        yield refuse(f"resample/{why}", "EST-10", {"group": i32(0, 1)}, **draws)
     for why, values, percent in (
         ("nan", f32(0, NAN), 95),
         ("none", f32(), 95),
         ("zero", f32(1), 0),
         ("all", f32(1), 100),
     ):
-        options = {"percent": percent}
-        yield refuse(f"percentile_interval/{why}", "EST-10", {"values": values}, **options)
+        tensors = {"values": values}
+        yield refuse(f"percentile_interval/{why}", "EST-10", tensors, percent=percent)

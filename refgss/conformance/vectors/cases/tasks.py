@@ -88,7 +88,7 @@ def prompts() -> Iterator[Case]:
                 max_examples=most,
                 seed=42,
             )
-    options = {"shots": 2, "max_examples": 0, "seed": 7}
+    options: dict[str, Any] = {"shots": 2, "max_examples": 0, "seed": 7}
     yield case("task_prompts/seed", "TSK-5", {}, task=GENERATED, **options)
     for i in range(4):
         yield case(f"task_options/choices-{i}", "TSK-3 TSK-4 TSK-7", {}, task=CHOICES, index=i)
@@ -155,7 +155,7 @@ RESPONSES = {
 
 def texts() -> Iterator[Case]:
     for name, (responses, targets) in RESPONSES.items():
-        options = {"responses": responses, "targets": targets}
+        options: dict[str, Any] = {"responses": responses, "targets": targets}
         for rule, clause in (
             ("exact", "TSK-12"),
             ("case-insensitive", "TSK-12"),
@@ -254,7 +254,7 @@ def refused_tasks() -> Iterator[Case]:
         ("no-target", ["a"], [[]]),
         ("number", [1], [["a"]]),
     ):
-        options = {"responses": responses, "targets": targets, "rule": "exact"}
+        options: dict[str, Any] = {"responses": responses, "targets": targets, "rule": "exact"}
         yield refuse(f"text_match/{why}", "TSK-18", {}, **options)
     options = {"responses": ["a"], "targets": [["a"]], "rule": "fuzzy"}
     yield refuse("text_match/rule", "TSK-12", {}, **options)
