@@ -201,7 +201,7 @@ class Torch:
             for w in range(len(h)):
                 hs = norm(s, p["state.norm1.weight"]) + p["state.ids"]
                 s, of_state = renewed(s, hs, keys[w], values[w])
-                to_state.append(attend(q2[w], *of_state, "scale2"))
+                to_state.append(attend(q2[w], of_state[0], of_state[1], "scale2"))
             x1 = x[0] + (torch.cat([y, torch.stack(to_state)], -1) @ p["w_o"]).flatten(0, 1)
             m = torch.relu(norm(x1, p["norm2.weight"]) @ p["w_1"])
             return (x1 + m @ p["w_2"])[None]
