@@ -1,6 +1,6 @@
 """What a recurrent state adds to windows of attention: recall from beyond the reach of the windows.
 
-    python benchmarks/block_recurrent_recall.py [--seeds 3] [--steps 700] [--plot FILE.png]
+    python benchmarks/block_recurrent_recall.py [--seeds 3] [--steps 400] [--plot FILE.png]
 
 A sequence is two pairs of a key and a value, 56 times the same token, and the two keys again in
 another order, each followed by its value, which is what has to be said: 64 tokens, drawn anew in
@@ -88,7 +88,7 @@ MODELS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--only", choices=MODELS, action="append")
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
