@@ -18,7 +18,6 @@ from refgss.conformance.vectors.cases.block_recurrent import (
     block_recurrents,
     gates,
     lengths,
-    recurrent_models,
     states,
     windows,
 )
@@ -30,6 +29,7 @@ from refgss.conformance.vectors.cases.extremes import extremes
 from refgss.conformance.vectors.cases.kernel import kernels
 from refgss.conformance.vectors.cases.language_model import MODELS, model_params, models
 from refgss.conformance.vectors.cases.layers import LAYERS, layer_params, layers, named
+from refgss.conformance.vectors.cases.mixed_models import hybrids, recurrent_models
 from refgss.conformance.vectors.cases.options import options
 from refgss.conformance.vectors.cases.pointwise import pointwise
 from refgss.conformance.vectors.cases.reciprocals import reciprocals
@@ -37,7 +37,7 @@ from refgss.conformance.vectors.cases.recurrence import recurrences
 from refgss.conformance.vectors.cases.refusals import refusals
 from refgss.conformance.vectors.cases.sizes import sizes
 from refgss.conformance.vectors.cases.tasks import tasks
-from refgss.conformance.vectors.cases.transformer import hybrids, transformers
+from refgss.conformance.vectors.cases.transformer import transformers
 
 __all__ = [
     "CHAPTERS",

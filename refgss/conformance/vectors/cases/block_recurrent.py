@@ -1,4 +1,4 @@
-"""Chapter 20: attention to a window and to a state, gates, the recurrent layer, and models."""
+"""Chapter 20: attention to a window and to a state, gates, and the recurrent layer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any, get_args
 
 import numpy as np
 
-from refgss import config as cfg
 from refgss.config import BlockRecurrentConfig, Gate, Mlp, Update
 from refgss.conformance.vectors.cases.common import Case, Draw, F
 from refgss.conformance.vectors.cases.layers import named
@@ -546,53 +545,3 @@ def window_nan(output: str, case: Case) -> np.ndarray | None:
     if output == f"state.{case.nan_in}" and s >= x.shape[1] - W:
         hit[b, s - (x.shape[1] - W), h, d] = True
     return hit
-
-
-# --- models --------------------------------------------------------------------------------------
-
-WINDOWED = cfg.TransformerConfig(
-    heads=1, chunk=2, visible="strict", position="t5", mlp="relu", norm="rms", eps=1e-6
-)
-RECURRENT = replace(BASE, heads=1)
-MODELS = {
-    "recurrent": cfg.LMConfig((WINDOWED, RECURRENT), 2, tied=True),
-    "recurrent-gss": cfg.LMConfig(
-        (replace(RECURRENT, gate="lstm", update="single", normalize_keys=False), cfg.PAPER), 3
-    ),
-}
-
-
-def recurrent_models() -> Iterator[Case]:
-    """Models with block-recurrent layers, their states handed on, their gradients."""
-    from refgss.conformance.vectors.cases.transformer import hybrid_params, hybrid_state
-
-    for name, config in MODELS.items():
-        draw, length, V = Draw(f"lm/{name}"), 3, 4
-        o: dict[str, Any] = {"config": encode_option(config)}
-        run = named(hybrid_params(draw, config)) | {"tokens": draw.tokens(V, 1, length)}
-        state = hybrid_state(draw, config, 1, 3)
-        d = {f"d{k}": draw(*x.shape) for k, x in state.items() if not k.endswith(".t")}
-        loss = {"targets": draw.tokens(V, 1, length)}
-        ids = ("GSS-BRT-17", "GSS-HYB-1", "GSS-HYB-8")
-        dlogits = {"dlogits": draw(1, length, V)}
-        for op, own, tensors in (
-            ("lm_logits", ids, run | state),
-            ("lm_logits_vjp", ("GSS-BRT-17", "GSS-GRD-11"), run | state | dlogits | d),
-            ("lm_loss", ids, run | loss),
-            (
-                "lm_loss_vjp",
-                ("GSS-BRT-17", "GSS-GRD-12"),
-                run | loss | {"dloss": np.array(0.75, F)},
-            ),
-        ):
-            yield Case(f"{op}/{name}", op, own, tensors, o)
-        longer, own = run | {"tokens": draw.tokens(V, 2, 5)}, ("GSS-BRT-17", "GSS-STA-4")
-        cut = o | {"splits": [1, 4]}
-        yield Case(f"lm_logits/{name}-split-1-4", "lm_logits", own, longer, cut, ("chunks",))
-    other = {"state.1.t": np.array([4], np.int32)}
-    run = named(hybrid_params(Draw("lm/refused"), MODELS["recurrent"]))
-    run |= {"tokens": np.array([[0, 1]], np.int32)}
-    run |= hybrid_state(Draw("lm/refused-state"), MODELS["recurrent"], 1, 3) | other
-    o = {"config": encode_option(MODELS["recurrent"])}
-    id = "lm_logits/refuse-two-windows"
-    yield Case(id, "lm_logits", ("GSS-BRT-18",), run, o, ("refusal",), error=True)

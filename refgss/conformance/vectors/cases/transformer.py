@@ -1,4 +1,4 @@
-"""Chapter 19: the transformer layer, and models of several kinds of layers."""
+"""Chapter 19: the transformer layer."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from refgss import config as cfg
 from refgss.config import TransformerConfig
-from refgss.conformance.vectors.cases import block_recurrent
 from refgss.conformance.vectors.cases.attention import phases, state_of
 from refgss.conformance.vectors.cases.common import Case, Draw, F
 from refgss.conformance.vectors.cases.layers import named
@@ -209,92 +207,3 @@ def layer_reach(output: str, case: Case) -> np.ndarray:
     free = np.zeros((len(x), form.slots, heads, case.tensors["params.w_k"].shape[1] // heads), bool)
     free[b, s % form.slots] = sees(x.shape[1], s, form)
     return free
-
-
-# --- models --------------------------------------------------------------------------------------
-
-GSS, ATTENTION = cfg.PAPER, replace(BASE, heads=2, chunk=2)
-MODELS: dict[str, tuple[cfg.LMConfig, tuple[str, ...]]] = {
-    "hybrid": (cfg.LMConfig((GSS, GSS, GSS, ATTENTION), 4, tied=True), ("GSS-HYB-1", "GSS-HYB-6")),
-    "hybrid-first": (cfg.LMConfig((ATTENTION, GSS), 3), ("GSS-HYB-1",)),
-    "transformer": (
-        cfg.LMConfig(replace(ATTENTION, position="rope-half", norm="rms"), 2),
-        ("GSS-HYB-1",),
-    ),
-}
-MODELS["transformer-other"] = (
-    cfg.LMConfig(
-        TransformerConfig(
-            heads=1, chunk=3, visible="sliding", scale="one", position="rope-interleaved",
-            rope_base=100.0, mlp="glu", bias=True, eps=1e-3,
-        ),
-        2,
-    ),
-    ("GSS-HYB-1",),
-)  # fmt: skip
-V, E, FF, H, N, D = 4, 4, 3, 2, 2, 2
-
-
-def hybrid_params(draw: Draw, config: cfg.LMConfig) -> dict[str, np.ndarray]:
-    """Parameters of a model of any kinds of layers."""
-    from refgss.conformance.vectors.cases.layers import layer_params
-
-    params = {"embedding.weight": draw(V, E)}
-    for i, layer in enumerate(config.layers):
-        if isinstance(layer, TransformerConfig):
-            own = transformer_params(draw, layer, E, D, 5)
-        elif isinstance(layer, cfg.BlockRecurrentConfig):
-            own = block_recurrent.layer_params(draw, layer, E)
-        else:
-            own = layer_params(draw, layer, E, FF, H, N)
-        params |= {f"layers.{i}.{k}": x for k, x in own.items()}
-    if config.final_norm:
-        params["norm.weight"] = (1 + draw(E, scale=0.2)).astype(F)
-        params["norm.bias"] = draw(E, scale=0.2)
-    return params if config.tied else params | {"head.weight": draw(E, V, scale=E**-0.5)}
-
-
-def hybrid_state(draw: Draw, config: cfg.LMConfig, b: int, t: int) -> dict[str, np.ndarray]:
-    """`state.I`, or `state.I.PART`, for each layer."""
-    state: dict[str, np.ndarray] = {}
-    for i, layer in enumerate(config.layers):
-        if isinstance(layer, TransformerConfig):
-            own = state_of(draw, layer.form, phases(layer.form, *[t] * b), layer.groups, D)
-            state |= {f"state.{i}{name.removeprefix('state')}": x for name, x in own.items()}
-        elif isinstance(layer, cfg.BlockRecurrentConfig):
-            own = block_recurrent.memory(draw, layer, [t] * b, E)
-            state |= {f"state.{i}{name.removeprefix('state')}": x for name, x in own.items()}
-        else:
-            state[f"state.{i}"] = draw(b, H, N, 2)
-    return state
-
-
-def hybrids() -> Iterator[Case]:
-    """Models whose layers are of several kinds, their states handed on, their gradients."""
-    for name, (config, clauses) in MODELS.items():
-        draw, b, length = Draw(f"lm/{name}"), 1, 3
-        o: dict[str, Any] = {"config": encode_option(config)}
-        run = named(hybrid_params(draw, config)) | {"tokens": draw.tokens(V, b, length)}
-        state = hybrid_state(draw, config, b, 3)
-        d = {f"d{k}": draw(*x.shape) for k, x in state.items() if not k.endswith(".t")}
-        dlogits = {"dlogits": draw(b, length, V)}
-        loss = {"targets": draw.tokens(V, b, length)}
-        ids = (*clauses, "GSS-HYB-8", "GSS-LM-2")
-        args: Any = (o, ("small",) if name == "hybrid-first" else ())
-        for op, own, tensors in (
-            ("lm_logits", ids, run | state),
-            ("lm_logits_vjp", ("GSS-HYB-8", "GSS-GRD-11"), run | state | dlogits | d),
-            ("lm_loss", ids, run | loss | state),
-            (
-                "lm_loss_vjp",
-                ("GSS-HYB-8", "GSS-GRD-12"),
-                run | loss | state | {"dloss": np.array(0.75, F)},
-            ),
-        ):
-            yield Case(f"{op}/{name}", op, own, tensors, *args)
-        for splits in ([1], [1, 2, 3, 4]) if name.startswith("hybrid") else ([2],):
-            cut = "-".join(map(str, splits))
-            longer = run | {"tokens": draw.tokens(V, 2, 5)}
-            cut_o = o | {"splits": splits}
-            id, own = f"lm_logits/{name}-split-{cut}", ("GSS-STA-4", "GSS-HYB-8")
-            yield Case(id, "lm_logits", own, longer, cut_o, ("chunks",))
