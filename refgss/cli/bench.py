@@ -20,6 +20,8 @@ WORKS = (
     "train",
     "attention",
     "attention-train",
+    "block-recurrent",
+    "block-recurrent-train",
 )
 MODEL_WORKS = ("decode", "prefill")  # of a language model
 

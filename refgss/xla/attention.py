@@ -92,7 +92,7 @@ def attention_here(
         start = with_signed_time(state)["t"]
         good = is_phase(start, window)
         state = {**state, "t": jnp.where(good, start, 0)}
-    if plan.native:
+    if plan.native and len(k):  # of no rows a state has no memory, as none has
         y, *parts = ffi.attention(q, k, v, bias, state, window)
     else:
         y, *parts = attention_in_blocks(q, k, v, bias, state, window, plan.precision)

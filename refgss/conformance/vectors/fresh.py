@@ -24,7 +24,7 @@ from refgss.ops import SCORES, is_integer
 if TYPE_CHECKING:
     from refgss.conformance.vectors.cases import Case
 
-MOST_NUMBERS = 250  # of a template's inputs: certifying costs milliseconds per thousand operations
+MOST_NUMBERS = 330  # of a template's inputs: certifying costs milliseconds per thousand operations
 MOST_DRAWN, LONGEST = 5000, 129  # of a large template
 MOST_MODES = 12  # of a fresh s4d_lambda
 

@@ -78,7 +78,10 @@ def with_product(product: Product) -> Callable[[str], Any]:
 BOTH = ("pointwise.dense", "pointwise.dense_vjp")
 MULTIPLYING = tuple(  # the ops that have a product of matrices in them
     f"{op}{end}"
-    for op in ("dense", "gss_layer", "dss_layer", "transformer_layer", "lm_logits", "lm_loss")
+    for op in (
+        *("dense", "gss_layer", "dss_layer", "transformer_layer"),
+        *("block_recurrent_layer", "block_recurrent_step", "lm_logits", "lm_loss"),
+    )
     for end in ("", "_vjp")
 )
 
