@@ -1,8 +1,7 @@
 """Text from a prompt, in one call.
 
 >>> refgss.generate("def fibonacci(n):", tokens=40, temperature=0)
->>> for piece in refgss.stream("import os", model="model.safetensors"):
-...     print(piece, end="")
+>>> pieces = refgss.stream("import os", model="model.safetensors")
 """
 
 from __future__ import annotations
