@@ -72,7 +72,7 @@ def main():
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("model", nargs="*")
     options = parser.parse_args()
-    command = [sys.executable, "-m", "refgss", "serve", "--port", "0", *options.model]
+    command = [sys.executable, "-I", "-m", "refgss", "serve", "--port", "0", *options.model]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         try:
             port = int(re.search(r":(\d+)/v1", server.stderr.readline())[1])

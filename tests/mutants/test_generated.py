@@ -55,8 +55,12 @@ def test_a_sample_of_equivalent_mutants_survives(vectors):
 
 
 def test_of_a_sample_nearly_all_are_killed(vectors):
-    listed = set(generated.chapter.measured("generated.json")["survivors"])
-    names = sorted(EVERYTHING.keys() - generated.equivalent().keys() - listed)
+    published = generated.chapter.measured("generated.json")
+    out = generated.equivalent().keys() | set(published["survivors"])
+    # the checks of attention and of block-recurrent layers have not been measured
+    measured = published["files"].keys() - {"checks"}
+    of_measured = {name for name, m in EVERYTHING.items() if m.file in measured}
+    names = sorted(of_measured - out)
     reach, survivors = reach_of(vectors), []
     for name in random.Random(2).sample(names, SAMPLE):
         m = EVERYTHING[name]
